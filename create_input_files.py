@@ -1,0 +1,76 @@
+"""Prepare photos and captions for training: HDF5 images, JSON captions, word map, references.
+
+    python create_input_files.py --dataset flickr8k --karpathy_json dataset_flickr8k.json \
+        --image_folder Flicker8k_Dataset --output_folder data
+    python create_input_files.py --dataset shapes --output_folder data  # draws its own scenes
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from tqdm import tqdm
+
+from sat.cli import main_errors
+from sat.config import add_flags
+from sat.data.annotations import read_karpathy
+from sat.data.input_files import InputFilesConfig, check_output, create_input_files
+from sat.data.shapes import draw_shapes
+
+SUMMARY = "Prepare photos and captions: HDF5 images, JSON captions, word map, references."
+
+
+def build_parser() -> ArgumentParser:
+    """The flags: where things are, and the fields of `InputFilesConfig`."""
+    parser = ArgumentParser(prog="create_input_files.py", description=SUMMARY)
+    parser.add_argument("--config", action="config", help="YAML file of flags; flags given win")
+    parser.add_argument("--karpathy_json", type=str | None, help="captions and splits")
+    parser.add_argument("--image_folder", type=str | None, help="the folder the photos are in")
+    parser.add_argument("--output_folder", type=str, default="data", help="gets the files")
+    parser.add_argument("--number", type=int, default=2000, help="scenes that shapes draws")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's files")
+    add_flags(parser, InputFilesConfig)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the annotations (or draw the scenes), prepare the files, print their name."""
+    flags = build_parser().parse_args(arguments)
+    with main_errors():
+        config = InputFilesConfig(
+            **{name: flags[name] for name in InputFilesConfig.__annotations__}
+        )
+        check_output(flags.output_folder, config)
+        progress = partial(tqdm, unit="photo", disable=None)
+        json_path, image_folder = find_input(flags, config, progress)
+        records = read_karpathy(json_path, image_folder, config.dataset)
+        name = create_input_files(
+            records, flags.output_folder, config, overwrite=flags.overwrite, progress=progress
+        )
+        print(name)
+
+
+def find_input(flags: Namespace, config: InputFilesConfig, progress: partial) -> tuple[Path, Path]:
+    """The annotation file and the folder of photos: those given, or the scenes drawn for them."""
+    if flags.karpathy_json is None and config.dataset == "shapes":
+        folder = Path(flags.output_folder, "shapes")
+        json_path = draw_shapes(
+            folder,
+            flags.number,
+            config.seed,
+            config.image_size,
+            overwrite=flags.overwrite,
+            progress=progress,
+        )
+        return json_path, folder / "images"
+    for name in ("karpathy_json", "image_folder"):
+        if flags[name] is None:
+            raise ValueError(f"--{name} is missing: give it (only --dataset shapes goes without)")
+    return Path(flags.karpathy_json), Path(flags.image_folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Caption a split with beam search and score it: python eval.py --model runs/default/best"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from sat.cli import main_errors
+from sat.config import Decoding, add_flags
+
+
+def parse(arguments: list[str]) -> Any:
+    """The flags; every decoding option is one."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--model", "-m", type=str, required=True, help="checkpoint folder or file")
+    parser.add_argument("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
+    parser.add_argument("--data_folder", type=str, default="data", help="the prepared data")
+    parser.add_argument("--data_name", type=str, help="found by itself if there is only one")
+    parser.add_argument("--split", type=Literal["train", "val", "test"], default="test")
+    parser.add_argument("--batch_size", type=int, default=32, help="images decoded together")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images")
+    parser.add_argument("--output_dir", type=str, help="of the results; the model's by default")
+    parser.add_argument("--device", type=str, default="auto")
+    add_flags(parser, Decoding, skip=("beam_size",))
+    parser.add_argument(
+        *("--beam_size", "--num_beams", "-b"),
+        type=int,
+        nargs="+",
+        default=[1, 3, 5],
+        help="one or more",
+    )
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    flags = parse(sys.argv[1:])
+    import dataclasses
+
+    from tqdm import tqdm
+
+    from sat.captioner import load
+    from sat.data.dataset import CaptionDataset, find_data_name
+    from sat.evaluate import device_of, evaluate, table, write_json
+
+    captioner = load(flags.model, flags.word_map).to(device_of(flags.device))
+    name = flags.data_name or find_data_name(flags.data_folder)
+    dataset = CaptionDataset(flags.data_folder, name, flags.split)
+    choices = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Decoding)}
+    folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
+    runs = [Decoding(**choices | {"beam_size": width}) for width in flags.beam_size]
+    evaluations = evaluate(
+        captioner.model,
+        dataset,
+        captioner.vocabulary,
+        captioner.preprocessing,
+        runs,
+        batch_size=flags.batch_size,
+        workers=flags.workers,
+        progress=lambda batches: tqdm(batches, desc=flags.split, unit="batch"),
+    )
+    for options, evaluation in zip(runs, evaluations):
+        stem = f"captions_{flags.split}_beam{options.beam_size}"
+        write_json(folder / f"{stem}_results.json", evaluation.results)
+        write_json(folder / f"{stem}_scores.json", evaluation.scores)
+    print(table(runs, evaluations))
+    print(f"captions and scores: {folder}/captions_{flags.split}_beam*_*.json")
+
+
+if __name__ == "__main__":
+    with main_errors():
+        main()

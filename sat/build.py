@@ -1,0 +1,34 @@
+"""From a config to a captioner; the only place where models meet configs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sat.config import ModelConfig, Preprocessing
+from sat.data.vocabulary import Vocabulary
+from sat.models.decoder import DecoderWithAttention
+from sat.models.encoder import Encoder
+from sat.models.show_attend_tell import ShowAttendTell
+
+
+def build(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell:
+    """A captioner for the words of `vocabulary`, its encoder loaded with the weights named."""
+    encoder = Encoder(**dataclasses.asdict(config.encoder))
+    decoder = DecoderWithAttention(
+        vocab_size=len(vocabulary),
+        encoder_dim=encoder.encoder_dim,
+        **dataclasses.asdict(config.decoder),
+    )
+    return ShowAttendTell(
+        encoder=encoder,
+        decoder=decoder,
+        start_id=vocabulary.start_id,
+        end_id=vocabulary.end_id,
+        pad_id=vocabulary.pad_id,
+        unk_id=vocabulary.unk_id,
+    )
+
+
+def preprocessing_for(encoder: Encoder, *, size: int, resize: str) -> Preprocessing:
+    """Pictures of this size, scaled as the encoder's weights were trained on."""
+    return Preprocessing(size=size, resize=resize, mean=encoder.mean, std=encoder.std)  # type: ignore[arg-type]

@@ -1,0 +1,164 @@
+"""Captioner: photo in, caption out, and where the model looked for every word.
+
+T words, P regions, h and w cells of the grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sat import checkpoint, legacy
+from sat.build import build
+from sat.config import Decoding, ModelConfig, Preprocessing
+from sat.data.images import normalise, read_photo, resize, visible_box
+from sat.data.vocabulary import Vocabulary
+from sat.generate import Hypothesis, generate
+from sat.models.show_attend_tell import ShowAttendTell
+
+Photo = str | Path | Image.Image
+
+
+@dataclass(frozen=True)
+class Result:
+    """A caption of one photo."""
+
+    text: str
+    score: float
+    """total log-probability of the caption"""
+    finished: bool
+    """False when the step limit cut the caption off"""
+    words: list[str]
+    alphas: np.ndarray
+    """float32[T, h, w]: where the model looked for each word; every map sums to one"""
+    photo: Image.Image
+    """the whole photo, upright, RGB"""
+    box: tuple[float, float, float, float]
+    """left, top, right, bottom of the part the model saw, in pixels of the photo"""
+
+
+class Captioner:
+    """A model with its words and its preprocessing: what `load` returns."""
+
+    def __init__(self, model: ShowAttendTell, vocabulary: Vocabulary, config: ModelConfig) -> None:
+        self.model = model.eval()
+        self.vocabulary = vocabulary
+        self.config = config
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.config.preprocessing
+
+    def to(self, device: str | torch.device) -> Captioner:
+        """The captioner itself, moved to the device."""
+        self.model.to(device)
+        return self
+
+    def caption(self, photo: Photo, options: Decoding | None = None, **choices: Any) -> Result:
+        """The best caption of one photo; `choices` are fields of `Decoding` (beam_size=5 …)."""
+        return self.caption_all([photo], options, **choices)[0]
+
+    def caption_all(
+        self, photos: Sequence[Photo], options: Decoding | None = None, **choices: Any
+    ) -> list[Result]:
+        """The best caption of each photo, all decoded together."""
+        return [best[0] for best in self.candidates(photos, options, **choices)]
+
+    @torch.inference_mode()
+    def candidates(
+        self, photos: Sequence[Photo], options: Decoding | None = None, **choices: Any
+    ) -> list[list[Result]]:
+        """For each photo its `num_return_sequences` captions, best first."""
+        options = decoding(options or Decoding(), **choices)
+        read = [read_photo(photo) for photo in photos]
+        if not read:
+            return []
+        features = self.encode(read)
+        found = generate(self.model, features, options)
+        return [
+            [self._result(photo, one, caption) for caption in captions]
+            for photo, one, captions in zip(read, features.split(1), found)
+        ]
+
+    @torch.inference_mode()
+    def encode(self, photos: Iterable[Image.Image]) -> Tensor:
+        """Features float[B, P, D] of RGB photos."""
+        pixels = np.stack([resize(photo, self.preprocessing) for photo in photos])
+        device = next(self.model.parameters()).device
+        return self.model.encode(normalise(torch.from_numpy(pixels).to(device), self.preprocessing))
+
+    def _result(self, photo: Image.Image, features: Tensor, caption: Hypothesis) -> Result:
+        return Result(
+            text=self.vocabulary.decode(caption.words),
+            score=caption.score,
+            finished=caption.finished,
+            words=self.vocabulary.words(caption.words),
+            alphas=attention_maps(self.model, features, caption.words).cpu().numpy(),
+            photo=photo,
+            box=visible_box(photo.size, self.preprocessing),
+        )
+
+
+def attention_maps(model: ShowAttendTell, features: Tensor, words: list[int]) -> Tensor:
+    """float[T, h, w]: the maps that stepping saw, from one teacher-forced pass over the caption.
+
+    `features` float[1, P, D] of a square grid.
+    """
+    caption = torch.tensor([[model.start_id, *words, model.end_id]], device=features.device)
+    lengths = torch.tensor([caption.shape[1]], device=features.device)
+    alphas = model(features, caption, lengths).alphas[0, : len(words)]
+    side = math.isqrt(alphas.shape[1])
+    return alphas.unflatten(1, (side, side)).float()
+
+
+def decoding(options: Decoding, **choices: Any) -> Decoding:
+    """The options with some replaced; Hugging Face's `num_beams` is understood as `beam_size`."""
+    if "num_beams" in choices:
+        choices["beam_size"] = choices.pop("num_beams")
+    known = {field.name for field in dataclasses.fields(Decoding)}
+    unknown = sorted(set(choices) - known)
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]} is no decoding option: choose from {', '.join(sorted(known))}"
+        )
+    return dataclasses.replace(options, **choices)
+
+
+def load(path: str | Path, word_map: str | Path | None = None) -> Captioner:
+    """The captioner in a checkpoint folder, or in the tutorial's BEST_checkpoint_*.pth.tar.
+
+    The tutorial's file is read without executing its pickle, and needs the `word_map` file it was
+    trained with. Raises `FileNotFoundError` or `ValueError` for anything else.
+    """
+    if legacy.is_legacy(path):
+        return _load_legacy(path, word_map)
+    if word_map is not None:
+        raise ValueError(
+            f"{path} is not the tutorial's checkpoint: leave word_map out, folders hold their own"
+        )
+    return Captioner(*checkpoint.load(path))
+
+
+def _load_legacy(path: str | Path, word_map: str | Path | None) -> Captioner:
+    if word_map is None:
+        raise ValueError(f"{path} does not hold its words: pass word_map, its WORDMAP_*.json")
+    vocabulary, found = Vocabulary.load(word_map), legacy.read_legacy(path)
+    if len(vocabulary) != found.vocab_size:
+        raise ValueError(
+            f"word map has {len(vocabulary)} words, checkpoint expects {found.vocab_size}: "
+            "pass the word map it was trained with"
+        )
+    config = legacy.model_config(found)
+    model = build(config, vocabulary)
+    model.encoder.load_state_dict(found.encoder)
+    model.decoder.load_state_dict(found.decoder)
+    return Captioner(model, vocabulary, config)

@@ -1,0 +1,160 @@
+"""A checkpoint is a folder: config.json, model.safetensors, word_map.json, README.md.
+
+To resume, trainer.pt stands beside them. Folders appear whole or not at all: they are written
+under a temporary name, flushed to the disk and renamed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sat.build import build
+from sat.config import ModelConfig, from_dict, to_dict
+from sat.data.vocabulary import Vocabulary
+from sat.models.show_attend_tell import ShowAttendTell
+
+FAMILY = "show_attend_tell"
+CONFIG, WEIGHTS, WORD_MAP, TRAINER = (
+    "config.json",
+    "model.safetensors",
+    "word_map.json",
+    "trainer.pt",
+)
+
+
+def save(
+    folder: str | Path,
+    model: ShowAttendTell,
+    vocabulary: Vocabulary,
+    config: ModelConfig,
+    *,
+    scores: dict[str, float] | None = None,
+    trainer: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder in place of any earlier one; `trainer` is what resuming needs."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        header = {"family": FAMILY, "model": to_dict(config), "scores": scores or {}}
+        (temporary / CONFIG).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS)
+        vocabulary.save(temporary / WORD_MAP)
+        card = _card(config, vocabulary, scores or {})
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        if trainer is not None:
+            torch.save(trainer, temporary / TRAINER)
+        _replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
+    """The captioner a folder holds, in evaluation mode, on the CPU.
+
+    Raises `FileNotFoundError` or `ValueError` when the folder is no checkpoint, or its parts do
+    not fit together.
+    """
+    folder = _whole(folder)
+    try:
+        header = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        family = header.get("family")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a checkpoint's config: {error}") from error
+    if family != FAMILY:
+        raise ValueError(f"{folder} holds a captioner of family {family!r}: this reads {FAMILY!r}")
+    config = from_dict(ModelConfig, header["model"])
+    vocabulary = Vocabulary.load(folder / WORD_MAP)
+    untrained = dataclasses.replace(config.encoder, weights="none")
+    model = build(dataclasses.replace(config, encoder=untrained), vocabulary)
+    load_weights(model, folder / WEIGHTS)
+    return model.eval(), vocabulary, config
+
+
+def load_weights(model: ShowAttendTell, path: Path) -> None:
+    """Fill the model from a safetensors file, strictly."""
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    words = weights.get("decoder.embedding.weight")
+    if words is not None and len(words) != model.decoder.vocab_size:
+        raise ValueError(
+            f"word map has {model.decoder.vocab_size} words, checkpoint expects {len(words)}: "
+            "pass the word map it was trained with"
+        )
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} is of another architecture than {path.with_name(CONFIG)} says: {error}"
+        ) from error
+
+
+def load_trainer(folder: str | Path) -> dict[str, Any]:
+    """What `save` was given as `trainer`; `FileNotFoundError` when the folder cannot resume."""
+    path = _whole(folder) / TRAINER
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: only a run's last/ can be resumed")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def exists(folder: str | Path) -> bool:
+    """True when the folder holds a checkpoint."""
+    folder = Path(folder)
+    return (folder / CONFIG).exists() or (_previous(folder) / CONFIG).exists()
+
+
+def _whole(folder: str | Path) -> Path:
+    """The folder, or its predecessor if the machine stopped between the two renames."""
+    folder = Path(folder)
+    for place in (folder, _previous(folder)):
+        if (place / CONFIG).exists() and (place / WEIGHTS).exists():
+            return place
+    raise FileNotFoundError(
+        f"{folder} is not a checkpoint folder (no {CONFIG} and {WEIGHTS} in it): "
+        "give the best/ or last/ folder of a run"
+    )
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; at every instant one whole checkpoint can be found."""
+    for path in [*new.iterdir(), new]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    old = _previous(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _card(config: ModelConfig, vocabulary: Vocabulary, scores: dict[str, float]) -> str:
+    rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in scores.items())
+    return (
+        "---\nlibrary_name: sat\npipeline_tag: image-to-text\n---\n\n"
+        f"# Show, Attend and Tell with {config.encoder.backbone}\n\n"
+        f"{len(vocabulary)} words; {config.preprocessing.size} px pictures "
+        f"({config.preprocessing.resize}). Load it with `sat.load(folder)`.\n"
+        + (f"\n| validation | |\n| --- | --- |\n{rows}" if rows else "")
+    )

@@ -1,0 +1,255 @@
+"""Prepared files as training samples: `CaptionDataset`, and batches of like length.
+
+B captions, T words, P regions, D features, S side of the pictures. Pictures stay uint8 until they
+reach the device; HDF5 files are opened by the process that reads them, so fork, spawn and
+forkserver workers all do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from sat.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("TRAIN", "VAL", "TEST")
+MIRRORED = 1  # the second view of an image; the first, 0, is the image as it is
+
+
+class Sample(NamedTuple):
+    """One caption and its picture."""
+
+    image: Tensor  # uint8[3, S, S], or float16[P, D] where features are read
+    caption: Tensor  # int64[T], start and end included, padded to the file's width
+    length: int  # words, start and end counted
+    index: int  # of the image within its split
+
+
+class Batch(NamedTuple):
+    """Samples stacked, padded to the longest caption among them."""
+
+    images: Tensor  # uint8[B, 3, S, S] or float16[B, P, D]
+    captions: Tensor  # int64[B, T]
+    lengths: Tensor  # int64[B]
+    indices: Tensor  # int64[B]
+
+
+class CaptionDataset(Dataset):
+    """The captions of one split with their pictures, from ours or the tutorial's prepared files.
+
+    `dataset[i]` is the i-th caption's `Sample`, `dataset[i, MIRRORED]` the same with the picture
+    mirrored. `transform` is applied to the picture tensor. With `features` (a file that
+    `sat.data.features` wrote) the picture's encoded form takes its place.
+    Raises `FileNotFoundError` for missing files, `ValueError` for files that do not fit together.
+    """
+
+    def __init__(
+        self,
+        data_folder: str | Path,
+        data_name: str,
+        split: str,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        features: str | Path | None = None,
+    ) -> None:
+        self.split = split.upper()
+        if self.split not in SPLITS:
+            raise ValueError(f"split is {split!r}: choose one of train, val, test")
+        self.folder, self.name, self.transform = Path(data_folder), data_name, transform
+        self.source = Path(features) if features else self.path("IMAGES", ".hdf5")
+        self._open_file: h5py.File | None = None
+        self._open_in = -1
+        self.captions = _read_captions(_existing(self.path("CAPTIONS", ".json")))
+        lengths = json.loads(_existing(self.path("CAPLENS", ".json")).read_text("utf-8"))
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        with h5py.File(_existing(self.path("IMAGES", ".hdf5")), "r") as file:
+            self.captions_per_image = int(file.attrs["captions_per_image"])
+            self.images = len(file["images"])
+            self.image_size = file["images"].shape[-1]
+            self.resize = str(file.attrs.get("resize", "squash"))
+        expected = self.images * self.captions_per_image
+        if not len(self.captions) == len(self.lengths) == expected:
+            raise ValueError(
+                f"{self.path('CAPTIONS', '.json')} holds {len(self.captions)} captions, "
+                f"{len(self.lengths)} lengths, but {self.images} images of "
+                f"{self.captions_per_image} captions each: prepare the data again"
+            )
+
+    def path(self, kind: str, suffix: str) -> Path:
+        """The prepared file of this split that holds `kind`."""
+        return self.folder / f"{self.split}_{kind}_{self.name}{suffix}"
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Sample:
+        caption, view = index if isinstance(index, tuple) else (index, 0)
+        if not -len(self) <= caption < len(self):
+            raise IndexError(f"caption {caption} of {len(self)}")
+        caption %= len(self)
+        image = caption // self.captions_per_image
+        return Sample(
+            self.picture(image, view),
+            torch.from_numpy(self.captions[caption].astype(np.int64)),
+            int(self.lengths[caption]),
+            image,
+        )
+
+    def picture(self, image: int, view: int = 0) -> Tensor:
+        """uint8[3, S, S] of an image, or its features float16[P, D]."""
+        if "features" in self._file:
+            picture = torch.from_numpy(self._file["features"][image, view])
+        else:
+            picture = torch.from_numpy(self._file["images"][image])
+            picture = picture.flip(-1) if view == MIRRORED else picture
+        return self.transform(picture) if self.transform else picture
+
+    def references(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
+        """For each image its "image_id", "file_name" and "captions" as people wrote them.
+
+        Files made by the tutorial do not hold the captions as written; then those of the word map
+        stand in, which flatters the scores, and a warning says so.
+        """
+        path = self.path("REFERENCES", ".json")
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))["images"]
+        logger.warning("%s is missing: scores use captions from the word map, not as written", path)
+        groups = self.captions.reshape(self.images, self.captions_per_image, -1)
+        return [
+            {
+                "image_id": i,
+                "file_name": str(i),
+                "captions": list(dict.fromkeys(vocabulary.decode(line) for line in group.tolist())),
+            }
+            for i, group in enumerate(groups)
+        ]
+
+    def one_per_image(self) -> Subset:
+        """The data set with every image exactly once, in order: what evaluation reads."""
+        return Subset(self, range(0, len(self), self.captions_per_image))
+
+    @property
+    def _file(self) -> h5py.File:
+        if self._open_file is None or self._open_in != os.getpid():
+            self._open_file = h5py.File(_existing(self.source), "r")
+            self._open_in = os.getpid()
+        return self._open_file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open_file": None}
+
+
+class CaptionBatches(Sampler):
+    """Batches of caption indices, shuffled anew each epoch, the same for the same seed and epoch.
+
+    With `by_length` a batch holds captions of like length, so that almost nothing is padding (Xu
+    et al. 2015, section 4.3). With `mirror` each picture is mirrored with probability 1/2. `start`
+    skips the batches an interrupted epoch has already seen.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        *,
+        by_length: bool = True,
+        mirror: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.by_length, self.mirror = by_length, mirror
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size) - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths))
+        views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
+        if self.by_length:
+            order = order[np.argsort(self.lengths[order], kind="stable")]
+        starts = np.arange(0, len(order), self.batch_size)
+        if self.by_length:
+            random.shuffle(starts)
+        for first in starts[self.start :].tolist():
+            chosen = order[first : first + self.batch_size]
+            yield list(zip(chosen.tolist(), views[chosen].tolist()))
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """The samples as one batch, its captions cut to the longest among them."""
+    lengths = torch.tensor([sample.length for sample in samples])
+    captions = torch.stack([sample.caption for sample in samples])[:, : int(lengths.max())]
+    images = torch.stack([sample.image for sample in samples])
+    return Batch(images, captions, lengths, torch.tensor([sample.index for sample in samples]))
+
+
+def training_loader(
+    dataset: CaptionDataset, batches: CaptionBatches, *, workers: int = 0, pin: bool = False
+) -> DataLoader:
+    """Batches in the order of `batches`, read by `workers` processes (0: this one)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin,
+    )
+
+
+def evaluation_loader(
+    dataset: CaptionDataset, batch_size: int, *, workers: int = 0, pin: bool = False
+) -> DataLoader:
+    """Every image once, in order."""
+    return DataLoader(
+        dataset.one_per_image(),
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin,
+    )
+
+
+def find_data_name(folder: str | Path) -> str:
+    """The common part of the prepared files' names, where `folder` holds exactly one data set."""
+    names = sorted(
+        path.stem.removeprefix("WORDMAP_") for path in Path(folder).glob("WORDMAP_*.json")
+    )
+    if len(names) != 1:
+        found = "none" if not names else ", ".join(names)
+        raise ValueError(
+            f"{folder} holds {len(names)} prepared data sets ({found}): "
+            + ("pass one as --data_name" if names else "run create_input_files.py first")
+        )
+    return names[0]
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: run create_input_files.py, or check --data_name"
+        )
+    return path
+
+
+def _read_captions(path: Path) -> np.ndarray:
+    """int32[N, T] from a JSON list of lists of one length, without a Python object a word."""
+    text = path.read_bytes()
+    rows = text.count(b"[") - 1
+    words = np.fromstring(text.translate(None, b"[]").decode("ascii"), dtype=np.int32, sep=",")
+    if rows <= 0 or len(words) % rows:
+        raise ValueError(f"{path} is not a list of captions of one length: prepare the data again")
+    return words.reshape(rows, -1)

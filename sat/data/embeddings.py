@@ -1,0 +1,53 @@
+"""Word vectors that others trained, as the rows of an embedding."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sat.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+def load_embeddings(path: str | Path, vocabulary: Vocabulary) -> Tensor:
+    """float[V, E]: the vector of each word in a text file of "word number number ..." lines.
+
+    Reads GloVe files and those with a first line of counts (word2vec, fastText). Words without a
+    vector are counted in the log and drawn with the spread of the vectors found. Raises
+    `ValueError` for a line of another length, or when no word of the vocabulary has a vector.
+    """
+    found: dict[str, np.ndarray] = {}
+    size = 0
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            word, *values = line.rstrip().split(" ")
+            if number == 1 and len(values) == 1:
+                continue  # counts of words and dimensions
+            size = size or len(values)
+            if len(values) != size:
+                raise ValueError(
+                    f"{path}, line {number}: {len(values)} numbers where others have {size}: "
+                    "give a text file of word vectors"
+                )
+            if word in vocabulary and word not in found:
+                found[word] = _vector(path, number, values)
+    if not found:
+        raise ValueError(f"{path} has no vector for any of the {len(vocabulary)} words")
+    logger.info("%s: %d of %d words have a vector", path, len(found), len(vocabulary))
+    spread = float(np.std(list(found.values())))
+    table = np.random.default_rng(0).normal(0, spread, (len(vocabulary), size))
+    for word, vector in found.items():
+        table[vocabulary.word_map[word]] = vector
+    return torch.from_numpy(table.astype(np.float32))
+
+
+def _vector(path: str | Path, number: int, values: list[str]) -> np.ndarray:
+    try:
+        return np.array(values, dtype=np.float32)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: {error}: give a text file of vectors") from error

@@ -1,0 +1,85 @@
+"""Encode every image once, read features instead of pixels: training with a frozen encoder.
+
+I images, W views (the image, and mirrored), P regions, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import h5py
+import torch
+from torch import Tensor, nn
+
+from sat.config import Preprocessing
+from sat.data.dataset import CaptionDataset, evaluation_loader
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[Iterable], Iterable]
+
+
+def fingerprint(module: nn.Module, preprocessing: Preprocessing, views: int) -> str:
+    """Sixteen hexadecimal digits that change with any weight, the preprocessing or the views."""
+    digest = hashlib.sha256(repr((preprocessing, views)).encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.inference_mode()
+def cache_features(
+    encode: Callable[[Tensor], Tensor],
+    dataset: CaptionDataset,
+    key: str,
+    *,
+    mirror: bool = False,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: Progress = iter,
+) -> Path:
+    """The HDF5 file of the split's features float16[I, W, P, D], written unless it is there.
+
+    `encode` takes uint8[B, 3, S, S] to float[B, P, D]; `key` (see `fingerprint`) names what made
+    the features and stands in the file's name. Raises `OSError` when the disk is too small for
+    them, before anything is encoded.
+    """
+    path = dataset.path("FEATURES", f"_{key}.hdf5")
+    if path.exists():
+        logger.info("features of %s: reading %s", dataset.split, path)
+        return path
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    loader = evaluation_loader(dataset, batch_size, workers=workers)
+    try:
+        with h5py.File(temporary, "w") as file:
+            written = 0
+            for batch in progress(loader):
+                views = [batch.images, batch.images.flip(-1)] if mirror else [batch.images]
+                features = torch.stack([encode(view).half().cpu() for view in views], dim=1)
+                if written == 0:
+                    shape = (dataset.images, *features.shape[1:])
+                    _check_space(path, shape)
+                    stored = file.create_dataset("features", shape, dtype="float16")
+                stored[written : written + len(features)] = features.numpy()
+                written += len(features)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _check_space(path: Path, shape: tuple[int, ...]) -> None:
+    needed = 2 * torch.Size(shape).numel()
+    free = shutil.disk_usage(path.parent).free
+    logger.info("features of %d images: %.2f GB in %s", shape[0], needed / 1e9, path)
+    if needed > free:
+        raise OSError(
+            f"{path} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
+            "free some space, or train without --cache_features"
+        )

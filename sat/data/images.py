@@ -1,0 +1,164 @@
+"""From a photo file to the numbers the encoder wants, and back: the only code that does this.
+
+B images, S side of the square picture. Preparing, training, evaluating and captioning all read,
+resize and normalise here, so that they cannot differ. torch is imported where tensors come in.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sat.config import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+WITH_ALPHA = ("RGBA", "RGBa", "LA", "PA")
+
+
+def read_photo(source: str | Path | Image.Image) -> Image.Image:
+    """The photo as 8-bit RGB, upright as its EXIF tag says, transparent parts over white.
+
+    Grey, black-and-white, palette, CMYK (inverted Adobe files too), YCbCr, 16-bit, 32-bit and
+    floating-point photos are converted; of an animation the first frame counts. Colour profiles
+    are not applied. Raises `FileNotFoundError` for a missing file and `ValueError`, with the file's
+    name, for one that is no photo, or a broken or truncated one.
+    """
+    if isinstance(source, Image.Image):
+        return _read(source, getattr(source, "filename", "") or "the photo")
+    with _open(source) as image:
+        return _read(image, source)
+
+
+def resize(photo: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """The part of an RGB photo that the model sees, as uint8[3, S, S].
+
+    Bilinear, and antialiased when it shrinks. `squash` ignores the aspect ratio; `crop` is the same
+    as scaling the shorter side to S and keeping the central square.
+    """
+    side = (preprocessing.size, preprocessing.size)
+    box = visible_box(photo.size, preprocessing)
+    small = photo.resize(side, Image.Resampling.BILINEAR, box=box)
+    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))  # (3, S, S)
+
+
+def visible_box(
+    photo_size: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of what the model sees, in pixels of a photo of (width, height).
+
+    Attention maps belong over this box: all of the photo for `squash`, its central square for
+    `crop`.
+    """
+    width, height = photo_size
+    if preprocessing.resize == "squash":
+        return 0.0, 0.0, float(width), float(height)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def normalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """float32[B, 3, S, S] as the encoder was trained on, from uint8 pixels, on their device.
+
+    Raises `TypeError` for anything but uint8: pixels that were already scaled once and are scaled
+    again make every photo look alike to the model.
+    """
+    import torch
+
+    if images.dtype != torch.uint8:
+        raise TypeError(
+            f"images are {images.dtype}, not torch.uint8: pass the pixels (0 to 255) as they were"
+            " read, they are scaled here and must not be scaled twice"
+        )
+    mean, std = _statistics(preprocessing, images.device)
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def denormalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """uint8[B, 3, S, S]: the pixels that `normalise` was given."""
+    import torch
+
+    mean, std = _statistics(preprocessing, images.device)
+    pixels = images.to(torch.float32).mul(std).add_(mean).mul_(255)
+    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _statistics(
+    preprocessing: Preprocessing, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of each channel, float32[3, 1, 1]."""
+    import torch
+
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device)
+    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
+    return mean.view(3, 1, 1), std.view(3, 1, 1)
+
+
+def _open(path: str | Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: there is no such photo; check the path") from error
+    except Exception as error:  # as below
+        raise _unreadable(path, error) from error
+
+
+def _read(image: Image.Image, name: object) -> Image.Image:
+    """Decode, turn upright and convert; whatever a decoder throws comes out as one sentence."""
+    try:
+        image.load()
+        return _to_rgb(_upright(image, name))
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders of broken files raise nearly anything
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: object, error: Exception) -> ValueError:
+    kind = type(error).__name__
+    return ValueError(f"{name}: cannot be read as a photo ({kind}): {error}")
+
+
+def _upright(image: Image.Image, name: object) -> Image.Image:
+    """The image turned as its EXIF orientation says; a damaged tag must not cost the photo."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # as above: EXIF readers raise nearly anything
+        logger.warning("%s: EXIF data cannot be read (%s); taken as upright", name, error)
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_to_8_bits(np.asarray(image), image.mode)).convert("RGB")
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Grey values of more than 8 bits as uint8, scaled where Pillow would clip them to white.
+
+    Which value is white? For 16-bit modes 65535; modes that do not say it ("I": whole numbers,
+    "F": floating-point) get the smallest of the usual ranges that holds all values, and are
+    stretched from their darkest to their brightest value if none does.
+    """
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("some of its values are not finite numbers")
+    usual = {"I": (255, 65535), "F": (1, 255, 65535)}.get(mode, (65535,))
+    low, high = values.min(), values.max()
+    white = next((white for white in usual if low >= 0 and high <= white), None)
+    if white is None:
+        values, white = values - low, (high - low) or 1
+    return np.round(values * (255 / white)).astype(np.uint8)

@@ -1,0 +1,140 @@
+"""The word map: words of captions to whole numbers and back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+SPECIAL_WORDS = (PAD, UNKNOWN, START, END)
+
+
+class Vocabulary:
+    """The words a captioner knows, numbered 0 .. n-1, four special ones among them.
+
+    Layout and file are the tutorial's: `<pad>` is 0, the words follow in the order in which they
+    were first seen, `<unk>`, `<start>` and `<end>` come last. Any other numbering that is complete
+    works too. Raises `ValueError` when `word_map` is not such a map.
+    """
+
+    def __init__(self, word_map: dict[str, int]) -> None:
+        _check_word_map(word_map)
+        self.word_map = dict(word_map)
+        self._word_of = {number: word for word, number in word_map.items()}
+
+    @classmethod
+    def build(cls, captions: Iterable[list[str]], min_word_freq: int) -> Vocabulary:
+        """The vocabulary of `captions`: every word that they hold at least `min_word_freq` times.
+
+        (The tutorial keeps words seen *more* often than that; its flag and its documentation
+        promise what happens here.) Raises `ValueError` when no word is left.
+        """
+        seen = Counter(word for caption in captions for word in caption)
+        words = [w for w, n in seen.items() if n >= min_word_freq and w not in SPECIAL_WORDS]
+        if not words:
+            raise ValueError(
+                f"min_word_freq is {min_word_freq}: none of the {len(seen)} different words of the"
+                " training captions is that frequent; give a smaller number or more captions"
+            )
+        return cls({word: i for i, word in enumerate((PAD, *words, UNKNOWN, START, END))})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """The vocabulary of a word map file, ours or the tutorial's; `ValueError` if it is none."""
+        try:
+            word_map = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: is not a JSON file ({error}): give a word map") from error
+        try:
+            return cls(word_map)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the word map as JSON, under a temporary name first: it is whole or absent."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def to_json(self) -> str:
+        """The text of the word map file: ASCII only, so that any reader's default encoding does."""
+        return json.dumps(self.word_map)
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """The numbers of `<start>`, the words and `<end>`; a word not known becomes `<unk>`."""
+        numbers = (self.word_map.get(word, self.unk_id) for word in words)
+        return [self.start_id, *numbers, self.end_id]
+
+    def words(self, ids: Iterable[int]) -> list[str]:
+        """The words of `ids` up to `<end>`, without `<start>` and `<pad>`; `<unk>` stays."""
+        words: list[str] = []
+        for number in map(int, ids):
+            if number == self.end_id:
+                break
+            if number not in self._word_of:
+                raise ValueError(
+                    f"word number {number} is not in this vocabulary of {len(self)} words: use the"
+                    " word map that the captioner was trained with"
+                )
+            if number not in (self.start_id, self.pad_id):
+                words.append(self._word_of[number])
+        return words
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The caption that `ids` spell, as `words` reads them, joined by blanks."""
+        return " ".join(self.words(ids))
+
+    @property
+    def pad_id(self) -> int:
+        return self.word_map[PAD]
+
+    @property
+    def unk_id(self) -> int:
+        return self.word_map[UNKNOWN]
+
+    @property
+    def start_id(self) -> int:
+        return self.word_map[START]
+
+    @property
+    def end_id(self) -> int:
+        return self.word_map[END]
+
+    def __len__(self) -> int:
+        return len(self.word_map)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self.word_map
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.word_map == other.word_map
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and the content is a dict
+
+
+def _check_word_map(word_map: object) -> None:
+    """Raise `ValueError` unless `word_map` numbers its words 0 .. n-1, special ones included."""
+    if not isinstance(word_map, dict):
+        raise ValueError(
+            f"the word map is a {type(word_map).__name__}: it must be one object of word: number"
+        )
+    missing = [word for word in SPECIAL_WORDS if word not in word_map]
+    if missing:
+        raise ValueError(
+            f"the word map lacks {', '.join(missing)}: give a WORDMAP_*.json of create_input_files"
+        )
+    odd = next((word for word, number in word_map.items() if type(number) is not int), None)
+    if odd is not None:
+        raise ValueError(f"the word map gives {odd!r} the number {word_map[odd]!r}: not an integer")
+    if sorted(word_map.values()) != list(range(len(word_map))):
+        raise ValueError(
+            f"the word map has {len(word_map)} words, but their numbers are not 0 to"
+            f" {len(word_map) - 1}, each once: give a WORDMAP_*.json of create_input_files"
+        )

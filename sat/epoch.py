@@ -1,0 +1,95 @@
+"""One step of learning, and one validation: what `training.py` repeats.
+
+B captions, T words, P regions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from sat.config import Preprocessing, TrainConfig
+from sat.data.dataset import Batch, CaptionDataset, evaluation_loader
+from sat.data.vocabulary import Vocabulary
+from sat.evaluate import caption_images, features_of, score
+from sat.losses import cross_entropy, doubly_stochastic_penalty, topk_accuracy
+from sat.models.decoder import Output
+from sat.models.show_attend_tell import ShowAttendTell
+
+
+def learn(
+    model: ShowAttendTell,
+    optimizer: Optimizer,
+    batch: Batch,
+    preprocessing: Preprocessing,
+    config: TrainConfig,
+) -> dict[str, float]:
+    """One step of the optimizer; returns the two parts of the loss, apart and unweighted.
+
+    Raises `FloatingPointError`, before anything is changed, when the loss is not a number.
+    """
+    device = next(model.parameters()).device
+    words = batch.lengths.to(device) - 1
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        output = _forward(model, batch, preprocessing)
+    likelihood = cross_entropy(
+        output.logits,
+        batch.captions[:, 1:].to(device),
+        words,
+        label_smoothing=config.label_smoothing,
+    )
+    penalty = doubly_stochastic_penalty(
+        output.alphas.float(), words, scaling=config.penalty_scaling
+    )
+    loss = likelihood + config.alpha_c * penalty
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss is {loss.item()}")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if config.grad_clip > 0:
+        learning = [weight for group in optimizer.param_groups for weight in group["params"]]
+        nn.utils.clip_grad_norm_(learning, config.grad_clip)
+    optimizer.step()
+    return {"cross_entropy": likelihood.item(), "penalty": penalty.item()}
+
+
+@torch.inference_mode()
+def validate(
+    model: ShowAttendTell,
+    source: CaptionDataset,
+    vocabulary: Vocabulary,
+    preprocessing: Preprocessing,
+    config: TrainConfig,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> dict[str, float]:
+    """Decoded scores of every validation image, and teacher-forced figures under names that say so.
+
+    The teacher-forced ones are of one caption an image.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    loader = evaluation_loader(source, config.validation_batch_size)
+    likelihoods, top5, count = 0.0, 0.0, 0
+    for batch in loader:
+        words, targets = batch.lengths.to(device) - 1, batch.captions[:, 1:].to(device)
+        logits = _forward(model, batch, preprocessing).logits
+        total = int(words.sum())
+        likelihoods += total * cross_entropy(logits, targets, words).item()
+        top5 += total * topk_accuracy(logits, targets, words).item()
+        count += total
+    (captions,) = caption_images(model, loader, preprocessing, [config.validation], progress)
+    return {
+        **score(captions, source, vocabulary).scores,
+        "val_cross_entropy": likelihoods / count,
+        "teacher_forced_top5": top5 / count,
+    }
+
+
+def _forward(model: ShowAttendTell, batch: Batch, preprocessing: Preprocessing) -> Output:
+    device = next(model.parameters()).device
+    features = features_of(model, batch, preprocessing)
+    return model(features, batch.captions.to(device), batch.lengths.to(device))

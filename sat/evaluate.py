@@ -1,0 +1,147 @@
+"""Caption every image once and score the captions. B images, P regions, D features, S side."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sat.config import Decoding, Preprocessing
+from sat.data.dataset import Batch, CaptionDataset, evaluation_loader
+from sat.data.images import normalise
+from sat.data.vocabulary import Vocabulary
+from sat.generate import Hypothesis, generate
+from sat.metrics import bleu
+from sat.models.show_attend_tell import ShowAttendTell
+
+Progress = Callable[[Iterable], Iterable]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The captions of a split and how they score."""
+
+    scores: dict[str, float]
+    results: list[dict[str, Any]]
+    """COCO results: one {"image_id", "caption"} an image"""
+    unfinished: int
+    """captions cut off by the step limit"""
+
+
+def features_of(model: ShowAttendTell, batch: Batch, preprocessing: Preprocessing) -> Tensor:
+    """float[B, P, D] on the model's device, from a batch of pixels or of cached features."""
+    device = next(model.parameters()).device
+    images = batch.images.to(device, non_blocking=True)
+    if images.dtype == torch.uint8:
+        return model.encode(normalise(images, preprocessing))
+    return images.float()
+
+
+@torch.inference_mode()
+def caption_images(
+    model: ShowAttendTell,
+    loader: Iterable[Batch],
+    preprocessing: Preprocessing,
+    runs: Sequence[Decoding],
+    progress: Progress = iter,
+) -> list[dict[int, Hypothesis]]:
+    """For each way of decoding, the best caption of every image by its index in the split.
+
+    Each image is encoded once, however many ways there are.
+    """
+    model.eval()
+    captions: list[dict[int, Hypothesis]] = [{} for _ in runs]
+    for batch in progress(loader):
+        features = features_of(model, batch, preprocessing)
+        for options, found in zip(runs, captions):
+            best = [captions[0] for captions in generate(model, features, options)]
+            found |= zip(batch.indices.tolist(), best)
+    return captions
+
+
+def evaluate(
+    model: ShowAttendTell,
+    dataset: CaptionDataset,
+    vocabulary: Vocabulary,
+    preprocessing: Preprocessing,
+    runs: Sequence[Decoding],
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: Progress = iter,
+) -> list[Evaluation]:
+    """Every image of the split captioned in each of the ways `runs`, and scored."""
+    check_fit(preprocessing, dataset)
+    loader = evaluation_loader(dataset, batch_size, workers=workers)
+    captions = caption_images(model, loader, preprocessing, runs, progress)
+    return [score(found, dataset, vocabulary) for found in captions]
+
+
+def score(
+    captions: dict[int, Hypothesis], dataset: CaptionDataset, vocabulary: Vocabulary
+) -> Evaluation:
+    """BLEU-1..4 of one caption an image against all the captions people wrote for it."""
+    references = dataset.references(vocabulary)
+    if sorted(captions) != list(range(len(references))):
+        raise ValueError(
+            f"{len(captions)} captions for {len(references)} images of {dataset.split}: "
+            "caption every image exactly once"
+        )
+    texts = [vocabulary.decode(captions[i].words) for i in range(len(references))]
+    results = [
+        {"image_id": reference["image_id"], "caption": text}
+        for reference, text in zip(references, texts)
+    ]
+    scores = bleu([reference["captions"] for reference in references], texts)
+    unfinished = sum(not caption.finished for caption in captions.values())
+    return Evaluation(scores, results, unfinished)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON that is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def check_fit(preprocessing: Preprocessing, dataset: CaptionDataset) -> None:
+    """`ValueError` unless the data were prepared as the model sees photos."""
+    prepared = (dataset.image_size, dataset.resize)
+    expected = (preprocessing.size, preprocessing.resize)
+    if prepared != expected:
+        raise ValueError(
+            f"{dataset.path('IMAGES', '.hdf5')} holds {prepared[0]} px pictures ({prepared[1]}), "
+            f"the model was trained on {expected[0]} px ({expected[1]}): prepare the data with "
+            f"--image_size {expected[0]} --resize {expected[1]}"
+        )
+
+
+def table(runs: Sequence[Decoding], evaluations: Sequence[Evaluation]) -> str:
+    """The scores as a Markdown table, a row for each way of decoding; scores times 100."""
+    names = list(evaluations[0].scores)
+    rows = [["beam", *names, "unfinished"], ["---"] * (len(names) + 2)]
+    for options, evaluation in zip(runs, evaluations):
+        values = [
+            f"{value:.3f}" if name == "brevity_penalty" else f"{100 * value:.1f}"
+            for name, value in evaluation.scores.items()
+        ]
+        rows.append([str(options.beam_size), *values, str(evaluation.unfinished)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def device_of(name: str) -> torch.device:
+    """The device named; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but this torch sees no GPU: use --device cpu")
+    return device

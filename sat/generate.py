@@ -1,0 +1,215 @@
+"""Choosing the words: greedy, batched beam search, sampling, over any captioner that can step.
+
+B images, K beams, V vocabulary, N rows of state (images times beams). Nothing here knows a model:
+`Captions` says what is asked of one. Attention maps are not carried along; one teacher-forced
+pass over the finished caption gives exactly those that stepping saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sat.config import Decoding
+
+DEAD = float("-inf")
+
+
+class Captions(Protocol):
+    """What decoding needs of a captioner; only the captioner looks inside its state."""
+
+    start_id: int
+    end_id: int
+    pad_id: int
+    unk_id: int | None
+
+    def start(self, features: Tensor) -> Any:
+        """The state before the first word of each of B images."""
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits float[N, V] of the word after tokens int[N], and the next state."""
+
+    def reorder(self, state: Any, index: Tensor) -> Any:
+        """The state whose row i is row index[i] of this one."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A caption as the search left it."""
+
+    words: list[int]
+    """ids, without the start and the end"""
+    score: float
+    """total log-probability under the model, the end included"""
+    finished: bool
+    """False when the step limit came before the end word"""
+
+    def rank(self, length_penalty: float) -> float:
+        """What the search maximises: score / length ** penalty, the end counted in the length."""
+        return self.score / (len(self.words) + self.finished) ** length_penalty
+
+
+@torch.inference_mode()
+def generate(
+    model: Captions,
+    features: Tensor,
+    options: Decoding,
+    generator: torch.Generator | None = None,
+) -> list[list[Hypothesis]]:
+    """For each image its `num_return_sequences` captions, best first, from features float[B, P, D].
+
+    `generator` (on the features' device) draws the words when sampling; one is made from
+    `options.seed` when there is none.
+    """
+    if len(features) == 0:
+        return []
+    if not options.samples:
+        return beam_search(model, features, options)
+    if generator is None:
+        generator = torch.Generator(features.device).manual_seed(options.seed)
+    return sample(model, features, options, generator)
+
+
+def beam_search(model: Captions, features: Tensor, options: Decoding) -> list[list[Hypothesis]]:
+    """The tutorial's beam search, all images stepping together, each living by the rule alone.
+
+    A beam that ends is set aside and its image's width shrinks by one; the best total
+    log-probability wins. An image in which no beam ended gives its best unfinished one. Width one
+    is greedy decoding.
+    """
+    device = features.device
+    done: list[list[Hypothesis]] = [[] for _ in range(len(features))]
+    state = model.start(features)
+    images = torch.arange(len(features), device=device)  # of the rows still searching
+    room = torch.full((len(features),), options.beam_size, device=device)  # beams yet to end
+    scores = torch.zeros(len(features), 1, device=device)  # (B, K): one beam until the first fork
+    words = torch.empty(len(features), 1, 0, dtype=torch.long, device=device)  # (B, K, t)
+    tokens = torch.full((len(features),), model.start_id, device=device)
+    for _ in range(options.max_length):
+        logits, state = model.step(tokens, state)
+        log_p = logits.float().log_softmax(dim=-1)
+        log_p = _forbid(log_p, words.flatten(0, 1), model, options).view(*scores.shape, -1)
+        vocabulary = log_p.shape[-1]
+        candidates = (scores.unsqueeze(2) + log_p).flatten(1)  # (B, K * V)
+        best, index = candidates.topk(min(int(room.max()), candidates.shape[1]), dim=1)
+        beam, word = index // vocabulary, index % vocabulary
+        words = torch.cat([_pick(words, beam), word.unsqueeze(2)], dim=2)
+        kept = (torch.arange(best.shape[1], device=device) < room.unsqueeze(1)) & (best > DEAD)
+        ended = kept & (word == model.end_id)
+        _set_aside(done, images, words, best, ended)
+        room = room - ended.sum(1)
+        alive = kept & ~ended & (room > 0).unsqueeze(1)
+        width = int(alive.sum(1).max())
+        if width == 0:
+            return _finish(done, options)
+        front = alive.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+        scores = best.masked_fill(~alive, DEAD).gather(1, front)
+        words, beam = _pick(words, front), beam.gather(1, front)
+        searching = alive.any(1).nonzero().flatten()
+        rows = searching.unsqueeze(1) * log_p.shape[1] + beam[searching]  # (B, K) rows of the state
+        state = model.reorder(state, rows.flatten())
+        images, room, scores, words = (part[searching] for part in (images, room, scores, words))
+        tokens = words[:, :, -1].flatten()
+    for image, row, score in zip(images.tolist(), words.tolist(), scores.tolist()):
+        wanted = options.num_return_sequences - len(done[image])
+        beams = [Hypothesis(*pair, finished=False) for pair in zip(row, score) if pair[1] > DEAD]
+        done[image] += beams[: max(wanted, 0)]
+    return _finish(done, options)
+
+
+def sample(
+    model: Captions, features: Tensor, options: Decoding, generator: torch.Generator
+) -> list[list[Hypothesis]]:
+    """Captions drawn word by word, after temperature, top-k and nucleus filtering, best first.
+
+    Holtzman et al. 2020 for the nucleus. The score is the model's own log-probability, not that
+    of the filtered distribution.
+    """
+    repeats = options.num_return_sequences
+    rows = torch.arange(len(features), device=features.device).repeat_interleave(repeats)
+    state = model.reorder(model.start(features), rows)
+    tokens = torch.full_like(rows, model.start_id)
+    words = rows.new_empty(len(rows), 0)
+    scores = torch.zeros(len(rows), device=features.device)
+    ended = torch.zeros_like(rows, dtype=torch.bool)
+    for _ in range(options.max_length):
+        logits, state = model.step(tokens, state)
+        log_p = logits.float().log_softmax(dim=-1)
+        allowed = _forbid(log_p, words, model, options)
+        drawn = torch.multinomial(filtered(allowed, options), 1, generator=generator).squeeze(1)
+        tokens = torch.where(ended, model.pad_id, drawn)
+        scores = scores + log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended, 0)
+        words = torch.cat([words, tokens.unsqueeze(1)], dim=1)
+        ended = ended | (tokens == model.end_id)
+        if ended.all():
+            break
+    done: list[list[Hypothesis]] = [[] for _ in range(len(features))]
+    for row, (image, score, finished) in enumerate(
+        zip(rows.tolist(), scores.tolist(), ended.tolist())
+    ):
+        line = words[row].tolist()
+        line = line[: line.index(model.end_id)] if finished else line
+        done[image].append(Hypothesis(line, score, finished))
+    return _finish(done, options)
+
+
+def filtered(log_p: Tensor, options: Decoding) -> Tensor:
+    """Probabilities float[N, V] after temperature, then top-k, then nucleus filtering."""
+    logits = log_p / options.temperature
+    if 0 < options.top_k < logits.shape[-1]:
+        least = logits.topk(options.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, DEAD)
+    p = logits.softmax(dim=-1)
+    if options.top_p < 1:
+        ordered, index = p.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered  # a word stays while those above it fall short
+        p = torch.zeros_like(p).scatter(1, index, ordered.masked_fill(before >= options.top_p, 0))
+    return p / p.sum(dim=-1, keepdim=True)
+
+
+def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) -> Tensor:
+    """log_p float[N, V] with impossible next words dead, given words int[N, t] so far.
+
+    Probabilities are not shared out anew: a caption's score stays the model's own.
+    """
+    banned = {model.pad_id, model.start_id} - {model.end_id}
+    if options.forbid_unknown and model.unk_id is not None:
+        banned.add(model.unk_id)
+    if words.shape[1] < options.min_length:
+        banned.add(model.end_id)
+    log_p = log_p.index_fill(1, torch.tensor(sorted(banned), device=log_p.device), DEAD)
+    size = options.no_repeat_ngram_size
+    if size and words.shape[1] >= size:
+        for row, line in enumerate(words.tolist()):
+            tail = line[len(line) - size + 1 :]
+            starts = range(len(line) - size + 1)
+            repeats = [line[i + size - 1] for i in starts if line[i : i + size - 1] == tail]
+            log_p[row, repeats] = DEAD
+    return log_p
+
+
+def _pick(words: Tensor, beam: Tensor) -> Tensor:
+    """words int[B, K, t] of the beams int[B, K'] -> int[B, K', t]."""
+    return words.gather(1, beam.unsqueeze(2).expand(-1, -1, words.shape[2]))
+
+
+def _set_aside(
+    done: list[list[Hypothesis]], images: Tensor, words: Tensor, scores: Tensor, ended: Tensor
+) -> None:
+    """Add the beams that ended, bool[B, K], to their images' finished captions."""
+    rows = images.unsqueeze(1).expand_as(ended)[ended].tolist()
+    for image, line, score in zip(rows, words[ended].tolist(), scores[ended].tolist()):
+        done[image].append(Hypothesis(line[:-1], score, finished=True))
+
+
+def _finish(done: list[list[Hypothesis]], options: Decoding) -> list[list[Hypothesis]]:
+    """Each image's captions ranked, finished ones first, cut to the number asked for."""
+
+    def place(caption: Hypothesis) -> tuple[bool, float]:
+        return caption.finished, caption.rank(options.length_penalty)
+
+    ranked = [sorted(captions, key=place, reverse=True) for captions in done]
+    return [captions[: options.num_return_sequences] for captions in ranked]

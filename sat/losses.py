@@ -1,0 +1,47 @@
+"""What training minimises. B captions, T words, P regions, V vocabulary.
+
+Padding is told by length, never by id: a decoder whose padding is its end word must still learn
+to stop.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def word_mask(lengths: Tensor, steps: int) -> Tensor:
+    """bool[B, T]: True where a caption of `lengths` int[B] still has a word to predict."""
+    return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean over the real words of -log p(word): logits float[B, T, V], targets int[B, T].
+
+    `lengths` int[B] counts the words to predict, the end included.
+    """
+    mask = word_mask(lengths, targets.shape[1])
+    return functional.cross_entropy(
+        logits[mask].float(), targets[mask], label_smoothing=label_smoothing
+    )
+
+
+def doubly_stochastic_penalty(alphas: Tensor, lengths: Tensor, *, scaling: str = "sum") -> Tensor:
+    """How far each region's attention, summed over a caption, is from one (Xu et al. 2015, eq. 14).
+
+    alphas float[B, T, P], zero past a caption's length. "sum" adds over regions and captions and
+    divides by the number of words, so that cross-entropy + lambda * penalty is eq. 14 a word;
+    "mean" averages over captions and regions, as the tutorial does.
+    """
+    squares = (1 - alphas.sum(dim=1)).square()  # (B, P)
+    return squares.mean() if scaling == "mean" else squares.sum() / lengths.sum()
+
+
+def topk_accuracy(logits: Tensor, targets: Tensor, lengths: Tensor, k: int = 5) -> Tensor:
+    """Share of the real words that are among the k likeliest (teacher forced, so no BLEU)."""
+    mask = word_mask(lengths, targets.shape[1])
+    best = logits[mask].topk(min(k, logits.shape[-1]), dim=-1).indices  # (words, k)
+    return (best == targets[mask].unsqueeze(1)).any(dim=1).float().mean()

@@ -1,0 +1,51 @@
+"""ShowAttendTell: an encoder and a recurrent decoder that speak one vocabulary."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sat.models.decoder import DecoderWithAttention, Output, State
+from sat.models.encoder import Encoder
+
+
+class ShowAttendTell(nn.Module):
+    """Photo in, words out, one step at a time (Xu et al. 2015).
+
+    B images (or beams), P regions, D features, T words, V vocabulary. `generate.py` drives
+    `start`, `step` and `reorder`; training calls the module itself, their unrolled form.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        decoder: DecoderWithAttention,
+        start_id: int,
+        end_id: int,
+        pad_id: int,
+        unk_id: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features float[B, P, D] of normalised images float[B, 3, H, W]."""
+        return self.encoder(images).flatten(1, 2)
+
+    def start(self, features: Tensor) -> State:
+        """The state before the first word."""
+        return self.decoder.start(features)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits float[B, V] of the word after tokens int[B], and the next state."""
+        return self.decoder.step(tokens, state)
+
+    def reorder(self, state: State, index: Tensor) -> State:
+        """The state with rows picked and repeated."""
+        return self.decoder.reorder(state, index)
+
+    def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
+        """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T]."""
+        return self.decoder(features, captions, lengths)
