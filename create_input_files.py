@@ -41,9 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
     flags = build_parser().parse_args(arguments)
     with main_errors():
         config = InputFilesConfig(
-            **{name: flags[name] for name in InputFilesConfig.__annotations__}
+            **{field.name: flags[field.name] for field in fields(InputFilesConfig)}
         )
-        check_output(flags.output_folder, config)
+        if not flags.overwrite:
+            check_output(flags.output_folder, config)  # before scenes are drawn
         progress = partial(tqdm, unit="photo", disable=None)
         json_path, image_folder = find_input(flags, config, progress)
         records = read_karpathy(json_path, image_folder, config.dataset)

@@ -42,8 +42,9 @@ def main() -> None:
     from tqdm import tqdm
 
     from sat.captioner import load
-    from sat.data.dataset import CaptionDataset, find_data_name
+    from sat.data.dataset import CaptionDataset, evaluation_loader, find_data_name
     from sat.evaluate import device_of, evaluate, table, write_json
+    from sat.pointing import pointing
 
     captioner = load(flags.model, flags.word_map).to(device_of(flags.device))
     name = flags.data_name or find_data_name(flags.data_folder)
@@ -66,6 +67,22 @@ def main() -> None:
         write_json(folder / f"{stem}_results.json", evaluation.results)
         write_json(folder / f"{stem}_scores.json", evaluation.scores)
     print(table(runs, evaluations))
+    references = dataset.references(captioner.vocabulary)
+    if any("boxes" in reference for reference in references):
+        looked = pointing(
+            captioner.model,
+            evaluation_loader(dataset, flags.batch_size),
+            evaluations[-1].captions,
+            references,
+            captioner.vocabulary,
+            captioner.preprocessing,
+        )
+        write_json(folder / f"pointing_{flags.split}.json", looked)
+        print(
+            f"attention at the {looked['nouns']} nouns that name an object: peak in its box "
+            f"{looked['peak_inside']:.0%}, mass in its box {looked['mass_inside']:.0%}, "
+            f"by chance {looked['chance']:.0%}"
+        )
     print(f"captions and scores: {folder}/captions_{flags.split}_beam*_*.json")
 
 

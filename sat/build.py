@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+
 from sat.config import ModelConfig, Preprocessing
 from sat.data.vocabulary import Vocabulary
 from sat.models.decoder import DecoderWithAttention
@@ -14,6 +16,7 @@ from sat.models.show_attend_tell import ShowAttendTell
 def build(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell:
     """A captioner for the words of `vocabulary`, its encoder loaded with the weights named."""
     encoder = Encoder(**dataclasses.asdict(config.encoder))
+    encoder.to(memory_format=torch.channels_last)  # the same numbers, nearly twice as fast on CPUs
     decoder = DecoderWithAttention(
         vocab_size=len(vocabulary),
         encoder_dim=encoder.encoder_dim,

@@ -30,6 +30,8 @@ class Evaluation:
     scores: dict[str, float]
     results: list[dict[str, Any]]
     """COCO results: one {"image_id", "caption"} an image"""
+    captions: dict[int, Hypothesis]
+    """by the image's index in the split"""
     unfinished: int
     """captions cut off by the step limit"""
 
@@ -100,7 +102,7 @@ def score(
     ]
     scores = bleu([reference["captions"] for reference in references], texts)
     unfinished = sum(not caption.finished for caption in captions.values())
-    return Evaluation(scores, results, unfinished)
+    return Evaluation(scores, results, captions, unfinished)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -158,13 +158,11 @@ def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     return reader.load(), reader.storages
 
 
-def _open_zip(file: BinaryIO, length: int) -> tuple[Any, ReadStorage]:
+def _open_zip(file: BinaryIO) -> tuple[Any, ReadStorage]:
     archive = zipfile.ZipFile(file)
     for entry in archive.infolist():
-        stored = entry.compress_type == zipfile.ZIP_STORED and entry.file_size <= length
-        require(
-            stored, f"its entry {entry.filename[:100]!r} is compressed or too large: {AS_SAVED}"
-        )
+        stored = entry.compress_type == zipfile.ZIP_STORED  # else a small file could unpack huge
+        require(stored, f"its entry {entry.filename[:100]!r} is compressed: {AS_SAVED}")
     names = archive.namelist()
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     require(len(pickles) == 1, f"it is a zip with {len(pickles)} data.pkl, not 1: {AS_SAVED}")
@@ -178,11 +176,11 @@ def _open_zip(file: BinaryIO, length: int) -> tuple[Any, ReadStorage]:
     return _unpickle(io.BytesIO(archive.read(pickles[0])))[0], read
 
 
-def _open_old(file: BinaryIO, length: int) -> tuple[Any, ReadStorage]:
+def _open_old(file: BinaryIO) -> tuple[Any, ReadStorage]:
     # A number to know the file by, a version, the system, the value, the keys; then the storages.
     _, _, (system, _), (value, storages), (keys, _) = (_unpickle(file) for _ in range(5))
     require(system["little_endian"] is True, _BIG_ENDIAN)
-    places = {}
+    places, length = {}, os.fstat(file.fileno()).st_size
     for key in keys:
         told, numel = storages[key].numel, int.from_bytes(file.read(8), "little")
         require(told == numel, f"storage {key[:20]!r} is not of the size told: {_COPY_AGAIN}")
@@ -222,7 +220,7 @@ def open_container(file: BinaryIO) -> tuple[Any, ReadStorage]:
     """
     beginning = _beginning(file)
     require(beginning is not None, f"it starts unlike any file of torch.save: {AS_SAVED}")
-    return _OPENERS[beginning](file, os.fstat(file.fileno()).st_size)
+    return _OPENERS[beginning](file)
 
 
 def read_tensor(name: str, value: Any, read: ReadStorage) -> torch.Tensor:

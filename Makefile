@@ -1,0 +1,43 @@
+# make demo   everything on drawn scenes: prepare, train, evaluate, caption, picture (CPU, minutes)
+# make test   lint, format check and all tests: what .ci/run runs
+# Both make .venv and install what they need the first time, and reuse it afterwards.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY := .venv/bin/python
+READY := .venv/.ready
+DEMO ?= demo
+
+.PHONY: demo test fast clean
+
+$(READY): setup.py
+	@echo "== setting up .venv (torch is large: a few minutes and 6 GB the first time)"
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev,metrics]'
+	@touch $(READY)
+
+demo: $(READY)
+	@echo "== 1/4 drawing scenes and preparing them"
+	$(PY) create_input_files.py --dataset shapes --output_folder $(DEMO)/data --image_size 224 \
+		--min_word_freq 1 --overwrite
+	@echo "== 2/4 training on the CPU"
+	$(PY) train.py --config configs/shapes.yaml --data_folder $(DEMO)/data \
+		--output_dir $(DEMO)/run --overwrite
+	@echo "== 3/4 captioning and scoring scenes with combinations never seen in training"
+	$(PY) eval.py --model $(DEMO)/run/best --data_folder $(DEMO)/data --beam_size 1 3
+	@echo "== 4/4 captioning one of them, with a picture of where the model looked"
+	$(PY) caption.py --img "$$($(PY) -m sat.data.shapes $(DEMO)/data)" \
+		--model $(DEMO)/run/best --output $(DEMO)/attention.png
+
+test: $(READY)
+	@echo "== lint"
+	$(PY) -m ruff check .
+	@echo "== format"
+	$(PY) -m ruff format --check .
+	@echo "== tests"
+	$(PY) -m pytest -n 2 --dist loadfile
+
+fast: $(READY)
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+
+clean:
+	rm -rf .venv $(DEMO) build *.egg-info

@@ -1,0 +1,79 @@
+"""The order in which captions are shown, and how much of a batch is padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sat.data.dataset import CaptionBatches
+
+LENGTHS = np.random.default_rng(0).integers(4, 40, 1003)
+
+
+def flat(batches: CaptionBatches) -> list[tuple[int, int]]:
+    return [pair for batch in batches for pair in batch]
+
+
+def padding(batches: CaptionBatches) -> int:
+    widths = [LENGTHS[[caption for caption, _ in batch]] for batch in batches]
+    return sum(int(row.max() * len(row) - row.sum()) for row in widths)
+
+
+@pytest.mark.parametrize("by_length", [True, False])
+def test_every_caption_once_an_epoch(by_length: bool) -> None:
+    batches = CaptionBatches(LENGTHS, 32, by_length=by_length)
+    sizes = [len(batch) for batch in batches]
+    assert len(batches) == len(sizes) == 32
+    assert sorted(sizes) == [1003 % 32, *[32] * 31]
+    assert sorted(caption for caption, _ in flat(batches)) == list(range(1003))
+
+
+@pytest.mark.parametrize("by_length", [True, False])
+def test_seed_and_epoch_decide_the_order(by_length: bool) -> None:
+    def order(seed: int, epoch: int) -> list[tuple[int, int]]:
+        batches = CaptionBatches(LENGTHS, 32, by_length=by_length, mirror=True, seed=seed)
+        batches.epoch = epoch
+        return flat(batches)
+
+    assert order(1, 5) == order(1, 5)
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1, 2)}) == 6
+
+
+@pytest.mark.parametrize("by_length", [True, False])
+def test_start_skips_just_what_was_seen(by_length: bool) -> None:
+    batches = CaptionBatches(LENGTHS, 32, by_length=by_length, mirror=True, seed=4)
+    batches.epoch = 3
+    whole = list(batches)
+    for start in (0, 1, 13, 31, 32):
+        batches.start = start
+        assert list(batches) == whole[start:]
+        assert len(batches) == 32 - start
+
+
+def test_like_lengths_together_waste_little() -> None:
+    sorted_waste = padding(CaptionBatches(LENGTHS, 32))
+    random_waste = padding(CaptionBatches(LENGTHS, 32, by_length=False))
+    assert random_waste > 0.5 * LENGTHS.sum()
+    assert sorted_waste < 0.05 * LENGTHS.sum()
+
+
+def test_batches_of_like_length_come_in_no_order() -> None:
+    batches = CaptionBatches(LENGTHS, 32)
+    means = [LENGTHS[[caption for caption, _ in batch]].mean() for batch in batches]
+    steps = np.diff(means)
+    assert 8 < (steps > 0).sum() < 24
+    other = CaptionBatches(LENGTHS, 32)
+    other.epoch = 1
+    batch, again = (next(b for b in x if 0 in [c for c, _ in b]) for x in (batches, other))
+    assert {caption for caption, _ in batch} != {caption for caption, _ in again}
+
+
+def test_half_of_the_pictures_are_mirrored() -> None:
+    assert not any(view for _, view in flat(CaptionBatches(LENGTHS, 32)))
+    batches = CaptionBatches(LENGTHS, 32, mirror=True)
+    first = dict(flat(batches))
+    assert set(first.values()) == {0, 1}
+    assert abs(sum(first.values()) - 501.5) < 4 * np.sqrt(1003) / 2  # four standard deviations
+    batches.epoch = 1
+    changed = sum(first[caption] != view for caption, view in flat(batches))
+    assert abs(changed - 501.5) < 4 * np.sqrt(1003) / 2

@@ -1,0 +1,103 @@
+"""The word map against the tutorial's layout, worked by hand."""
+
+import json
+import os
+
+import pytest
+
+from sat.data.vocabulary import Vocabulary
+
+CAPTIONS = [
+    ["a", "dog", "runs"],
+    ["a", "dog", "sleeps", "<end>"],
+    ["the", "dog", "écoute", "écoute"],
+    ["<start>", "the", "<end>"],
+]
+
+
+def test_build_numbers_words_in_first_seen_order_between_the_special_ones():
+    vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=2)
+    assert list(vocabulary.word_map.items()) == [
+        *[("<pad>", 0), ("a", 1), ("dog", 2), ("the", 3), ("écoute", 4)],
+        *[("<unk>", 5), ("<start>", 6), ("<end>", 7)],
+    ]
+    special = vocabulary.pad_id, vocabulary.unk_id, vocabulary.start_id, vocabulary.end_id
+    assert special == (0, 5, 6, 7)
+    assert len(vocabulary) == 8
+
+
+def test_min_word_freq_is_the_smallest_frequency_kept():
+    # "dog" is seen three times, "a" twice: the tutorial would need min_word_freq=2 for "dog" alone.
+    assert "dog" in Vocabulary.build(CAPTIONS, min_word_freq=3)
+    assert "a" not in Vocabulary.build(CAPTIONS, min_word_freq=3)
+
+
+def test_encode_frames_the_words_and_replaces_unknown_ones():
+    vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=2)
+    assert vocabulary.encode(["the", "cat", "a"]) == [6, 3, 5, 1, 7]
+    assert vocabulary.encode([]) == [6, 7]
+
+
+def test_decode_stops_at_end_and_skips_start_and_padding():
+    vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=2)
+    assert vocabulary.words([6, 3, 0, 5, 1, 7, 2, 2]) == ["the", "<unk>", "a"]
+    assert vocabulary.decode([6, 3, 2, 7, 0, 0]) == "the dog"
+    assert vocabulary.decode([1, 2]) == "a dog"
+    assert vocabulary.decode([7, 1]) == ""
+
+
+def test_decode_refuses_a_number_beyond_the_word_map():
+    vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=2)
+    for number in (8, -1):
+        with pytest.raises(ValueError, match=f"word number {number} is not in .* of 8 words"):
+            vocabulary.decode([1, number])
+
+
+def test_words_too_rare_for_any_vocabulary_are_an_error():
+    with pytest.raises(ValueError, match=r"min_word_freq is 9: none of the 8 different words"):
+        Vocabulary.build(CAPTIONS, min_word_freq=9)
+
+
+def test_saved_and_loaded_vocabularies_are_equal(tmp_path):
+    vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=1)
+    vocabulary.save(tmp_path / "words.json")
+    assert Vocabulary.load(tmp_path / "words.json") == vocabulary
+    assert (tmp_path / "words.json").read_bytes() == json.dumps(vocabulary.word_map).encode("ascii")
+    assert os.listdir(tmp_path) == ["words.json"]
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    Vocabulary.build(CAPTIONS, min_word_freq=1).save(tmp_path / "words.json")
+    before = (tmp_path / "words.json").read_bytes()
+
+    def no_space(*paths):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(OSError, match="no space left"):
+        Vocabulary.build(CAPTIONS, min_word_freq=2).save(tmp_path / "words.json")
+    assert os.listdir(tmp_path) == ["words.json"]
+    assert (tmp_path / "words.json").read_bytes() == before
+
+
+SPECIAL = {"<pad>": 0, "<unk>": 1, "<start>": 2, "<end>": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "is not a JSON file"),
+        ("[1, 2]", "the word map is a list"),
+        (json.dumps({"a": 0, "<pad>": 1}), "the word map lacks <unk>, <start>, <end>"),
+        (json.dumps(SPECIAL | {"a": 5}), "5 words, but their numbers are not 0 to 4"),
+        (json.dumps(SPECIAL | {"a": 3}), "5 words, but their numbers are not 0 to 4"),
+        (json.dumps(SPECIAL | {"a": "4"}), "gives 'a' the number '4': not an integer"),
+        (json.dumps(SPECIAL | {"a": True}), "gives 'a' the number True: not an integer"),
+    ],
+)
+def test_load_says_what_is_wrong_with_a_file_that_is_no_word_map(tmp_path, text, sentence):
+    path = tmp_path / "words.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        Vocabulary.load(path)
+    assert str(path) in str(caught.value)
