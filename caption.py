@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from sat.cli import main_errors
 from sat.config import Decoding, TrainConfig, add_flags
 
 BATCH = 16
-"""photos captioned together"""
+"""photos decoded together"""
 
 
 def parse(arguments: list[str]) -> Any:
@@ -23,25 +25,71 @@ def parse(arguments: list[str]) -> Any:
     flag("--img", "-i", type=str, nargs="+", required=True, help="photos, folders, 'quoted*.jpg'")
     flag("--model", "-m", type=str, help="checkpoint folder, or the tutorial's .pth.tar")
     flag("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
-    flag("--output", "-o", type=str, help="figure (PNG, PDF, SVG, ...), or folder of figures")
-    flag("--json", type=str, nargs="?", const="-", help="JSON into this file, or instead of text")
+    flag("--output", "-o", type=str, help="figure (.png, .pdf, .svg, ...), or folder of figures")
+    flag("--json", type=str, nargs="?", const="-", help="JSON to this file, or instead of text")
     flag("--dont_smooth", action="store_true", help="show the cells of the attention maps")
-    flag("--show", action="store_true", help="open a window for each figure too")
-    flag("--device", type=str, default=TrainConfig.device)
+    flag("--show", action="store_true", help="open each figure in a window too")
+    flag("--device", type=str, default=TrainConfig.device, help="auto, cpu, cuda, ...")
     beams = ("--beam_size", "--num_beams", "-b")
     flag(*beams, type=int, default=Decoding.beam_size, help="beams kept; 1 is greedy decoding")
     add_flags(parser, Decoding, skip=("beam_size",))
     return parser.parse_args(arguments)
 
 
-def readable(paths: list[Path]) -> Iterator[tuple[int, Any]]:
-    """Number and photo of those that can be read; a line on stderr for each of the others."""
+def caption(captioner: Any, photos: list[Path], options: Decoding) -> Iterator[tuple[int, Any]]:
+    """Number and captions of each photo; a line on stderr for each that cannot be read."""
     from tqdm import tqdm
 
     from sat.data.images import read_photo
 
-    for number, path in enumerate(paths):
-        try:
-            yield number, read_photo(path)
-        except (ValueError, OSError) as error:
-            tqdm.write(f"error: {error}", file=sys.stderr)
+    for start in tqdm(range(0, len(photos), BATCH), unit="batch", disable=len(photos) <= BATCH):
+        read = {}
+        for i, path in enumerate(photos[start : start + BATCH], start):
+            try:
+                read[i] = read_photo(path)
+            except (ValueError, OSError) as error:
+                tqdm.write(f"error: {error}", file=sys.stderr)
+        yield from zip(read, captioner.candidates(list(read.values()), options))
+
+
+def main() -> None:
+    flags = parse(sys.argv[1:])
+    from sat.data.photo_files import find_photos, name_figures
+
+    options = Decoding(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Decoding)})
+    photos = find_photos(flags.img)
+    figures = name_figures(photos, flags.output)
+    if flags.model is None:
+        raise ValueError("--model is missing: give the best/ folder of a run")
+    from tqdm import tqdm
+
+    from sat.captioner import load
+    from sat.evaluate import device_of, write_json
+    from sat.visualize import visualize_att
+
+    captioner = load(flags.model, flags.word_map).to(device_of(flags.device))
+    records, captioned = [], 0
+    for i, results in caption(captioner, photos, options):
+        captioned += 1
+        for one in results:
+            records.append({"image": str(photos[i]), "caption": one.text, "score": one.score})
+            records[-1] |= {"finished": one.finished, "words": one.words}
+            if flags.json != "-":
+                name = f"{photos[i]}: " if len(photos) > 1 else ""
+                tqdm.write(name + one.text + (f" ({one.score:.2f})" if len(results) > 1 else ""))
+        if figures[i] or flags.show:
+            smooth = not flags.dont_smooth
+            visualize_att(results[0], figures[i], smooth=smooth, show=flags.show)
+    if flags.json == "-":
+        print(json.dumps(records, indent=1))
+    elif flags.json:
+        write_json(flags.json, records)
+    if captioned and figures[0] and flags.json != "-":
+        print(f"where it looked: {flags.output or figures[0]}")
+    if captioned < len(photos):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    with main_errors():
+        main()

@@ -111,6 +111,11 @@ def load_trainer(folder: str | Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def scores(folder: str | Path) -> dict[str, float]:
+    """The validation scores a checkpoint was saved with."""
+    return json.loads((_whole(folder) / CONFIG).read_text(encoding="utf-8"))["scores"]
+
+
 def exists(folder: str | Path) -> bool:
     """True when the folder holds a checkpoint."""
     folder = Path(folder)

@@ -237,6 +237,9 @@ class TrainConfig:
     label_smoothing: float = 0.0
     grad_clip: float = 5.0
     """largest norm of the whole gradient; 0: no clipping"""
+    ema: float = 0.0
+    """what is validated and kept is the weights' exponential moving average, which holds on to
+    this share of itself at each step (0.999); 0: the weights themselves"""
     by_length: bool = True
     """batches of captions of like length, so that almost nothing is padding"""
     mirror: bool = False
@@ -275,6 +278,7 @@ class TrainConfig:
             "choose from 1 (decoder) and 2 (encoder too)",
         )
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
+        check(0 <= self.ema < 1, "ema", self.ema, "give 0 (off) or a share below 1, as 0.999")
         check(self.alpha_c >= 0, "alpha_c", self.alpha_c, "give a weight of at least 0")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,17 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from sat import checkpoint
-from sat.build import build, preprocessing_for
-from sat.config import ModelConfig, StageConfig, TrainConfig
-from sat.data.dataset import CaptionBatches, CaptionDataset, find_data_name, training_loader
-from sat.data.embeddings import load_embeddings
-from sat.data.features import cache_features, fingerprint
-from sat.data.images import normalise
-from sat.data.vocabulary import Vocabulary
+from sat.beginning import LOG, claim_folder, first_model, open_data, optimizer_for, with_features
+from sat.config import StageConfig, TrainConfig
+from sat.data.dataset import CaptionBatches, CaptionDataset, training_loader
 from sat.epoch import learn, validate
 from sat.evaluate import check_fit, device_of
 from sat.models.show_attend_tell import ShowAttendTell
@@ -68,17 +63,17 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, bar: Bar = quiet) -> None:
         self.config, self.bar = config, bar
-        self.folder = Path(config.output_dir)
-        self.position = Position()
         self.device = device_of(config.device)
-        self._check_folder()
+        self.folder = claim_folder(config)
         torch.manual_seed(config.seed)
-        name = config.data_name or find_data_name(config.data_folder)
-        self.train = CaptionDataset(config.data_folder, name, "TRAIN")
-        self.val = CaptionDataset(config.data_folder, name, "VAL")
-        self.vocabulary = Vocabulary.load(Path(config.data_folder) / f"WORDMAP_{name}.json")
-        self.model, self.model_config = self._model()
+        self.train, self.val, self.vocabulary = open_data(config)
+        self.model, self.model_config = first_model(config, self.train, self.vocabulary)
+        self.preprocessing = self.model_config.preprocessing
+        check_fit(self.preprocessing, self.val)
         self.model.to(self.device)
+        self.position = Position()
+        if config.stages[0] == 2 and checkpoint.exists(self.folder / "best"):
+            self.position.best = checkpoint.scores(self.folder / "best").get("Bleu_4", -1.0)
 
     def run(self) -> None:
         """All stages, from where the run stands."""
@@ -95,6 +90,8 @@ class Trainer:
             if saved is not None:
                 self.optimizer.load_state_dict(saved["optimizer"])
                 torch.set_rng_state(saved["random"])
+                if self.average is not None:
+                    self.average.load_state_dict(saved["average"])
                 saved = None
             self._run_stage(number, stage)
 
@@ -106,7 +103,7 @@ class Trainer:
                 self._finish_epoch(number, stage)
             except KeyboardInterrupt:
                 self._save("last")
-                logger.info("stopped in %s: go on with --resume true", self.folder / "last")
+                logger.info("stopped in %s: go on with --resume", self.folder / "last")
                 raise
             except FloatingPointError as error:
                 raise FloatingPointError(
@@ -126,10 +123,10 @@ class Trainer:
         began = time.monotonic()
         for batch in bar:
             arrived = time.monotonic()
-            losses = learn(
-                self.model, self.optimizer, batch, self.model_config.preprocessing, self.config
-            )
+            losses = learn(self.model, self.optimizer, batch, self.preprocessing, self.config)
             place.batch += 1
+            if self.average is not None:
+                self.average.update_parameters(self.model)
             now = time.monotonic()
             times = {"seconds": now - began, "waiting": arrived - began}
             for key, value in (
@@ -146,10 +143,10 @@ class Trainer:
         """Validate, keep the best, lower the learning rates, write the log line."""
         place = self.position
         scores = validate(
-            self.model,
+            self._kept(),
             self.val_source,
             self.vocabulary,
-            self.model_config.preprocessing,
+            self.preprocessing,
             self.config,
             partial(self.bar, desc="captioning val", unit="batch", leave=False),
         )
@@ -171,7 +168,7 @@ class Trainer:
             place.scale *= stage.decay
             self._set_rates(stage)
         place.epoch, place.batch, place.totals = place.epoch + 1, 0, dict.fromkeys(TOTALS, 0.0)
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+        with open(self.folder / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(line | {"best": place.best}) + "\n")
         logger.info(
             f"stage {number}, epoch {place.epoch}: cross-entropy {line['cross_entropy']:.3f}, "
@@ -186,18 +183,16 @@ class Trainer:
 
     def _prepare(self, number: int, stage: StageConfig) -> None:
         """What the stage learns, with which optimizer, from which batches."""
-        config, model = self.config, self.model
-        model.encoder.fine_tune(stage.fine_tunes, stage.encoder_from_block)
-        model.decoder.fine_tune_embeddings(config.fine_tune_embeddings)
-        groups = [{"params": [w for w in model.decoder.parameters() if w.requires_grad]}]
-        if stage.fine_tunes:
-            groups.append({"params": [w for w in model.encoder.parameters() if w.requires_grad]})
-        self.optimizer = torch.optim.Adam(groups, fused=self.device.type in ("cpu", "cuda"))
+        config = self.config
+        self.optimizer = optimizer_for(self.model, stage, embeddings=config.fine_tune_embeddings)
         self._set_rates(stage)
-        self.train_source, self.val_source = self.train, self.val
-        if config.cache_features and not stage.fine_tunes:
-            self.train_source = self._cached(self.train, mirror=config.mirror)
-            self.val_source = self._cached(self.val, mirror=False)
+        self.average = None
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)
+            self.average = AveragedModel(self.model, multi_avg_fn=average)
+        cached = config.cache_features and not stage.fine_tunes
+        self.train_source = self._with_features(self.train, config.mirror) if cached else self.train
+        self.val_source = self._with_features(self.val, mirror=False) if cached else self.val
         self.batches = CaptionBatches(
             self.train.lengths,
             stage.batch_size,
@@ -205,7 +200,6 @@ class Trainer:
             mirror=config.mirror,
             seed=config.seed * 10 + number,
         )
-        cached = self.train_source is not self.train
         self.loader = training_loader(
             self.train_source,
             self.batches,
@@ -213,27 +207,20 @@ class Trainer:
             pin=self.device.type == "cuda",
         )
 
+    def _with_features(self, dataset: CaptionDataset, mirror: bool) -> CaptionDataset:
+        progress = partial(self.bar, desc=f"encoding {dataset.split.lower()}", unit="batch")
+        return with_features(
+            self.model, self.preprocessing, dataset, mirror=mirror, progress=progress
+        )
+
     def _set_rates(self, stage: StageConfig) -> None:
         rates = (stage.learning_rate, stage.encoder_learning_rate)
         for group, rate in zip(self.optimizer.param_groups, rates):
             group["lr"] = rate * self.position.scale
 
-    def _cached(self, dataset: CaptionDataset, *, mirror: bool) -> CaptionDataset:
-        """The data set with features in place of pictures."""
-        preprocessing, encoder = self.model_config.preprocessing, self.model.encoder
-        encoder.eval()
-
-        def encode(images: Tensor) -> Tensor:
-            return self.model.encode(normalise(images.to(self.device), preprocessing))
-
-        path = cache_features(
-            encode,
-            dataset,
-            fingerprint(encoder, preprocessing, 1 + mirror),
-            mirror=mirror,
-            progress=partial(self.bar, desc=f"encoding {dataset.split.lower()}", unit="batch"),
-        )
-        return CaptionDataset(dataset.folder, dataset.name, dataset.split, features=path)
+    def _kept(self) -> ShowAttendTell:
+        """The model that is validated and kept: the weights' average, where one is taken."""
+        return self.model if self.average is None else self.average.module
 
     def _save(self, name: str, scores: dict[str, float] | None = None) -> None:
         trainer = None
@@ -242,64 +229,16 @@ class Trainer:
                 "position": dataclasses.asdict(self.position),
                 "optimizer": self.optimizer.state_dict(),
                 "random": torch.get_rng_state(),
+                "average": None if self.average is None else self.average.state_dict(),
             }
         checkpoint.save(
             self.folder / name,
-            self.model,
+            self.model if name == "last" else self._kept(),
             self.vocabulary,
             self.model_config,
             scores=scores,
             trainer=trainer,
         )
-
-    def _model(self) -> tuple[ShowAttendTell, ModelConfig]:
-        """The model to go on with, to start from, or a fresh one."""
-        config = self.config
-        start = str(self.folder / "last") if config.resume else config.init
-        if start is None and config.stages[0] == 2:
-            start = str(self.folder / "best")
-        if start is not None:
-            model, vocabulary, model_config = checkpoint.load(start)
-            if vocabulary != self.vocabulary:
-                raise ValueError(
-                    f"{start} was trained with another word map ({len(vocabulary)} words) than the "
-                    f"data's ({len(self.vocabulary)} words): use the data it was trained on"
-                )
-            for dataset in (self.train, self.val):
-                check_fit(model_config.preprocessing, dataset)
-            return model, model_config
-        return self._fresh_model()
-
-    def _fresh_model(self) -> tuple[ShowAttendTell, ModelConfig]:
-        config, decoder = self.config, self.config.decoder
-        vectors = None
-        if config.embeddings:
-            vectors = load_embeddings(config.embeddings, self.vocabulary)
-            decoder = dataclasses.replace(decoder, embed_dim=vectors.shape[1])
-        model_config = ModelConfig(encoder=config.encoder, decoder=decoder)
-        model = build(model_config, self.vocabulary)
-        if vectors is not None:
-            model.decoder.load_pretrained_embeddings(vectors)
-        preprocessing = preprocessing_for(
-            model.encoder, size=self.train.image_size, resize=self.train.resize
-        )
-        return model, dataclasses.replace(model_config, preprocessing=preprocessing)
-
-    def _check_folder(self) -> None:
-        """Refuse to mix two runs in one folder; with `overwrite`, clear the earlier one."""
-        config, log = self.config, self.folder / "log.jsonl"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if config.resume or config.stages[0] == 2:
-            return
-        if config.overwrite:
-            for name in ("best", "last"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-            log.unlink(missing_ok=True)
-        if log.exists() or checkpoint.exists(self.folder / "last"):
-            raise FileExistsError(
-                f"{self.folder} holds a run already: pass --resume true to go on with it, "
-                "--overwrite true to replace it, or another --output_dir"
-            )
 
 
 def _means(totals: dict[str, float], digits: int | None = None) -> dict[str, float]:

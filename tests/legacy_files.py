@@ -140,7 +140,9 @@ def write_0_4(path: Path, value: dict[str, Any]) -> Path:
     """An emulated file of torch 0.4; changes `value`."""
     for part in ("encoder", "decoder"):
         for module in value[part].modules():
-            module.__dict__["_backend"] = Backend()
+            vars(module)["_backend"] = Backend()
+            for kind in ("_parameters", "_buffers", "_modules"):
+                vars(module)[kind] = OrderedDict(vars(module)[kind])
     for state in value["decoder_optimizer"].state.values():
         state["step"] = 1
     with mock.patch.dict(sys.modules, {"torch.nn.backends.thnn": sys.modules[__name__]}):

@@ -98,11 +98,11 @@ class ReferenceDecoder(nn.Module):
         lengths, order = lengths.reshape(-1).sort(descending=True)
         features, captions = features[order], captions[order]
         hidden, cell = self.initial(features)
-        steps = int(lengths.max()) - 1
+        to_predict = (lengths - 1).tolist()
         logits = features.new_zeros(len(features), captions.shape[1] - 1, self.fc.out_features)
         alphas = features.new_zeros(len(features), captions.shape[1] - 1, features.shape[1])
-        for t in range(steps):
-            n = int((lengths - 1 > t).sum())
+        for t in range(max(to_predict)):
+            n = sum(words > t for words in to_predict)
             predicted, alpha, hidden, cell = self.word(
                 captions[:n, t], features[:n], hidden[:n], cell[:n]
             )

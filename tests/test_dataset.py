@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,9 @@ def test_other_splits_and_counts(prepared: Write) -> None:
     data = prepared(images=3, per_image=2, split="TEST", seed=4)
     dataset = CaptionDataset(data.folder, data.name, "test")
     assert [dataset[i].caption.tolist() for i in range(6)] == data.captions
-    with pytest.raises(FileNotFoundError, match=r"VAL_CAPTIONS_\S+ does not exist: run create_input"):
+    with pytest.raises(
+        FileNotFoundError, match=r"VAL_CAPTIONS_\S+ does not exist: run create_input"
+    ):
         CaptionDataset(data.folder, data.name, "val")
     with pytest.raises(ValueError, match="split is 'dev': choose one of train, val, test"):
         CaptionDataset(data.folder, data.name, "dev")
@@ -139,6 +142,15 @@ def test_evaluation_reads_every_image_once_in_order(prepared: Write) -> None:
     assert np.array_equal(torch.cat([batch.images for batch in batches]).numpy(), data.images)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_leaves_the_global_random_numbers_alone(prepared: Write, workers: int) -> None:
+    dataset = opened(prepared())
+    before = torch.get_rng_state()
+    list(training_loader(dataset, CaptionBatches(dataset.lengths, 16), workers=workers))
+    list(evaluation_loader(dataset, 4, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_pickled_data_set_opens_its_own_file(prepared: Write) -> None:
     data = prepared()
     dataset = opened(data)
@@ -147,6 +159,20 @@ def test_a_pickled_data_set_opens_its_own_file(prepared: Write) -> None:
     assert not any(isinstance(value, h5py.File) for value in copy.__dict__.values())
     assert np.array_equal(copy[5].image.numpy(), data.images[1])
     assert np.array_equal(dataset[5].image.numpy(), data.images[1])  # and the first still reads
+
+
+def test_a_forked_process_does_not_share_the_open_file(
+    prepared: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 handles do not survive a fork; mixed-up reads of workers are too rare to wait for."""
+    data = prepared()
+    dataset = opened(data)
+    opens, real = [], h5py.File
+    monkeypatch.setattr(h5py, "File", lambda *given: opens.append(given) or real(*given))
+    for process, expected in ((os.getpid(), 1), (os.getpid(), 1), (-1, 2), (-1, 2)):
+        monkeypatch.setattr("sat.data.dataset.os.getpid", lambda process=process: process)
+        assert np.array_equal(dataset[0].image.numpy(), data.images[0])
+        assert len(opens) == expected
 
 
 def test_files_that_do_not_fit_together_are_refused(prepared: Write) -> None:

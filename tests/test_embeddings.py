@@ -42,7 +42,9 @@ def test_words_get_their_vectors(
 
 def test_words_without_a_vector_are_drawn_with_the_same_spread(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
-    lines = [f"{word} " + " ".join(map(str, random.normal(0, 0.3, 400))) for word in ("dog", "runs")]
+    lines = [
+        f"{word} " + " ".join(map(str, random.normal(0, 0.3, 400))) for word in ("dog", "runs")
+    ]
     table = read(tmp_path, "\n".join(lines))
     missing = table[[0, 3, 4, 5, 6, 7]]
     assert missing.std().item() == pytest.approx(table[1:3].std().item(), rel=0.1)
@@ -54,7 +56,10 @@ def test_words_without_a_vector_are_drawn_with_the_same_spread(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("dog 1 2 3\nruns 1 2\n", "vectors.txt, line 2: 2 numbers where others have 3: give a text"),
+        (
+            "dog 1 2 3\nruns 1 2\n",
+            "vectors.txt, line 2: 2 numbers where others have 3: give a text",
+        ),
         ("zebra 1 2 3\n", r"vectors.txt has no vector for any of the 8 words"),
         ("", r"vectors.txt has no vector for any of the 8 words"),
         ("dog 1 two 3\n", "vectors.txt, line 1: could not convert string to float: 'two': give a"),

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
-from toy_language import Caption, State, Toy, photos, textbook_beam_search
 from torch import Tensor
+from toy_language import Caption, State, Toy, photos, textbook_beam_search
 
 from sat.config import Decoding
 from sat.generate import Hypothesis, generate

@@ -207,6 +207,7 @@ def training_loader(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
+        generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
     )
 
 
@@ -220,6 +221,7 @@ def evaluation_loader(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
+        generator=torch.Generator(),
     )
 
 
@@ -247,9 +249,14 @@ def _existing(path: Path) -> Path:
 
 def _read_captions(path: Path) -> np.ndarray:
     """int32[N, T] from a JSON list of lists of one length, without a Python object a word."""
-    text = path.read_bytes()
-    rows = text.count(b"[") - 1
-    words = np.fromstring(text.translate(None, b"[]").decode("ascii"), dtype=np.int32, sep=",")
-    if rows <= 0 or len(words) % rows:
-        raise ValueError(f"{path} is not a list of captions of one length: prepare the data again")
-    return words.reshape(rows, -1)
+    text = path.read_bytes().strip()
+    rows = text.split(b"],")
+    numbers = text.translate(None, b"[]").decode("ascii", errors="replace")
+    try:
+        if len({row.count(b",") for row in rows}) > 1 or not text.endswith(b"]]"):
+            raise ValueError("rows differ, or the last one is not closed")
+        return np.fromstring(numbers, dtype=np.int32, sep=",").reshape(len(rows), -1)
+    except (ValueError, DeprecationWarning) as error:
+        raise ValueError(
+            f"{path} is not a list of captions of one length: prepare the data again"
+        ) from error

@@ -11,10 +11,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 
 def find_photos(names: Iterable[str]) -> list[Path]:
-    """The photos that files, folders and globs name, in their order; a folder's and a glob's sorted.
+    """The photos that files, folders and globs name, in that order.
 
-    A folder stands for the photos right inside it. A file that does not exist is left for its
-    reader to complain of. Raises `ValueError` for a folder or a glob without any photo.
+    A folder stands for the photos right inside it, sorted, as a glob's are. A file that does not
+    exist is left for its reader to complain of. Raises `ValueError` for a folder or a glob without
+    any photo.
     """
     found: list[Path] = []
     for name in names:

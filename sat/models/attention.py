@@ -34,7 +34,7 @@ class Attention(nn.Module):
         self.activation = ACTIVATIONS[activation]
 
     def project(self, features: Tensor) -> Tensor:
-        """The part of f_att that no word changes, once a photo: float[B, P, D] -> float[B, P, A]."""
+        """The part of f_att that no word changes: float[B, P, D] -> float[B, P, A]."""
         return self.encoder_att(features)
 
     def forward(self, features: Tensor, projected: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

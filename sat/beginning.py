@@ -1,0 +1,120 @@
+"""How a run begins: its folder, its data, its first weights, and what a stage learns with."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sat import checkpoint
+from sat.build import build, preprocessing_for
+from sat.config import ModelConfig, Preprocessing, StageConfig, TrainConfig
+from sat.data.dataset import CaptionDataset, find_data_name
+from sat.data.embeddings import load_embeddings
+from sat.data.features import cache_features, fingerprint
+from sat.data.images import normalise
+from sat.data.vocabulary import Vocabulary
+from sat.evaluate import check_fit
+from sat.models.show_attend_tell import ShowAttendTell
+
+LOG = "log.jsonl"
+
+
+def claim_folder(config: TrainConfig) -> Path:
+    """The run's folder; `FileExistsError` rather than two runs mixed in one.
+
+    A run of stage 2 alone goes on in the folder of its stage 1. With `overwrite` an earlier run
+    is removed.
+    """
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.resume or config.stages[0] == 2:
+        return folder
+    if config.overwrite:
+        for name in ("best", "last"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / LOG).unlink(missing_ok=True)
+    if (folder / LOG).exists() or checkpoint.exists(folder / "last"):
+        raise FileExistsError(
+            f"{folder} holds a run already: pass --resume to go on with it, --overwrite to replace "
+            "it, or another --output_dir"
+        )
+    return folder
+
+
+def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Vocabulary]:
+    """The training and validation splits, and their words."""
+    folder = Path(config.data_folder)
+    name = config.data_name or find_data_name(folder)
+    train, val = (CaptionDataset(folder, name, split) for split in ("TRAIN", "VAL"))
+    return train, val, Vocabulary.load(folder / f"WORDMAP_{name}.json")
+
+
+def first_model(
+    config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
+) -> tuple[ShowAttendTell, ModelConfig]:
+    """The model to go on with or to start from, as the config says; else a fresh one."""
+    start = f"{config.output_dir}/last" if config.resume else config.init
+    if start is None and config.stages[0] == 2:
+        start = f"{config.output_dir}/best"
+    if start is None:
+        return _fresh_model(config, train, vocabulary)
+    model, words, model_config = checkpoint.load(start)
+    if words != vocabulary:
+        raise ValueError(
+            f"{start} was trained with another word map ({len(words)} words) than the data's "
+            f"({len(vocabulary)} words): use the data it was trained on"
+        )
+    check_fit(model_config.preprocessing, train)
+    return model, model_config
+
+
+def _fresh_model(
+    config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
+) -> tuple[ShowAttendTell, ModelConfig]:
+    decoder, vectors = config.decoder, None
+    if config.embeddings:
+        vectors = load_embeddings(config.embeddings, vocabulary)
+        decoder = dataclasses.replace(decoder, embed_dim=vectors.shape[1])
+    model_config = ModelConfig(encoder=config.encoder, decoder=decoder)
+    model = build(model_config, vocabulary)
+    if vectors is not None:
+        model.decoder.load_pretrained_embeddings(vectors)
+    preprocessing = preprocessing_for(model.encoder, size=train.image_size, resize=train.resize)
+    return model, dataclasses.replace(model_config, preprocessing=preprocessing)
+
+
+def optimizer_for(
+    model: ShowAttendTell, stage: StageConfig, *, embeddings: bool
+) -> torch.optim.Adam:
+    """Adam over what the stage learns, after freezing the rest; group 0 is the decoder's."""
+    model.encoder.fine_tune(stage.fine_tunes, stage.encoder_from_block)
+    model.decoder.fine_tune_embeddings(embeddings)
+    parts = [model.decoder, model.encoder] if stage.fine_tunes else [model.decoder]
+    groups = [{"params": [w for w in part.parameters() if w.requires_grad]} for part in parts]
+    return torch.optim.Adam(groups, fused=True)
+
+
+def with_features(
+    model: ShowAttendTell,
+    preprocessing: Preprocessing,
+    dataset: CaptionDataset,
+    *,
+    mirror: bool,
+    progress: Callable[..., Any],
+) -> CaptionDataset:
+    """The data set reading features in place of pictures, encoded now unless they are there."""
+    device = next(model.parameters()).device
+    model.encoder.eval()
+
+    def encode(images: Tensor) -> Tensor:
+        return model.encode(normalise(images.to(device), preprocessing))
+
+    key = fingerprint(model.encoder, preprocessing, 1 + mirror)
+    path = cache_features(encode, dataset, key, mirror=mirror, progress=progress)
+    return CaptionDataset(dataset.folder, dataset.name, dataset.split, features=path)

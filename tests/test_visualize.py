@@ -1,0 +1,304 @@
+"""The attention figure: light on the right place, panels that never touch, files that are whole."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from sat.captioner import Result
+from sat.config import Preprocessing
+from sat.data.images import visible_box
+from sat.visualize import DIM, VEIL, visualize_att
+
+ROOT = Path(__file__).parents[1]
+GREY = 128
+SHAPES = {"landscape": (120, 80), "portrait": (60, 150), "square": (64, 64)}
+
+
+def result(words=("dog",), size=(120, 80), alphas=None, resize="squash", finished=True, photo=None):
+    """A caption of an evenly grey photo; without `alphas`, of a model that looks everywhere."""
+    if alphas is None:
+        alphas = np.full((len(words), 4, 4), 1 / 16, dtype=np.float32)
+    photo = photo or Image.new("RGB", size, (GREY,) * 3)
+    box = visible_box(photo.size, Preprocessing(64, resize))
+    return Result(" ".join(words), -1.0, finished, list(words), alphas, photo, box)
+
+
+def one_hot(*cells, shape=(4, 4)):
+    """Maps that look at one cell (row, column) each."""
+    alphas = np.zeros((len(cells), *shape), dtype=np.float32)
+    for i, cell in enumerate(cells):
+        alphas[i][cell] = 1
+    return alphas
+
+
+def drawn(figure: Figure, panel: int) -> np.ndarray:
+    """float[H, W]: the brightness of a panel, cut out of the whole figure as it looks."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    page = np.asarray(canvas.buffer_rgba())[..., :3].mean(-1)
+    left, bottom, right, top = figure.axes[panel].get_position().extents
+    rows = slice(round((1 - top) * len(page)) + 1, round((1 - bottom) * len(page)) - 1)
+    return page[rows, round(left * page.shape[1]) + 1 : round(right * page.shape[1]) - 1]
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_light_falls_where_the_model_looked(shape, resize, smooth):
+    width, height = SHAPES[shape]
+    cells = [(0, 0), (1, 2), (3, 1)]
+    figure = visualize_att(
+        result(["a", "b", "c"], (width, height), one_hot(*cells), resize), smooth=smooth
+    )
+    side = min(width, height)  # of the centre crop
+    cell_width, cell_height = (width / 4, height / 4) if resize == "squash" else (side / 4,) * 2
+    x0, y0 = (0, 0) if resize == "squash" else ((width - side) / 2, (height - side) / 2)
+    for i, (row, column) in enumerate(cells, 1):
+        panel = drawn(figure, i)
+        y, x = np.indices(panel.shape) + 0.5
+        x = (x * width / panel.shape[1] - x0) / cell_width  # in cells from the corner of the map
+        y = (y * height / panel.shape[0] - y0) / cell_height
+        away = np.maximum(abs(x - column - 0.5), abs(y - row - 0.5))  # from the middle of the cell
+        assert panel[away < 0.3].mean() > 2 * panel[away > 1.6].mean()
+        assert panel[away > 1.6].max() < DIM * GREY + 2
+        unseen = np.maximum(abs(x - 2), abs(y - 2)) > 2.06
+        assert unseen.any() == (resize == "crop" and shape != "square")
+        assert not unseen.any() or panel[unseen].max() < DIM * GREY + 2
+        if not smooth:
+            np.testing.assert_allclose(panel[away < 0.4], GREY + VEIL * (255 - GREY), atol=2)
+            np.testing.assert_allclose(panel[away > 0.6], DIM * GREY, atol=2)
+    # the photo itself is neither lit nor dimmed
+    np.testing.assert_allclose(drawn(figure, 0), GREY, atol=1)
+
+
+def test_a_map_that_looks_everywhere_lights_everything():
+    panel = drawn(visualize_att(result()), 1)
+    np.testing.assert_allclose(panel, GREY + VEIL * (255 - GREY), atol=2)
+
+
+def test_half_the_weight_is_half_the_light():
+    alphas = np.array([[[2, 1], [1, 0]]], dtype=np.float32) / 4
+    panel = drawn(visualize_att(result(alphas=alphas), smooth=False), 1)
+    height, width = panel.shape
+    bright, half, dark = panel[5, 5], panel[5, width - 5], panel[height - 5, width - 5]
+    assert half == pytest.approx((bright + dark) / 2, abs=1.5)
+
+
+def test_a_map_without_any_weight_stays_dark():
+    panel = drawn(visualize_att(result(alphas=np.zeros((1, 4, 4), dtype=np.float32))), 1)
+    np.testing.assert_allclose(panel, DIM * GREY, atol=2)
+
+
+def test_colour_is_lost_where_nobody_looked_and_kept_where_the_model_did():
+    red = Image.new("RGB", (100, 100), (200, 40, 40))
+    figure = visualize_att(result(photo=red, alphas=one_hot((0, 0))), smooth=False)
+    picture = figure.axes[1].images[0].get_array().astype(float)
+
+    def colourful(pixel):
+        return (pixel.max() - pixel.min()) / pixel.max()
+
+    assert colourful(picture[5, 5]) > 0.45 > 0.3 > colourful(picture[-5, -5])
+
+
+def test_panels_are_the_photo_and_one_for_each_word_in_the_photos_aspect_ratio():
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
+    before = photo.tobytes()
+    words = ["a", "dog", "runs"]
+    for size in [(90, 60), (60, 90), (50, 50), (200, 40)]:
+        figure = visualize_att(result(words, photo=photo.resize(size)))
+        assert [axes.get_title() for axes in figure.axes] == ["", *words]
+        assert figure.get_suptitle() == "a dog runs"
+        for axes in figure.axes:
+            bounds = axes.get_position()
+            ratio = bounds.width * figure.get_figwidth() / bounds.height / figure.get_figheight()
+            assert ratio == pytest.approx(size[0] / size[1], rel=1e-6)
+            assert not axes.axison
+    assert photo.tobytes() == before
+
+
+def boxes_of(figure: Figure) -> list[tuple[float, float, float, float]]:
+    """Left, bottom, right, top of all that is drawn, in pixels."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [axes.title for axes in figure.axes if axes.get_title()] + [figure._suptitle]
+    extents = [text.get_window_extent(renderer).extents for text in texts]
+    return extents + [axes.get_window_extent(renderer).extents for axes in figure.axes]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 12, 50])
+@pytest.mark.parametrize("size", [(120, 80), (40, 160), (1000, 100)])
+def test_nothing_is_clipped_and_nothing_overlaps(monkeypatch, size, count):
+    monkeypatch.setattr("sat.visualize.DOTS_PER_INCH", 20)  # places do not depend on it
+    words = [("skateboarding", "a", "unbelievablylongword", "gyp")[i % 4] for i in range(count)]
+    figure = visualize_att(result(words, size))
+    width, height = figure.get_size_inches() * figure.dpi
+    boxes = boxes_of(figure)
+    assert len(boxes) == 2 * count + 2
+    for left, bottom, right, top in boxes:
+        assert left >= 0
+        assert bottom >= 0
+        assert right <= width
+        assert top <= height
+    for (l1, b1, r1, t1), (l2, b2, r2, t2) in itertools.combinations(boxes, 2):
+        assert r1 <= l2 + 1 or r2 <= l1 + 1 or t1 <= b2 + 1 or t2 <= b1 + 1
+
+
+def test_columns_can_be_given():
+    figure = visualize_att(result(list("abcde")), columns=2)
+    lefts = {round(axes.get_position().x0, 6) for axes in figure.axes}
+    assert len(lefts) == 2
+    assert len(figure.axes) == 6
+
+
+def test_captions_that_are_empty_or_cut_off_say_so():
+    empty = visualize_att(result([], alphas=np.zeros((0, 4, 4), dtype=np.float32)))
+    assert (len(empty.axes), empty.get_suptitle()) == (1, "(no words)")
+    assert visualize_att(result(["dog"], finished=False)).get_suptitle() == "dog …"
+
+
+def test_words_are_never_read_as_formulas(tmp_path):
+    words = ["$5", "a_b^c$", "<unk>", "&"]
+    visualize_att(result(words), tmp_path / "figure.svg")
+    texts = ["".join(node.itertext()) for node in xml.parse(tmp_path / "figure.svg").iter()]
+    assert set(words) <= set(texts)
+
+
+def test_huge_and_thin_photos_are_drawn_small():
+    for size in [(6000, 4000), (1, 3000), (3000, 1), (1, 1)]:
+        figure = visualize_att(result(size=size, resize="crop"))
+        for axes in figure.axes:
+            assert max(axes.images[0].get_array().shape[:2]) <= 650
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "JPEG", "tif", "webp"])
+def test_files_of_pixels_hold_the_whole_figure(tmp_path, extension):
+    path = tmp_path / "new" / f"figure.{extension}"
+    figure = visualize_att(result(["dog", "cat"]), path)
+    with Image.open(path) as image:
+        image.load()
+        assert image.size == pytest.approx(figure.get_size_inches() * 250, abs=1)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_pdf_and_svg_keep_text_as_text(tmp_path):
+    for name in ("figure.pdf", "figure.svg"):
+        visualize_att(result(["dog", "cat"]), tmp_path / name)
+    pdf = (tmp_path / "figure.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF-")
+    assert pdf.rstrip().endswith(b"%%EOF")
+    assert b"/FontFile2" in pdf  # an embedded TrueType font
+    assert b"/Type3" not in pdf
+    texts = ["".join(node.itertext()) for node in xml.parse(tmp_path / "figure.svg").iter()]
+    assert {"dog", "cat", "dog cat"} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"output": "x.doc"}, r"x\.doc is no name for a figure: let it end in one of \.png, \.pdf"),
+        ({"output": "x"}, r"x is no name for a figure"),
+        ({"output": "folder.png"}, r"folder\.png is a folder: name the file"),
+        ({"output": "file/x.png"}, r"file/x\.png: no figure can be written there"),
+        ({"columns": 0}, r"columns is 0: give at least 1"),
+        ({"alphas": one_hot((0, 0), (1, 1))}, r"alphas are \[2, 4, 4\] for 1 words: give \[1, h"),
+        ({"alphas": np.ones((1, 16))}, r"alphas are \[1, 16\] for 1 words"),
+        ({"alphas": one_hot((0, 0)) * np.nan}, r"alphas hold nan: give weights, finite"),
+        ({"alphas": -one_hot((0, 0))}, r"alphas hold -1\.0: give weights"),
+    ],
+)
+def test_errors_say_what_would_work(tmp_path, monkeypatch, broken, message):
+    monkeypatch.chdir(tmp_path)
+    Path("folder.png").mkdir()
+    Path("file").write_text("")
+    with pytest.raises((ValueError, OSError), match=message):
+        visualize_att(
+            result(alphas=broken.get("alphas")),
+            broken.get("output"),
+            columns=broken.get("columns"),
+        )
+    assert sorted(os.listdir()) == ["file", "folder.png"]
+
+
+def test_a_figure_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch):
+    def full_disk(self, path, **options):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(Figure, "savefig", full_disk)
+    with pytest.raises(OSError, match=r"figure\.png: no figure can be written there .*No space"):
+        visualize_att(result(), path)
+    assert os.listdir(tmp_path) == ["figure.png"]
+    assert path.read_bytes() == b"old"
+
+
+def test_matplotlibs_settings_are_left_alone(tmp_path):
+    before = dict(matplotlib.rcParams)
+    visualize_att(result(), tmp_path / "figure.svg")
+    assert dict(matplotlib.rcParams) == before
+
+
+CODE = """
+import sys
+import numpy as np
+from types import SimpleNamespace
+from PIL import Image
+from sat.visualize import visualize_att
+caption = SimpleNamespace(text="dog", words=["dog"], finished=True, box=(0, 0, 60, 40),
+    alphas=np.ones((1, 2, 2)), photo=Image.new("RGB", (60, 40)))
+visualize_att(caption, "figure.png", show=SHOW)
+print("pyplot" if "matplotlib.pyplot" in sys.modules else "no pyplot")
+"""
+
+RECORDER = """
+from matplotlib.backends.backend_agg import FigureCanvasAgg as FigureCanvas
+from matplotlib import pyplot
+def show(**_):
+    print("shown:", [axes.get_title() for axes in pyplot.gcf().axes])
+"""
+
+
+def run(folder: Path, show: bool, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Draw in a process of its own, without a display."""
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", CODE.replace("SHOW", str(show))],
+        cwd=folder,
+        env=kept | {"PYTHONPATH": f"{ROOT}:{folder}"} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_a_display_figures_are_saved_and_pyplot_is_not_imported(tmp_path):
+    done = run(tmp_path, show=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "no pyplot\n", "")
+    with Image.open(tmp_path / "figure.png") as image:
+        image.verify()
+
+
+def test_show_without_a_display_says_so(tmp_path):
+    done = run(tmp_path, show=True)
+    assert done.returncode == 1
+    assert re.search(r"OSError: matplotlib's backend 'agg' opens no windows: leave", done.stderr)
+
+
+def test_show_opens_a_window_and_saves_too(tmp_path):
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    done = run(tmp_path, show=True, MPLBACKEND="module://recorder")
+    assert done.stdout == "shown: ['', 'dog']\npyplot\n", done.stderr
+    assert (tmp_path / "figure.png").exists()
