@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sat.cli import main_errors
-from sat.config import Decoding, TrainConfig, add_flags
+from sat.config import Decoding, TrainConfig
+from sat.fields import add_flags
 
 BATCH = 16
 """photos decoded together"""

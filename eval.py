@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sat.cli import main_errors
-from sat.config import Decoding, add_flags
+from sat.config import Decoding
+from sat.fields import add_flags
 
 
 def parse(arguments: list[str]) -> Any:
@@ -20,6 +21,10 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument("--data_folder", type=str, default="data", help="the prepared data")
     parser.add_argument("--data_name", type=str, help="found by itself if there is only one")
     parser.add_argument("--split", type=Literal["train", "val", "test"], default="test")
+    parser.add_argument(
+        "--metrics", type=str, nargs="+", default=["bleu"], help="bleu meteor rouge cider"
+    )
+    parser.add_argument("--per_image", action="store_true", help="write each caption's scores too")
     parser.add_argument("--batch_size", type=int, default=32, help="images decoded together")
     parser.add_argument("--workers", type=int, default=1, help="processes that read images")
     parser.add_argument("--output_dir", type=str, help="of the results; the model's by default")
@@ -42,7 +47,8 @@ def main() -> None:
     from tqdm import tqdm
 
     from sat.captioner import load
-    from sat.data.dataset import CaptionDataset, evaluation_loader, find_data_name
+    from sat.data.batches import evaluation_loader
+    from sat.data.dataset import CaptionDataset, find_data_name
     from sat.evaluate import device_of, evaluate, table, write_json
     from sat.pointing import pointing
 
@@ -58,6 +64,7 @@ def main() -> None:
         captioner.vocabulary,
         captioner.preprocessing,
         runs,
+        metrics=flags.metrics,
         batch_size=flags.batch_size,
         workers=flags.workers,
         progress=lambda batches: tqdm(batches, desc=flags.split, unit="batch"),
@@ -65,7 +72,11 @@ def main() -> None:
     for options, evaluation in zip(runs, evaluations):
         stem = f"captions_{flags.split}_beam{options.beam_size}"
         write_json(folder / f"{stem}_results.json", evaluation.results)
-        write_json(folder / f"{stem}_scores.json", evaluation.scores)
+        scores = evaluation.scores | {"tokenizer": evaluation.tokenizer}
+        if flags.per_image:
+            lines = zip(evaluation.results, evaluation.per_image)
+            scores["imgToEval"] = {str(line["image_id"]): line | each for line, each in lines}
+        write_json(folder / f"{stem}_scores.json", scores)
     print(table(runs, evaluations))
     references = dataset.references(captioner.vocabulary)
     if any("boxes" in reference for reference in references):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ LOG = "log.jsonl"
 def claim_folder(config: TrainConfig) -> Path:
     """The run's folder; `FileExistsError` rather than two runs mixed in one.
 
-    A run of stage 2 alone goes on in the folder of its stage 1. With `overwrite` an earlier run
+    A run of a later stage alone goes on in the folder of its first. With `overwrite` an earlier run
     is removed.
     """
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if config.resume or config.stages[0] == 2:
+    if config.resume or config.stages[0] > 1:
         return folder
     if config.overwrite:
         for name in ("best", "last"):
@@ -60,7 +61,7 @@ def first_model(
 ) -> tuple[ShowAttendTell, ModelConfig]:
     """The model to go on with or to start from, as the config says; else a fresh one."""
     start = f"{config.output_dir}/last" if config.resume else config.init
-    if start is None and config.stages[0] == 2:
+    if start is None and config.stages[0] > 1:
         start = f"{config.output_dir}/best"
     if start is None:
         return _fresh_model(config, train, vocabulary)
@@ -106,7 +107,7 @@ def with_features(
     dataset: CaptionDataset,
     *,
     mirror: bool,
-    progress: Callable[..., Any],
+    bar: Callable[..., Any],
 ) -> CaptionDataset:
     """The data set reading features in place of pictures, encoded now unless they are there."""
     device = next(model.parameters()).device
@@ -116,5 +117,6 @@ def with_features(
         return model.encode(normalise(images.to(device), preprocessing))
 
     key = fingerprint(model.encoder, preprocessing, 1 + mirror)
+    progress = partial(bar, desc=f"encoding {dataset.split.lower()}", unit="batch")
     path = cache_features(encode, dataset, key, mirror=mirror, progress=progress)
     return CaptionDataset(dataset.folder, dataset.name, dataset.split, features=path)

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sat.build import build
-from sat.config import ModelConfig, from_dict, to_dict
+from sat.config import ModelConfig
 from sat.data.vocabulary import Vocabulary
+from sat.fields import from_dict, to_dict
 from sat.models.show_attend_tell import ShowAttendTell
 
 FAMILY = "show_attend_tell"

@@ -6,34 +6,13 @@ refuses what cannot work. Nothing here imports torch, so `--help` answers at onc
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal
+
+from sat.fields import check, check_choices
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-T = TypeVar("T")
-
-
-def check(condition: bool, name: str, value: object, remedy: str) -> None:
-    """Raise a `ValueError` that names the field, its value and the remedy unless `condition`."""
-    if not condition:
-        raise ValueError(f"{name} is {value!r}: {remedy}")
-
-
-def check_choices(config: object) -> None:
-    """Hold every `Literal` field of a config to its choices."""
-    hints = typing.get_type_hints(type(config))
-    for item in dataclasses.fields(config):
-        choices = typing.get_args(hints[item.name])
-        if typing.get_origin(hints[item.name]) is Literal:
-            value = getattr(config, item.name)
-            check(
-                value in choices, item.name, value, f"choose one of {', '.join(map(str, choices))}"
-            )
 
 
 @dataclass(frozen=True)
@@ -134,27 +113,12 @@ class Decoding:
     """of the draws"""
 
     def __post_init__(self) -> None:
-        positive = "give a whole number of at least 1"
-        check(self.beam_size >= 1, "beam_size", self.beam_size, positive)
-        check(self.max_length >= 1, "max_length", self.max_length, positive)
-        check(
-            0 <= self.min_length <= self.max_length,
-            "min_length",
-            self.min_length,
-            f"give a number from 0 to max_length ({self.max_length})",
-        )
-        check(
-            self.no_repeat_ngram_size >= 0,
-            "no_repeat_ngram_size",
-            self.no_repeat_ngram_size,
-            "give 0 (off) or a length",
-        )
-        check(
-            self.num_return_sequences >= 1,
-            "num_return_sequences",
-            self.num_return_sequences,
-            positive,
-        )
+        for name in ("beam_size", "max_length", "num_return_sequences"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "give at least 1")
+        within = f"give a number from 0 to max_length ({self.max_length})"
+        check(0 <= self.min_length <= self.max_length, "min_length", self.min_length, within)
+        size = self.no_repeat_ngram_size
+        check(size >= 0, "no_repeat_ngram_size", size, "give 0 (off) or a length")
         check(
             self.samples or self.num_return_sequences <= self.beam_size,
             "num_return_sequences",
@@ -191,8 +155,14 @@ class StageConfig:
     """... after so many epochs without a better validation BLEU-4"""
     stop_patience: int = 20
     """the stage ends after so many epochs without a better validation BLEU-4"""
+    objective: Literal["likelihood", "self_critical"] = "likelihood"
+    """self_critical: reward captions drawn from the model by CIDEr-D; batch_size counts images"""
+    samples: int = 5
+    """captions drawn of each image by the self-critical objective"""
 
     def __post_init__(self) -> None:
+        check_choices(self)
+        check(self.samples >= 2, "samples", self.samples, "give at least 2: each judges the others")
         check(self.epochs >= 0, "epochs", self.epochs, "give 0 (skip the stage) or more")
         check(self.batch_size >= 1, "batch_size", self.batch_size, "give at least 1")
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a rate above 0")
@@ -228,8 +198,13 @@ class TrainConfig:
             learning_rate=1e-4, encoder_learning_rate=1e-4, batch_size=32
         )
     )
+    stage3: StageConfig = field(
+        default_factory=lambda: StageConfig(
+            objective="self_critical", learning_rate=5e-5, batch_size=32, epochs=20
+        )
+    )
     stages: tuple[int, ...] = (1,)
-    """which stages to run, in order: (1,), (2,) from stage 1's best, or (1, 2)"""
+    """which stages to run, in order; all but 1 start from the best of the stages before"""
     alpha_c: float = 0.1
     """weight of the doubly stochastic penalty (lambda of eq. 14)"""
     penalty_scaling: Literal["sum", "mean"] = "sum"
@@ -251,7 +226,7 @@ class TrainConfig:
     fine_tune_embeddings: bool = True
     """let the word vectors learn"""
     init: str | None = None
-    """start from this checkpoint's weights; stage 2 alone starts from output_dir's best/"""
+    """start from this checkpoint's weights; stages 2 and 3 alone start from output_dir's best/"""
     validation: Decoding = field(default_factory=lambda: Decoding(beam_size=1))
     """how the validation images are captioned after each epoch"""
     validation_batch_size: int = 64
@@ -272,71 +247,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check(
-            len(self.stages) > 0 and set(self.stages) <= {1, 2},
+            len(self.stages) > 0 and set(self.stages) <= {1, 2, 3},
             "stages",
             self.stages,
-            "choose from 1 (decoder) and 2 (encoder too)",
+            "choose from 1 (decoder), 2 (encoder too) and 3 (self-critical)",
         )
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
         check(0 <= self.ema < 1, "ema", self.ema, "give 0 (off) or a share below 1, as 0.999")
         check(self.alpha_c >= 0, "alpha_c", self.alpha_c, "give a weight of at least 0")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain JSON values."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """The config `to_dict` stored; raises `ValueError` on a key that the config does not have."""
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(
-            f"unknown key {unknown[0]!r} in {cls.__name__}: it has {', '.join(sorted(hints))}"
-        )
-    return cls(**{name: _restore(hints[name], value) for name, value in values.items()})
-
-
-def _restore(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value)
-    if isinstance(value, list) and typing.get_origin(hint) is tuple:
-        return tuple(value)
-    return value
-
-
-def add_flags(
-    parser: Any,
-    cls: type,
-    aliases: dict[str, tuple[str, ...]] | None = None,
-    skip: tuple[str, ...] = (),
-) -> None:
-    """Give `parser` (jsonargparse) one flag for each field of `cls`, its docstring as the help."""
-    described = _field_docstrings(cls)
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        if item.name in skip:
-            continue
-        parser.add_argument(
-            *(aliases or {}).get(item.name, ()),
-            f"--{item.name}",
-            type=hints[item.name],
-            default=item.default,
-            help=described.get(item.name, ""),
-        )
-
-
-def _field_docstrings(cls: type) -> dict[str, str]:
-    """The string written under each field of a dataclass."""
-    import ast
-    import inspect
-
-    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
-    return {
-        above.target.id: below.value.value
-        for above, below in itertools.pairwise(body)
-        if isinstance(above, ast.AnnAssign)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
-    }

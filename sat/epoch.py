@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sat.config import Preprocessing, TrainConfig
-from sat.data.dataset import Batch, CaptionDataset, evaluation_loader
+from sat.data.batches import Batch, evaluation_loader
+from sat.data.dataset import CaptionDataset
 from sat.data.vocabulary import Vocabulary
 from sat.evaluate import caption_images, features_of, score
 from sat.losses import cross_entropy, doubly_stochastic_penalty, topk_accuracy

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sat.coco_metrics import Scores, coco_scores
 from sat.config import Decoding, Preprocessing
-from sat.data.dataset import Batch, CaptionDataset, evaluation_loader
+from sat.data.batches import Batch, evaluation_loader
+from sat.data.dataset import CaptionDataset
 from sat.data.images import normalise
 from sat.data.vocabulary import Vocabulary
 from sat.generate import Hypothesis, generate
@@ -32,6 +34,9 @@ class Evaluation:
     """COCO results: one {"image_id", "caption"} an image"""
     captions: dict[int, Hypothesis]
     """by the image's index in the split"""
+    per_image: list[dict[str, float]]
+    """scores of each caption alone, where the metric has them"""
+    tokenizer: str
     unfinished: int
     """captions cut off by the step limit"""
 
@@ -74,6 +79,7 @@ def evaluate(
     preprocessing: Preprocessing,
     runs: Sequence[Decoding],
     *,
+    metrics: Sequence[str] = (),
     batch_size: int = 32,
     workers: int = 0,
     progress: Progress = iter,
@@ -82,13 +88,20 @@ def evaluate(
     check_fit(preprocessing, dataset)
     loader = evaluation_loader(dataset, batch_size, workers=workers)
     captions = caption_images(model, loader, preprocessing, runs, progress)
-    return [score(found, dataset, vocabulary) for found in captions]
+    return [score(found, dataset, vocabulary, metrics) for found in captions]
 
 
 def score(
-    captions: dict[int, Hypothesis], dataset: CaptionDataset, vocabulary: Vocabulary
+    captions: dict[int, Hypothesis],
+    dataset: CaptionDataset,
+    vocabulary: Vocabulary,
+    metrics: Sequence[str] = (),
 ) -> Evaluation:
-    """BLEU-1..4 of one caption an image against all the captions people wrote for it."""
+    """One caption an image against all the captions people wrote for it.
+
+    By the `metrics` of `sat.coco_metrics`; when none are named by BLEU on NLTK's tokens, which
+    needs no other program: what training validates with.
+    """
     references = dataset.references(vocabulary)
     if sorted(captions) != list(range(len(references))):
         raise ValueError(
@@ -100,9 +113,21 @@ def score(
         {"image_id": reference["image_id"], "caption": text}
         for reference, text in zip(references, texts)
     ]
-    scores = bleu([reference["captions"] for reference in references], texts)
+    written = [reference["captions"] for reference in references]
+    scored = coco_scores(written, texts, metrics) if metrics else _plain_bleu(written, texts)
     unfinished = sum(not caption.finished for caption in captions.values())
-    return Evaluation(scores, results, captions, unfinished)
+    return Evaluation(
+        scores=scored.corpus,
+        results=results,
+        captions=captions,
+        per_image=scored.per_image,
+        tokenizer=scored.tokenizer,
+        unfinished=unfinished,
+    )
+
+
+def _plain_bleu(written: Sequence[Sequence[str]], texts: Sequence[str]) -> Scores:
+    return Scores(bleu(written, texts), [{} for _ in texts], "nltk")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -180,7 +180,8 @@ def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) ->
         banned.add(model.unk_id)
     if words.shape[1] < options.min_length:
         banned.add(model.end_id)
-    log_p = log_p.index_fill(1, torch.tensor(sorted(banned), device=log_p.device), DEAD)
+    ids = torch.tensor(sorted(banned), dtype=torch.long, device=log_p.device)
+    log_p = log_p.index_fill(1, ids, DEAD)
     size = options.no_repeat_ngram_size
     if size and words.shape[1] >= size:
         for row, line in enumerate(words.tolist()):

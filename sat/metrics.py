@@ -1,28 +1,30 @@
 """Captions and what people wrote, compared: BLEU-1..4 with the brevity penalty shown.
 
 Both sides pass the same tokeniser, and references are taken as written: no word map stands
-between, so an unknown word matches nothing.
+between. An unknown word matches nothing, not even another one.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 from nltk.tokenize import TreebankWordTokenizer
-from nltk.translate.bleu_score import brevity_penalty, closest_ref_length, corpus_bleu
+from nltk.translate.bleu_score import brevity_penalty, closest_ref_length, modified_precision
 
 # What the COCO caption evaluation drops after Penn Treebank tokenisation.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 BRACKETS = frozenset("()[]{}")
-NGRAM_WEIGHTS = [tuple([1 / n] * n) for n in range(1, 5)]
+UNKNOWN = "<unk>"
+
+Words = Sequence[str]
 
 
 def tokenize(caption: str) -> list[str]:
     """The words of a caption: Penn Treebank tokens (NLTK's), lower case, without punctuation."""
-    tokens = TreebankWordTokenizer().tokenize(re.sub(r"\s+", " ", caption.lower()))
-    words = (token.rstrip(".") or token for token in tokens)  # NLTK splits only the last full stop
-    return [word for word in words if word not in PUNCTUATION and word not in BRACKETS]
+    first, *others = (_words(part) for part in caption.lower().split(UNKNOWN))
+    return first + [word for part in others for word in (UNKNOWN, *part)]
 
 
 def bleu(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> dict[str, float]:
@@ -32,6 +34,14 @@ def bleu(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> dict
     smoothing. "brevity_penalty" is the factor that is already contained in the scores. Raises
     `ValueError` when the two do not match up or an image has no reference.
     """
+    written = [[tokenize(caption) for caption in captions] for captions in references]
+    return bleu_of_words(written, [tokenize(caption) for caption in hypotheses])
+
+
+def bleu_of_words(
+    references: Sequence[Sequence[Words]], hypotheses: Sequence[Words]
+) -> dict[str, float]:
+    """`bleu` of captions that are tokenised already."""
     if len(references) != len(hypotheses) or not hypotheses:
         raise ValueError(
             f"{len(hypotheses)} captions for {len(references)} images with references: "
@@ -39,23 +49,30 @@ def bleu(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> dict
         )
     if not all(references):
         raise ValueError("an image has no reference caption: it cannot be scored, leave it out")
-    written = [[tokenize(caption) for caption in captions] for captions in references]
-    said = [tokenize(caption) for caption in hypotheses]
-    if not any(said):
-        return {f"Bleu_{n}": 0.0 for n in range(1, 5)} | {"brevity_penalty": 0.0}
-    scores = _corpus_bleu(written, said)
-    closest = sum(closest_ref_length(refs, len(words)) for refs, words in zip(written, said))
-    factor = brevity_penalty(closest, sum(map(len, said)))
-    return {f"Bleu_{n}": float(score) for n, score in enumerate(scores, 1)} | {
-        "brevity_penalty": factor
-    }
+    said = [["" if word == UNKNOWN else word for word in words] for words in hypotheses]
+    wanted = sum(closest_ref_length(refs, len(words)) for refs, words in zip(references, said))
+    length = sum(map(len, said))
+    factor = brevity_penalty(wanted, length) if length else 0.0
+    scores, product = {}, 1.0
+    for n in range(1, 5):
+        product *= _precision(references, said, n)
+        scores[f"Bleu_{n}"] = factor * math.pow(product, 1 / n)
+    return scores | {"brevity_penalty": float(factor)}
 
 
-def _corpus_bleu(written: list[list[list[str]]], said: list[list[str]]) -> list[float]:
-    """NLTK's corpus BLEU, with a true zero where it warns and returns nearly one."""
-    import warnings
+def _precision(references: Sequence[Sequence[Words]], said: Sequence[Words], n: int) -> float:
+    """Share of the n-grams said that a reference confirms.
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="[\\s\\S]*The hypothesis contains 0 counts")
-        scores = corpus_bleu(written, said, weights=NGRAM_WEIGHTS)
-    return [score if score > 1e-100 else 0.0 for score in scores]
+    NLTK counts one n-gram, unconfirmed, in a caption too short for any; the COCO evaluation, and
+    the paper, count none.
+    """
+    pairs = [pair for pair in zip(references, said) if len(pair[1]) >= n]
+    fractions = [modified_precision(refs, words, n) for refs, words in pairs]
+    possible = sum(fraction.denominator for fraction in fractions)
+    return sum(fraction.numerator for fraction in fractions) / possible if possible else 0.0
+
+
+def _words(text: str) -> list[str]:
+    tokens = TreebankWordTokenizer().tokenize(re.sub(r"\s+", " ", text))
+    words = (token.rstrip(".") or token for token in tokens)  # NLTK splits only the last full stop
+    return [word for word in words if word not in PUNCTUATION and word not in BRACKETS]

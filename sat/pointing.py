@@ -14,7 +14,7 @@ import torch
 
 from sat.captioner import attention_maps
 from sat.config import Preprocessing
-from sat.data.dataset import Batch
+from sat.data.batches import Batch
 from sat.data.vocabulary import Vocabulary
 from sat.evaluate import features_of
 from sat.generate import Hypothesis

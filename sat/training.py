@@ -22,16 +22,17 @@ from tqdm import tqdm
 from sat import checkpoint
 from sat.beginning import LOG, claim_folder, first_model, open_data, optimizer_for, with_features
 from sat.config import StageConfig, TrainConfig
-from sat.data.dataset import CaptionBatches, CaptionDataset, training_loader
+from sat.data.batches import Batch, CaptionBatches, training_loader
 from sat.epoch import learn, validate
 from sat.evaluate import check_fit, device_of
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.self_critical import learn_self_critical, reward_of
 
 logger = logging.getLogger(__name__)
 
 Bar = Callable[..., Any]
 quiet: Bar = partial(tqdm, disable=True)
-TOTALS = ("cross_entropy", "penalty", "seconds", "waiting", "captions", "batches")
+TIMES = ("seconds", "waiting", "captions", "batches")
 
 
 @dataclasses.dataclass
@@ -44,7 +45,7 @@ class Position:
     best: float = -1.0  # validation BLEU-4 of best/
     stale: int = 0  # epochs without a better one
     scale: float = 1.0  # of the stage's learning rates
-    totals: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(TOTALS, 0.0))
+    totals: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def fit(config: TrainConfig, bar: Bar = quiet) -> Path:
@@ -72,7 +73,7 @@ class Trainer:
         check_fit(self.preprocessing, self.val)
         self.model.to(self.device)
         self.position = Position()
-        if config.stages[0] == 2 and checkpoint.exists(self.folder / "best"):
+        if config.stages[0] > 1 and checkpoint.exists(self.folder / "best"):
             self.position.best = checkpoint.scores(self.folder / "best").get("Bleu_4", -1.0)
 
     def run(self) -> None:
@@ -85,11 +86,12 @@ class Trainer:
             if index != self.position.stage:
                 self._enter(index)
             number = stages[index]
-            stage = self.config.stage1 if number == 1 else self.config.stage2
+            stage = getattr(self.config, f"stage{number}")
             self._prepare(number, stage)
             if saved is not None:
                 self.optimizer.load_state_dict(saved["optimizer"])
-                torch.set_rng_state(saved["random"])
+                torch.set_rng_state(saved["random"][0])
+                torch.cuda.set_rng_state_all(saved["random"][1:])
                 if self.average is not None:
                     self.average.load_state_dict(saved["average"])
                 saved = None
@@ -123,7 +125,7 @@ class Trainer:
         began = time.monotonic()
         for batch in bar:
             arrived = time.monotonic()
-            losses = learn(self.model, self.optimizer, batch, self.preprocessing, self.config)
+            losses = self.learn(batch)
             place.batch += 1
             if self.average is not None:
                 self.average.update_parameters(self.model)
@@ -132,7 +134,7 @@ class Trainer:
             for key, value in (
                 losses | times | {"captions": len(batch.lengths), "batches": 1}
             ).items():
-                place.totals[key] += value
+                place.totals[key] = place.totals.get(key, 0.0) + value
             bar.set_postfix(_means(place.totals, digits=3), refresh=False)
             if now - saved_at > 60 * self.config.save_minutes:
                 self._save("last")
@@ -167,12 +169,12 @@ class Trainer:
         elif place.stale % stage.decay_patience == 0:
             place.scale *= stage.decay
             self._set_rates(stage)
-        place.epoch, place.batch, place.totals = place.epoch + 1, 0, dict.fromkeys(TOTALS, 0.0)
+        place.epoch, place.batch, place.totals = place.epoch + 1, 0, {}
         with open(self.folder / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(line | {"best": place.best}) + "\n")
         logger.info(
-            f"stage {number}, epoch {place.epoch}: cross-entropy {line['cross_entropy']:.3f}, "
-            f"validation BLEU-4 {scores['Bleu_4']:.4f}, best {place.best:.4f}"
+            f"stage {number}, epoch {place.epoch}: validation cross-entropy "
+            f"{scores['val_cross_entropy']:.3f}, BLEU-4 {scores['Bleu_4']:.4f}, best {place.best:.4f}"
         )
 
     def _enter(self, index: int) -> None:
@@ -191,13 +193,18 @@ class Trainer:
             average = get_ema_multi_avg_fn(config.ema)
             self.average = AveragedModel(self.model, multi_avg_fn=average)
         cached = config.cache_features and not stage.fine_tunes
-        self.train_source = self._with_features(self.train, config.mirror) if cached else self.train
-        self.val_source = self._with_features(self.val, mirror=False) if cached else self.val
+        self.train_source, self.val_source = self.train, self.val
+        if cached:
+            encoded = partial(with_features, self.model, self.preprocessing, bar=self.bar)
+            self.train_source = encoded(self.train, mirror=config.mirror)
+            self.val_source = encoded(self.val, mirror=False)
+        self.learn = self._objective(stage)
         self.batches = CaptionBatches(
             self.train.lengths,
             stage.batch_size,
-            by_length=config.by_length,
+            by_length=config.by_length and stage.objective == "likelihood",
             mirror=config.mirror,
+            every=self.train.captions_per_image if stage.objective == "self_critical" else 1,
             seed=config.seed * 10 + number,
         )
         self.loader = training_loader(
@@ -207,11 +214,13 @@ class Trainer:
             pin=self.device.type == "cuda",
         )
 
-    def _with_features(self, dataset: CaptionDataset, mirror: bool) -> CaptionDataset:
-        progress = partial(self.bar, desc=f"encoding {dataset.split.lower()}", unit="batch")
-        return with_features(
-            self.model, self.preprocessing, dataset, mirror=mirror, progress=progress
-        )
+    def _objective(self, stage: StageConfig) -> Callable[[Batch], dict[str, float]]:
+        """One step of the optimizer on a batch."""
+        shared = {"preprocessing": self.preprocessing, "config": self.config}
+        if stage.objective == "likelihood":
+            return partial(learn, self.model, self.optimizer, **shared)
+        shared |= {"reward": reward_of(self.train), "samples": stage.samples}
+        return partial(learn_self_critical, self.model, self.optimizer, **shared)
 
     def _set_rates(self, stage: StageConfig) -> None:
         rates = (stage.learning_rate, stage.encoder_learning_rate)
@@ -228,7 +237,7 @@ class Trainer:
             trainer = {
                 "position": dataclasses.asdict(self.position),
                 "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
+                "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
                 "average": None if self.average is None else self.average.state_dict(),
             }
         checkpoint.save(
@@ -243,11 +252,8 @@ class Trainer:
 
 def _means(totals: dict[str, float], digits: int | None = None) -> dict[str, float]:
     """What the bar and the log show of an epoch's running totals."""
-    batches, seconds = max(totals["batches"], 1), max(totals["seconds"], 1e-9)
-    means = {
-        "cross_entropy": totals["cross_entropy"] / batches,
-        "penalty": totals["penalty"] / batches,
-        "captions_per_second": totals["captions"] / seconds,
-        "waiting_share": totals["waiting"] / seconds,
-    }
+    seconds = totals.get("seconds", 0.0) or 1.0
+    means = {key: total / totals["batches"] for key, total in totals.items() if key not in TIMES}
+    means["captions_per_second"] = totals.get("captions", 0.0) / seconds
+    means["waiting_share"] = totals.get("waiting", 0.0) / seconds
     return means if digits is None else {key: round(value, digits) for key, value in means.items()}

@@ -37,8 +37,8 @@ DOTS_PER_INCH = 250
 """of panels and of files made of pixels: a square photo is drawn with 400 pixels a side"""
 WORD_POINTS, TITLE_POINTS, LINE = 10, 12, 1.5 / 72
 """sizes of type, and inches of height that a line takes for each point"""
-WIDE, MOST_COLUMNS = 2.2, 8
-"""how many times wider than high a figure should be, roughly; columns at most"""
+WIDE, FEWEST, MOST = 2.2, 4, 8
+"""how many times wider than high a figure should be, roughly; columns where panels suffice"""
 DIM, FADE, VEIL = 0.30, 0.8, 0.35
 """where nobody looked: brightness, and colour lost; where the model looked most: share of white"""
 
@@ -209,7 +209,7 @@ def _layout(result: Explained, columns: int | None) -> Layout:
     panels = len(result.words) + 1
     if columns is None:
         wanted = round(math.sqrt(panels * WIDE * cell[1] / cell[0]))
-        rows = math.ceil(panels / min(max(wanted, 1), MOST_COLUMNS))
+        rows = math.ceil(panels / min(max(wanted, FEWEST), MOST))
         columns = math.ceil(panels / rows)
     text = (result.text or "(no words)") + ("" if result.finished else " …")
     wrapped = _wrap(text, columns * cell[0] - GAP)

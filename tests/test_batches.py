@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sat.data.dataset import CaptionBatches
+from sat.data.batches import CaptionBatches
 
 LENGTHS = np.random.default_rng(0).integers(4, 40, 1003)
 

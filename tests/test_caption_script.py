@@ -128,9 +128,8 @@ def test_json_holds_what_the_library_returns(caption, model, photos):
 
 def test_sampling_follows_the_seed(caption, model, photos):
     flags = ("-i", photos[0], "-m", model, "--json", "--top_p", 0.9, "--temperature", 3)
-    draws = [caption(*flags, "--seed", seed)[1] for seed in (1, 1, 2, 3)]
-    assert draws[0] == draws[1]
-    assert len(set(draws)) > 1
+    draws = [caption(*flags, "--max_length", 9, "--seed", seed)[1] for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
 
 
 @pytest.mark.parametrize("flag", ["--beam_size", "--num_beams", "-b"])
@@ -239,7 +238,7 @@ def test_name_figures():
         (["-i", "empty", "-m", "MODEL"], r"empty holds no photos: no file in it ends in \.jpg, "),
         (["-i", "photos", "-o", "a.png", "-m", "MODEL"], r"output is a\.png for 3 photos: name a"),
         (["-i", "photos/a.png", "-o", "a.doc", "-m", "MODEL"], r"a\.doc is no name for a figure"),
-        (["-i", "photos/a.png", "-b", "0", "-m", "MODEL"], r"beam_size is 0: give a whole number"),
+        (["-i", "photos/a.png", "-b", "0", "-m", "MODEL"], r"beam_size is 0: give "),
         (["-i", "photos/a.png", "-wm", "x", "-m", "MODEL"], r".* leave word_map out"),
     ],
 )

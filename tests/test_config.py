@@ -17,10 +17,8 @@ from sat.config import (
     Preprocessing,
     StageConfig,
     TrainConfig,
-    add_flags,
-    from_dict,
-    to_dict,
 )
+from sat.fields import add_flags, from_dict, to_dict
 
 CONFIGS = [
     Preprocessing,
@@ -46,12 +44,12 @@ REFUSED = [
     (DecoderConfig, {"decoder_dim": 0}, "decoder_dim is 0: give a positive size"),
     (DecoderConfig, {"dropout": 1.0}, "dropout is 1.0: give a probability below 1"),
     (DecoderConfig, {"dropout": -0.1}, "dropout is -0.1: give a probability below 1"),
-    (Decoding, {"beam_size": 0}, "beam_size is 0: give a whole number of at least 1"),
-    (Decoding, {"max_length": 0}, "max_length is 0: give a whole number of at least 1"),
+    (Decoding, {"beam_size": 0}, "beam_size is 0: give at least 1"),
+    (Decoding, {"max_length": 0}, "max_length is 0: give at least 1"),
     (Decoding, {"min_length": -1}, "min_length is -1: give a number from 0 to max_length (51)"),
     (Decoding, {"min_length": 9, "max_length": 8}, "min_length is 9: give a number from 0 to"),
     (Decoding, {"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1: give 0 (off)"),
-    (Decoding, {"num_return_sequences": 0}, "num_return_sequences is 0: give a whole number"),
+    (Decoding, {"num_return_sequences": 0}, "num_return_sequences is 0: give at least 1"),
     (
         Decoding,
         {"num_return_sequences": 4, "beam_size": 3},
@@ -72,6 +70,7 @@ REFUSED = [
     (TrainConfig, {"stages": ()}, "stages is (): choose from 1 (decoder) and 2 (encoder too)"),
     (TrainConfig, {"stages": (1, 3)}, "stages is (1, 3): choose from 1 (decoder) and 2"),
     (TrainConfig, {"label_smoothing": 1.0}, "label_smoothing is 1.0: below 1"),
+    (TrainConfig, {"ema": 1.0}, "ema is 1.0: give 0 (off) or a share below 1, as 0.999"),
     (TrainConfig, {"alpha_c": -0.5}, "alpha_c is -0.5: give a weight of at least 0"),
     (TrainConfig, {"grad_clip": -1.0}, "grad_clip is -1.0: give 0 (off) or a norm"),
     (TrainConfig, {"validation_batch_size": 0}, "validation_batch_size is 0: give at least 1"),

@@ -15,15 +15,8 @@ import pytest
 import torch
 from conftest import Prepared
 
-from sat.data.dataset import (
-    MIRRORED,
-    CaptionBatches,
-    CaptionDataset,
-    collate,
-    evaluation_loader,
-    find_data_name,
-    training_loader,
-)
+from sat.data.batches import CaptionBatches, collate, evaluation_loader, training_loader
+from sat.data.dataset import MIRRORED, CaptionDataset, find_data_name
 from sat.data.vocabulary import Vocabulary
 
 Write = Callable[..., Prepared]

@@ -16,13 +16,8 @@ from torch import Tensor, nn
 
 from sat.config import Preprocessing
 from sat.data import features as module
-from sat.data.dataset import (
-    MIRRORED,
-    CaptionBatches,
-    CaptionDataset,
-    evaluation_loader,
-    training_loader,
-)
+from sat.data.batches import CaptionBatches, evaluation_loader, training_loader
+from sat.data.dataset import MIRRORED, CaptionDataset
 from sat.data.features import cache_features, fingerprint
 
 Write = Callable[..., Prepared]

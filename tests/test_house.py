@@ -18,13 +18,14 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 
 # A module imports only from those before it (DESIGN.md, section 2).
 PLACES = """
-    config distributed
+    fields config distributed
     data.vocabulary data.images data.annotations data.shape_captions data.shapes
-    data.photo_files data.pictures data.input_files data.dataset data.embeddings data.features
+    data.photo_files data.pictures data.input_files
+    data.dataset data.batches data.embeddings data.features
     models.attention models.efficientnet_lite models.encoder models.decoder
     models.show_attend_tell models.vit_gpt2
-    generate losses metrics visualize build checkpoint inert_pickle legacy captioner evaluate
-    pointing epoch training cli
+    generate losses metrics cider coco_metrics visualize build checkpoint inert_pickle legacy captioner
+    evaluate pointing beginning epoch self_critical training cli
 """
 ORDER = PLACES.split()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sat.config import Preprocessing
-from sat.data.dataset import Batch
+from sat.data.batches import Batch
 from sat.data.vocabulary import Vocabulary
 from sat.generate import Hypothesis
 from sat.models.decoder import Output

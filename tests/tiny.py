@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+from sat import training
 from sat.build import build
 from sat.captioner import Captioner
 from sat.config import (
@@ -78,8 +82,8 @@ def prepare(
 
 
 def config(data: Path, output: Path, **changes: Any) -> TrainConfig:
-    """A run of a small model on `data`: two epochs of three batches, unless `changes` say else."""
-    stage = StageConfig(epochs=2, batch_size=4, learning_rate=1e-2)
+    """A run of a small model: with two captions known, epochs of three batches; and `changes`."""
+    stage = StageConfig(epochs=2, batch_size=8, learning_rate=1e-2)
     finer = dataclasses.replace(stage, learning_rate=1e-3, encoder_learning_rate=1e-3)
     start = TrainConfig(
         data_folder=str(data),
@@ -88,7 +92,6 @@ def config(data: Path, output: Path, **changes: Any) -> TrainConfig:
         decoder=DecoderConfig(attention_dim=8, embed_dim=16, decoder_dim=16),
         stage1=stage,
         stage2=finer,
-        by_length=False,
         workers=0,
         device="cpu",
     )
@@ -100,20 +103,34 @@ def config(data: Path, output: Path, **changes: Any) -> TrainConfig:
     return dataclasses.replace(start, **changes | nested)
 
 
-def captioner(seed: int = 0, *, resize: str = "squash", **decoder: Any) -> Captioner:
-    """An untrained captioner of the words above, its weights so large that photos matter."""
+def captioner(*, seed: int = 4, resize: str = "squash") -> Captioner:
+    """An untrained captioner of the words above that says something else of most photos."""
     vocabulary = Vocabulary.build([line.split() for line in CAPTIONS + OTHERS], min_word_freq=1)
     model_config = ModelConfig(
         encoder=EncoderConfig(backbone="efficientnet_lite0", weights="none", blocks=2),
-        decoder=DecoderConfig(attention_dim=8, embed_dim=8, decoder_dim=8, **decoder),
+        decoder=DecoderConfig(attention_dim=8, embed_dim=8, decoder_dim=8),
         preprocessing=Preprocessing(size=SIZE, resize=resize),  # type: ignore[arg-type]
     )
     model = build(model_config, vocabulary)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(std=0.7, generator=generator)
+        for weight in model.decoder.parameters():
+            weight.normal_(std=0.8, generator=generator)
+        model.decoder.fc.bias[vocabulary.end_id] += 5  # so that half of its captions end
+        for weight in model.encoder.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) if weight.ndim > 1 else 1)
+        colours = torch.randn(16, 3, 3, 4, generator=generator)
+        _measure(model.encoder.body, nn.functional.interpolate(colours, (SIZE, SIZE)))
     return Captioner(model, vocabulary, model_config)
+
+
+def _measure(body: nn.Module, images: torch.Tensor) -> None:
+    """Give every batch norm the statistics of these images, so that features differ enough."""
+    norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = None
+    body(images)
+    body.eval()
 
 
 def log(output: Path) -> list[dict[str, Any]]:
@@ -135,3 +152,33 @@ def changed(before: dict[str, torch.Tensor], module: nn.Module) -> set[str]:
     """Names of the parameters and buffers that are no longer bit for bit what they were."""
     now = module.state_dict()
     return {name for name, value in before.items() if not torch.equal(value, now[name])}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether both hold the same names and bit for bit the same numbers."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def script(monkeypatch: pytest.MonkeyPatch, scores: Iterable[float]) -> list[dict]:
+    """Let validation find these scores in turn; the list fills with the weights it was given."""
+    given, turn = [], iter(scores)
+
+    def validate(model: nn.Module, *args: Any) -> dict[str, float]:
+        given.append(weights(model))
+        return {"Bleu_4": next(turn)}
+
+    monkeypatch.setattr(training, "validate", validate)
+    return given
+
+
+def weights_before(monkeypatch: pytest.MonkeyPatch, wanted: Callable[[int], bool]) -> list[dict]:
+    """A list that fills with the weights before each step whose number, from 0, is `wanted`."""
+    seen, number, learn = [], itertools.count(), training.learn
+
+    def watched(model: nn.Module, *args: Any) -> dict[str, float]:
+        if wanted(next(number)):
+            seen.append(weights(model))
+        return learn(model, *args)
+
+    monkeypatch.setattr(training, "learn", watched)
+    return seen

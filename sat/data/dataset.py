@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import Dataset, Subset
 
 from sat.data.vocabulary import Vocabulary
 
@@ -35,15 +35,6 @@ class Sample(NamedTuple):
     caption: Tensor  # int64[T], start and end included, padded to the file's width
     length: int  # words, start and end counted
     index: int  # of the image within its split
-
-
-class Batch(NamedTuple):
-    """Samples stacked, padded to the longest caption among them."""
-
-    images: Tensor  # uint8[B, 3, S, S] or float16[B, P, D]
-    captions: Tensor  # int64[B, T]
-    lengths: Tensor  # int64[B]
-    indices: Tensor  # int64[B]
 
 
 class CaptionDataset(Dataset):
@@ -149,80 +140,6 @@ class CaptionDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open_file": None}
-
-
-class CaptionBatches(Sampler):
-    """Batches of caption indices, shuffled anew each epoch, the same for the same seed and epoch.
-
-    With `by_length` a batch holds captions of like length, so that almost nothing is padding (Xu
-    et al. 2015, section 4.3). With `mirror` each picture is mirrored with probability 1/2. `start`
-    skips the batches an interrupted epoch has already seen.
-    """
-
-    def __init__(
-        self,
-        lengths: np.ndarray,
-        batch_size: int,
-        *,
-        by_length: bool = True,
-        mirror: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.by_length, self.mirror = by_length, mirror
-        self.epoch = self.start = 0
-
-    def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size) - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.lengths))
-        views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
-        if self.by_length:
-            order = order[np.argsort(self.lengths[order], kind="stable")]
-        starts = np.arange(0, len(order), self.batch_size)
-        if self.by_length:
-            random.shuffle(starts)
-        for first in starts[self.start :].tolist():
-            chosen = order[first : first + self.batch_size]
-            yield list(zip(chosen.tolist(), views[chosen].tolist()))
-
-
-def collate(samples: list[Sample]) -> Batch:
-    """The samples as one batch, its captions cut to the longest among them."""
-    lengths = torch.tensor([sample.length for sample in samples])
-    captions = torch.stack([sample.caption for sample in samples])[:, : int(lengths.max())]
-    images = torch.stack([sample.image for sample in samples])
-    return Batch(images, captions, lengths, torch.tensor([sample.index for sample in samples]))
-
-
-def training_loader(
-    dataset: CaptionDataset, batches: CaptionBatches, *, workers: int = 0, pin: bool = False
-) -> DataLoader:
-    """Batches in the order of `batches`, read by `workers` processes (0: this one)."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=pin,
-        generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
-    )
-
-
-def evaluation_loader(
-    dataset: CaptionDataset, batch_size: int, *, workers: int = 0, pin: bool = False
-) -> DataLoader:
-    """Every image once, in order."""
-    return DataLoader(
-        dataset.one_per_image(),
-        batch_size=batch_size,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=pin,
-        generator=torch.Generator(),
-    )
 
 
 def find_data_name(folder: str | Path) -> str:

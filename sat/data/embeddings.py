@@ -25,7 +25,7 @@ def load_embeddings(path: str | Path, vocabulary: Vocabulary) -> Tensor:
     size = 0
     with open(path, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            word, *values = line.rstrip().split(" ")
+            word, *values = line.rstrip().rsplit(" ", size or -1)  # words may hold blanks
             if number == 1 and len(values) == 1:
                 continue  # counts of words and dimensions
             size = size or len(values)

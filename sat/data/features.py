@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from sat.config import Preprocessing
-from sat.data.dataset import CaptionDataset, evaluation_loader
+from sat.data.batches import evaluation_loader
+from sat.data.dataset import CaptionDataset
 
 logger = logging.getLogger(__name__)
 

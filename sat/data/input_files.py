@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sat.config import Preprocessing, check, check_choices
+from sat.config import Preprocessing
 from sat.data.annotations import SPLITS, Record, check_photos_exist
 from sat.data.pictures import Progress, Size, write_pictures
 from sat.data.vocabulary import Vocabulary
+from sat.fields import check, check_choices
 
 logger = logging.getLogger(__name__)
 

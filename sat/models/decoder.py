@@ -110,11 +110,13 @@ class DecoderWithAttention(nn.Module):
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         """The unrolled `step` over captions int[B, T] of `lengths` int[B] (start and end counted).
 
+        There may be several captions of each photo, as many of each, its own one after another.
         The projection of the features runs once a photo and the vocabulary layer once a batch;
         rows are sorted by length so that a caption that has ended costs nothing more.
         """
         lengths, order = (lengths.flatten() - 1).sort(descending=True)  # words to predict
-        state = self.start(features.index_select(0, order))
+        repeats = len(captions) // len(features)
+        state = self.reorder(self.start(features), order // repeats)
         embedded = self.embedding(captions.index_select(0, order))  # (B, T, E)
         steps = range(captions.shape[1] - 1)
         alive = (lengths.unsqueeze(1) > torch.arange(len(steps), device=lengths.device)).sum(0)

@@ -1,0 +1,102 @@
+"""Samples as batches: which captions come together, in which order, read by how many processes.
+
+B captions, T words, P regions, D features, S side of the pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from sat.data.dataset import CaptionDataset, Sample
+
+
+class Batch(NamedTuple):
+    """Samples stacked, padded to the longest caption among them."""
+
+    images: Tensor  # uint8[B, 3, S, S] or float16[B, P, D]
+    captions: Tensor  # int64[B, T]
+    lengths: Tensor  # int64[B]
+    indices: Tensor  # int64[B]
+
+
+class CaptionBatches(Sampler):
+    """Batches of caption indices, shuffled anew each epoch, the same for the same seed and epoch.
+
+    With `by_length` a batch holds captions of like length, so that almost nothing is padding (Xu
+    et al. 2015, section 4.3). With `mirror` each picture is mirrored with probability 1/2. `every`
+    takes only every so many-th caption (captions_per_image: one an image). `start` skips the
+    batches an interrupted epoch has already seen.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        *,
+        by_length: bool = True,
+        mirror: bool = False,
+        every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.by_length, self.mirror, self.every = by_length, mirror, every
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths[:: self.every]) // self.batch_size) - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths))
+        views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
+        order = order[order % self.every == 0]
+        if self.by_length:
+            order = order[np.argsort(self.lengths[order], kind="stable")]
+        starts = np.arange(0, len(order), self.batch_size)
+        if self.by_length:
+            random.shuffle(starts)
+        for first in starts[self.start :].tolist():
+            chosen = order[first : first + self.batch_size]
+            yield list(zip(chosen.tolist(), views[chosen].tolist()))
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """The samples as one batch, its captions cut to the longest among them."""
+    lengths = torch.tensor([sample.length for sample in samples])
+    captions = torch.stack([sample.caption for sample in samples])[:, : int(lengths.max())]
+    images = torch.stack([sample.image for sample in samples])
+    return Batch(images, captions, lengths, torch.tensor([sample.index for sample in samples]))
+
+
+def training_loader(
+    dataset: CaptionDataset, batches: CaptionBatches, *, workers: int = 0, pin: bool = False
+) -> DataLoader:
+    """Batches in the order of `batches`, read by `workers` processes (0: this one)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
+    )
+
+
+def evaluation_loader(
+    dataset: CaptionDataset, batch_size: int, *, workers: int = 0, pin: bool = False
+) -> DataLoader:
+    """Every image once, in order."""
+    return DataLoader(
+        dataset.one_per_image(),
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,87 @@
+"""What frozen dataclasses need to be configs: checks, JSON, and flags made from their fields."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import typing
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def check(condition: bool, name: str, value: object, remedy: str) -> None:
+    """Raise a `ValueError` that names the field, its value and the remedy unless `condition`."""
+    if not condition:
+        raise ValueError(f"{name} is {value!r}: {remedy}")
+
+
+def check_choices(config: object) -> None:
+    """Hold every `Literal` field of a config to its choices."""
+    hints = typing.get_type_hints(type(config))
+    for item in dataclasses.fields(config):
+        choices = typing.get_args(hints[item.name])
+        if typing.get_origin(hints[item.name]) is Literal:
+            value = getattr(config, item.name)
+            check(
+                value in choices, item.name, value, f"choose one of {', '.join(map(str, choices))}"
+            )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """The config `to_dict` stored; raises `ValueError` on a key that the config does not have."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(
+            f"unknown key {unknown[0]!r} in {cls.__name__}: it has {', '.join(sorted(hints))}"
+        )
+    return cls(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)
+    if isinstance(value, list) and typing.get_origin(hint) is tuple:
+        return tuple(value)
+    return value
+
+
+def add_flags(
+    parser: Any,
+    cls: type,
+    aliases: dict[str, tuple[str, ...]] | None = None,
+    skip: tuple[str, ...] = (),
+) -> None:
+    """Give `parser` (jsonargparse) one flag for each field of `cls`, its docstring as the help."""
+    described = _field_docstrings(cls)
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        if item.name in skip:
+            continue
+        parser.add_argument(
+            *(aliases or {}).get(item.name, ()),
+            f"--{item.name}",
+            type=hints[item.name],
+            default=item.default,
+            help=described.get(item.name, ""),
+        )
+
+
+def _field_docstrings(cls: type) -> dict[str, str]:
+    """The string written under each field of a dataclass."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    return {
+        above.target.id: below.value.value
+        for above, below in itertools.pairwise(body)
+        if isinstance(above, ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }

@@ -1,0 +1,210 @@
+"""Photo in, caption out: what comes of one photo depends on that photo and on nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import legacy_files
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+import sat
+from sat import checkpoint
+from sat.captioner import Captioner, attention_maps
+from sat.config import Decoding
+from sat.data.dataset import CaptionDataset
+from sat.data.images import normalise
+
+SHORT = {"max_length": 12}
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return tiny.captioner()
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return tiny.photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_batch_is_captioned_as_its_photos_one_by_one(captioner, paths, beam_size):
+    together = captioner.caption_all(paths, beam_size=beam_size, **SHORT)
+    assert len({result.text for result in together}) > 6  # photos matter to this model
+    assert 0 < sum(result.finished for result in together) < len(together)
+    for path, result in zip(paths, together, strict=True):
+        alone = captioner.caption(path, beam_size=beam_size, **SHORT)
+        assert (alone.words, alone.finished) == (result.words, result.finished)
+        assert alone.score == pytest.approx(result.score, abs=1e-4)
+        assert alone.alphas == pytest.approx(result.alphas, abs=1e-5)
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_a_photo_is_seen_as_it_was_prepared(tmp_path, monkeypatch, resize):
+    folder = tiny.prepare(tmp_path, resize=resize)
+    dataset = CaptionDataset(folder, tiny.NAME.format(1), "train")
+    captioner = tiny.captioner(resize=resize)
+    seen = []
+    encode = captioner.model.encode
+    monkeypatch.setattr(
+        captioner.model, "encode", lambda images: seen.append(images) or encode(images)
+    )
+    captioner.caption_all([folder / f"{i}.png" for i in range(tiny.PHOTOS)], **SHORT)
+    prepared = torch.stack([dataset.picture(i) for i in range(tiny.PHOTOS)])
+    assert torch.equal(torch.cat(seen), normalise(prepared, captioner.preprocessing))
+    other = tiny.captioner(resize="crop" if resize == "squash" else "squash")
+    with Image.open(folder / "0.png") as photo:
+        assert not torch.equal(captioner.encode([photo]), other.encode([photo]))
+
+
+def test_different_photos_have_different_features(captioner, paths):
+    features = captioner.encode([Image.open(path) for path in paths])
+    for i in range(len(paths)):
+        for j in range(i):
+            assert (features[i] - features[j]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_maps_are_those_that_stepping_saw(captioner, paths, beam_size):
+    model, seen = captioner.model, []
+    results = captioner.caption_all(paths, beam_size=beam_size, **SHORT)
+    hook = model.decoder.attention.register_forward_hook(
+        lambda module, inputs, outputs: seen.append(outputs[1][0])
+    )
+    with torch.inference_mode(), hook:
+        for result in results:
+            seen.clear()
+            state = model.start(captioner.encode([result.photo]))
+            for word in captioner.vocabulary.encode(result.words)[: len(result.words)]:
+                _, state = model.step(torch.tensor([word]), state)
+            assert result.alphas.shape == (len(result.words), 16, 16)
+            assert result.alphas.dtype == np.float32
+            for alpha, expected in zip(result.alphas, seen, strict=True):
+                assert np.abs(alpha.flatten() - expected.numpy()).max() < 1e-5
+                assert alpha.sum() == pytest.approx(1, abs=1e-5)
+    assert max(result.alphas.max() for result in results if result.words) > 0.5  # not all flat
+
+
+def test_rows_of_a_map_are_rows_of_the_photo(captioner):
+    """A grid is filled row by row: the maps of a photo mirrored top to bottom are mirrored so."""
+    features = captioner.encode([Image.new("RGB", (tiny.SIZE, tiny.SIZE), "red")])
+    grid = features.unflatten(1, (16, 16)).clone()
+    grid[:, 3, 11] += 20 * torch.randn(
+        features.shape[-1], generator=torch.Generator().manual_seed(1)
+    )
+    with torch.inference_mode():
+        words = captioner.vocabulary.encode(["red", "dog"])[1:-1]
+        maps = attention_maps(captioner.model, grid.flatten(1, 2), words)
+        flipped = attention_maps(captioner.model, grid.flip(1).flatten(1, 2), words)
+    odd = (maps[0] - maps[0].median()).abs()
+    assert divmod(int(odd.argmax()), 16) == (3, 11)
+    assert torch.allclose(flipped, maps.flip(1), atol=1e-6)
+
+
+def test_text_words_and_score_belong_together(captioner, paths):
+    result = captioner.caption(paths[4], beam_size=1, **SHORT)
+    assert result.finished
+    assert result.text == " ".join(result.words) != ""
+    words = captioner.vocabulary.encode(result.words)
+    caption, lengths = torch.tensor([words]), torch.tensor([len(words)])
+    with torch.inference_mode():
+        logits = captioner.model(captioner.encode([result.photo]), caption, lengths).logits[0]
+    chosen = logits.log_softmax(-1).gather(1, caption[0, 1:, None])[:, 0]
+    assert result.score == pytest.approx(float(chosen.sum()), abs=1e-4)
+
+
+def test_candidates_are_several_captions_of_each_photo_best_first(captioner, paths):
+    found = captioner.candidates(paths[:2], num_beams=4, num_return_sequences=3, **SHORT)
+    assert [len(captions) for captions in found] == [3, 3]
+    best = captioner.caption_all(paths[:2], beam_size=4, **SHORT)
+    for captions, one in zip(found, best):
+        assert captions[0].words == one.words
+        scores = [caption.score for caption in captions if caption.finished]
+        assert scores == sorted(scores, reverse=True)
+        assert len({caption.text for caption in captions}) == 3
+
+
+def test_options_may_be_given_as_an_object_or_by_name(captioner, paths):
+    options = Decoding(beam_size=3, **SHORT)
+    expected = captioner.caption(paths[2], options)
+    assert captioner.caption(paths[2], beam_size=3, **SHORT).text == expected.text
+    assert captioner.caption(paths[2], num_beams=3, **SHORT).text == expected.text
+    assert len(captioner.caption(paths[2], options, max_length=2).words) <= 2
+
+
+def test_an_unknown_option_is_named(captioner, paths):
+    with pytest.raises(ValueError, match=r"beamsize is no decoding option: choose from beam_size,"):
+        captioner.caption(paths[0], beamsize=3)
+
+
+def test_no_photos_no_captions(captioner):
+    assert captioner.caption_all([]) == []
+
+
+def test_paths_names_and_open_images_are_all_photos(captioner, paths):
+    with Image.open(paths[1]) as image:
+        results = captioner.caption_all([paths[1], str(paths[1]), image], **SHORT)
+    assert len({result.text for result in results}) == 1
+    assert results[0].photo.size == (56, 42)
+    assert results[0].box == (0, 0, 56, 42)
+    crop = tiny.captioner(resize="crop").caption(paths[1], **SHORT)
+    assert crop.box == (7, 0, 49, 42)
+
+
+def test_a_missing_photo_is_named(captioner, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such photo"):
+        captioner.caption(tmp_path / "none.jpg")
+
+
+@pytest.fixture(scope="module")
+def tutorials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict]:
+    """The tutorial's checkpoint and word map, and what was saved."""
+    folder = tmp_path_factory.mktemp("legacy")
+    saved = legacy_files.checkpoint()
+    path = legacy_files.write_zip(folder / "BEST_checkpoint_coco.pth.tar", saved)
+    words = ["<pad>", *(f"w{i}" for i in range(20)), "<unk>", "<start>", "<end>"]
+    word_map = folder / "WORDMAP_coco.json"
+    word_map.write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    return path, word_map, saved
+
+
+def test_the_tutorials_checkpoint_captions(tutorials, paths):
+    path, word_map, saved = tutorials
+    captioner = sat.load(str(path), word_map=str(word_map))
+    expected = saved["decoder"].state_dict()
+    assert tiny.changed(expected, captioner.model.decoder) == set()
+    expected = saved["encoder"].resnet.state_dict()
+    assert tiny.changed(expected, captioner.model.encoder.body) == set()
+    assert not captioner.model.training
+    result = captioner.caption(paths[0], beam_size=2, max_length=5)
+    assert set(result.words) <= {f"w{i}" for i in range(20)} | {"<unk>"}
+    assert result.alphas.shape[1:] == (14, 14)
+
+
+def test_the_tutorials_checkpoint_needs_its_words(tutorials, tmp_path):
+    path, word_map, _ = tutorials
+    with pytest.raises(ValueError, match=r"does not hold its words: pass word_map, its WORDMAP_"):
+        sat.load(path)
+    words = json.loads(word_map.read_text())
+    short = tmp_path / "short.json"
+    short.write_text(
+        json.dumps(dict(list(words.items())[:20]) | {"<unk>": 20, "<start>": 21, "<end>": 22})
+    )
+    with pytest.raises(ValueError) as caught:
+        sat.load(path, word_map=short)
+    assert str(caught.value) == (
+        "word map has 23 words, checkpoint expects 24: pass the word map it was trained with"
+    )
+
+
+def test_a_folder_brings_its_own_words(captioner, tutorials, tmp_path):
+    folder = tmp_path / "best"
+    checkpoint.save(folder, captioner.model, captioner.vocabulary, captioner.config)
+    with pytest.raises(ValueError, match=r"is not the tutorial's checkpoint: leave word_map out"):
+        sat.load(folder, word_map=tutorials[1])
+    assert sat.load(folder).vocabulary == captioner.vocabulary
