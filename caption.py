@@ -64,8 +64,9 @@ def main() -> None:
         raise ValueError("--model is missing: give the best/ folder of a run")
     from tqdm import tqdm
 
+    from sat.build import device_of
     from sat.captioner import load
-    from sat.evaluate import device_of, write_json
+    from sat.checkpoint import write_json
     from sat.visualize import visualize_att
 
     captioner = load(flags.model, flags.word_map).to(device_of(flags.device))

@@ -46,10 +46,12 @@ def main() -> None:
 
     from tqdm import tqdm
 
+    from sat.build import device_of
     from sat.captioner import load
+    from sat.checkpoint import write_json
     from sat.data.batches import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
-    from sat.evaluate import device_of, evaluate, table, write_json
+    from sat.evaluate import evaluate, table
     from sat.pointing import pointing
 
     captioner = load(flags.model, flags.word_map).to(device_of(flags.device))

@@ -35,3 +35,13 @@ def build(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell:
 def preprocessing_for(encoder: Encoder, *, size: int, resize: str) -> Preprocessing:
     """Pictures of this size, scaled as the encoder's weights were trained on."""
     return Preprocessing(size=size, resize=resize, mean=encoder.mean, std=encoder.std)  # type: ignore[arg-type]
+
+
+def device_of(name: str) -> torch.device:
+    """The device named; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but this torch sees no GPU: use --device cpu")
+    return device

@@ -117,6 +117,15 @@ def scores(folder: str | Path) -> dict[str, float]:
     return json.loads((_whole(folder) / CONFIG).read_text(encoding="utf-8"))["scores"]
 
 
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON that is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def exists(folder: str | Path) -> bool:
     """True when the folder holds a checkpoint."""
     folder = Path(folder)

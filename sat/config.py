@@ -166,12 +166,8 @@ class StageConfig:
         check(self.epochs >= 0, "epochs", self.epochs, "give 0 (skip the stage) or more")
         check(self.batch_size >= 1, "batch_size", self.batch_size, "give at least 1")
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a rate above 0")
-        check(
-            self.encoder_learning_rate >= 0,
-            "encoder_learning_rate",
-            self.encoder_learning_rate,
-            "give 0 (frozen) or a rate",
-        )
+        rate = self.encoder_learning_rate
+        check(rate >= 0, "encoder_learning_rate", rate, "give 0 (frozen) or a rate")
         check(0 < self.decay <= 1, "decay", self.decay, "give a factor in (0, 1]")
 
     @property
@@ -246,12 +242,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check(
-            len(self.stages) > 0 and set(self.stages) <= {1, 2, 3},
-            "stages",
-            self.stages,
-            "choose from 1 (decoder), 2 (encoder too) and 3 (self-critical)",
-        )
+        known = len(self.stages) > 0 and set(self.stages) <= {1, 2, 3}
+        meaning = "choose from 1 (decoder), 2 (encoder too) and 3 (self-critical)"
+        check(known, "stages", self.stages, meaning)
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
         check(0 <= self.ema < 1, "ema", self.ema, "give 0 (off) or a share below 1, as 0.999")
         check(self.alpha_c >= 0, "alpha_c", self.alpha_c, "give a weight of at least 0")

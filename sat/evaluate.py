@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,15 +127,6 @@ def _plain_bleu(written: Sequence[Sequence[str]], texts: Sequence[str]) -> Score
     return Scores(bleu(written, texts), [{} for _ in texts], "nltk")
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON that is there whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def check_fit(preprocessing: Preprocessing, dataset: CaptionDataset) -> None:
     """`ValueError` unless the data were prepared as the model sees photos."""
     prepared = (dataset.image_size, dataset.resize)
@@ -162,13 +150,3 @@ def table(runs: Sequence[Decoding], evaluations: Sequence[Evaluation]) -> str:
         ]
         rows.append([str(options.beam_size), *values, str(evaluation.unfinished)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def device_of(name: str) -> torch.device:
-    """The device named; "auto" is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but this torch sees no GPU: use --device cpu")
-    return device

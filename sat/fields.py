@@ -66,9 +66,11 @@ def add_flags(
     for item in dataclasses.fields(cls):
         if item.name in skip:
             continue
+        switch = {"nargs": "?", "const": True} if hints[item.name] is bool else {}
         parser.add_argument(
             *(aliases or {}).get(item.name, ()),
             f"--{item.name}",
+            **switch,
             type=hints[item.name],
             default=item.default,
             help=described.get(item.name, ""),

@@ -21,31 +21,19 @@ from tqdm import tqdm
 
 from sat import checkpoint
 from sat.beginning import LOG, claim_folder, first_model, open_data, optimizer_for, with_features
+from sat.build import device_of
 from sat.config import StageConfig, TrainConfig
 from sat.data.batches import Batch, CaptionBatches, training_loader
 from sat.epoch import learn, validate
-from sat.evaluate import check_fit, device_of
+from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.position import Position
 from sat.self_critical import learn_self_critical, reward_of
 
 logger = logging.getLogger(__name__)
 
 Bar = Callable[..., Any]
 quiet: Bar = partial(tqdm, disable=True)
-TIMES = ("seconds", "waiting", "captions", "batches")
-
-
-@dataclasses.dataclass
-class Position:
-    """Where a run stands; with weights, optimizer and random state, all that resuming needs."""
-
-    stage: int = 0  # index into the stages to run
-    epoch: int = 0  # of the stage, from 0
-    batch: int = 0  # batches of the epoch already learnt from
-    best: float = -1.0  # validation BLEU-4 of best/
-    stale: int = 0  # epochs without a better one
-    scale: float = 1.0  # of the stage's learning rates
-    totals: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def fit(config: TrainConfig, bar: Bar = quiet) -> Path:
@@ -126,16 +114,13 @@ class Trainer:
         for batch in bar:
             arrived = time.monotonic()
             losses = self.learn(batch)
-            place.batch += 1
             if self.average is not None:
                 self.average.update_parameters(self.model)
             now = time.monotonic()
-            times = {"seconds": now - began, "waiting": arrived - began}
-            for key, value in (
-                losses | times | {"captions": len(batch.lengths), "batches": 1}
-            ).items():
-                place.totals[key] = place.totals.get(key, 0.0) + value
-            bar.set_postfix(_means(place.totals, digits=3), refresh=False)
+            place.count(
+                losses, seconds=now - began, waiting=arrived - began, captions=len(batch.lengths)
+            )
+            bar.set_postfix(place.means(digits=3), refresh=False)
             if now - saved_at > 60 * self.config.save_minutes:
                 self._save("last")
                 saved_at = time.monotonic()
@@ -156,7 +141,7 @@ class Trainer:
             "stage": number,
             "epoch": place.epoch + 1,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            **_means(place.totals),
+            **place.means(),
             **scores,
         }
         better = scores["Bleu_4"] > place.best
@@ -169,12 +154,12 @@ class Trainer:
         elif place.stale % stage.decay_patience == 0:
             place.scale *= stage.decay
             self._set_rates(stage)
-        place.epoch, place.batch, place.totals = place.epoch + 1, 0, {}
+        place.next_epoch()
         with open(self.folder / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(line | {"best": place.best}) + "\n")
         logger.info(
-            f"stage {number}, epoch {place.epoch}: validation cross-entropy "
-            f"{scores['val_cross_entropy']:.3f}, BLEU-4 {scores['Bleu_4']:.4f}, best {place.best:.4f}"
+            f"stage {number}, epoch {place.epoch}: validation BLEU-4 {scores['Bleu_4']:.4f}, "
+            f"best {place.best:.4f}"
         )
 
     def _enter(self, index: int) -> None:
@@ -248,12 +233,3 @@ class Trainer:
             scores=scores,
             trainer=trainer,
         )
-
-
-def _means(totals: dict[str, float], digits: int | None = None) -> dict[str, float]:
-    """What the bar and the log show of an epoch's running totals."""
-    seconds = totals.get("seconds", 0.0) or 1.0
-    means = {key: total / totals["batches"] for key, total in totals.items() if key not in TIMES}
-    means["captions_per_second"] = totals.get("captions", 0.0) / seconds
-    means["waiting_share"] = totals.get("waiting", 0.0) / seconds
-    return means if digits is None else {key: round(value, digits) for key, value in means.items()}

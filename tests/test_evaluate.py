@@ -11,21 +11,13 @@ import pytest
 import tiny
 import torch
 
+from sat.build import device_of
 from sat.captioner import Captioner
+from sat.checkpoint import write_json
 from sat.config import Decoding, Preprocessing
 from sat.data.batches import evaluation_loader
 from sat.data.dataset import CaptionDataset
-from sat.evaluate import (
-    Evaluation,
-    caption_images,
-    check_fit,
-    device_of,
-    evaluate,
-    features_of,
-    score,
-    table,
-    write_json,
-)
+from sat.evaluate import Evaluation, caption_images, check_fit, evaluate, features_of, score, table
 from sat.generate import Hypothesis
 from sat.metrics import bleu
 

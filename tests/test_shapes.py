@@ -37,18 +37,19 @@ def pairs(images, split):
     ]
 
 
-def test_held_out_scenes_show_pairs_that_training_never_shows(drawn):
+def test_held_out_scenes_show_combinations_that_training_never_shows(drawn):
     _, images = drawn
-    seen = set().union(*pairs(images, "train"))
-    new = {split: set(shapes.pairs_of(split)) for split in ("val", "test")}
-    assert len(pairs(images, "train")) == 160
-    for split in ("val", "test"):
-        assert len(pairs(images, split)) == 20
-        assert not new[split] & seen
-        assert all(scene & new[split] for scene in pairs(images, split))
-        assert not new[split] & set().union(*pairs(images, {"val": "test", "test": "val"}[split]))
-    assert {colour for colour, _ in seen} == set(COLOURS)
-    assert {shape for _, shape in seen} == set(SHAPES)
+    sets = {s: {frozenset(p) for p in shapes.combinations_of(s)} for s in ("train", "val", "test")}
+    assert not any(sets[a] & sets[b] for a, b in itertools.combinations(sets, 2))
+    everything = set(itertools.product(COLOURS, SHAPES))
+    assert {thing for pair in sets["train"] for thing in pair} == everything
+    assert len(sets["val"]) == len(sets["test"]) == 112
+    for split, count in {"train": 160, "val": 20, "test": 20}.items():
+        scenes = pairs(images, split)
+        assert len(scenes) == count
+        assert all(frozenset(scene) in sets[split] for scene in scenes if len(scene) == 2)
+        alone = sum(len(scene) == 1 for scene in scenes)
+        assert alone == 0 if split != "train" else 10 < alone < 45
 
 
 def test_every_caption_is_true_and_no_image_has_one_twice(drawn):

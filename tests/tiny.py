@@ -20,6 +20,7 @@ from sat.build import build
 from sat.captioner import Captioner
 from sat.config import (
     DecoderConfig,
+    Decoding,
     EncoderConfig,
     ModelConfig,
     Preprocessing,
@@ -92,6 +93,7 @@ def config(data: Path, output: Path, **changes: Any) -> TrainConfig:
         decoder=DecoderConfig(attention_dim=8, embed_dim=16, decoder_dim=16),
         stage1=stage,
         stage2=finer,
+        validation=Decoding(beam_size=1, max_length=8),
         workers=0,
         device="cpu",
     )
@@ -175,10 +177,10 @@ def weights_before(monkeypatch: pytest.MonkeyPatch, wanted: Callable[[int], bool
     """A list that fills with the weights before each step whose number, from 0, is `wanted`."""
     seen, number, learn = [], itertools.count(), training.learn
 
-    def watched(model: nn.Module, *args: Any) -> dict[str, float]:
+    def watched(model: nn.Module, *args: Any, **how: Any) -> dict[str, float]:
         if wanted(next(number)):
             seen.append(weights(model))
-        return learn(model, *args)
+        return learn(model, *args, **how)
 
     monkeypatch.setattr(training, "learn", watched)
     return seen

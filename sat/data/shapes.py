@@ -3,12 +3,14 @@
 A scene is one or two coloured shapes on a soft background, two of them side by side or one above
 the other. It is stored as the `boxes` of a Karpathy file, one for each thing, e.g.
 {"words": ["red", "star"], "noun": "star", "box": [x0, y0, x1, y1]} in pixels; `describes` tells
-from them whether any caption is true. Colour and shape pairs of the validation and test scenes
-never occur in training, so a captioner has to understand both words to name them.
+from them whether any caption is true. The two things of a validation or test scene never stand
+together in training, so a captioner cannot know its caption by heart.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import math
 import os
@@ -35,6 +37,7 @@ CAPTIONS_PER_SCENE = 5
 SUPERSAMPLING = 4
 
 Point = tuple[float, float]
+Name = tuple[str, str]
 Thing = dict[str, Any]
 
 
@@ -66,16 +69,14 @@ OUTLINES: dict[str, list[Point]] = {
 }
 
 
-def pairs_of(split: str) -> list[tuple[str, str]]:
-    """The colour and shape pairs that only this split's scenes show (train: those it may show).
-
-    Each colour keeps one shape for validation and another one for test.
-    """
-    test = [(colour, SHAPES[i % len(SHAPES)]) for i, colour in enumerate(COLOURS)]
-    val = [(colour, SHAPES[(i + 3) % len(SHAPES)]) for i, colour in enumerate(COLOURS)]
-    if split == "train":
-        return [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in test + val]
-    return {"val": val, "test": test}[split]
+@functools.cache
+def combinations_of(split: str) -> list[tuple[Name, Name]]:
+    """The pairs of things that only this split's scenes show together; every thing is in many."""
+    pairs = list(itertools.combinations(itertools.product(COLOURS, SHAPES), 2))
+    random.Random("combinations").shuffle(pairs)
+    held_out = len(pairs) // 10
+    first, last = {"val": (0, 1), "test": (1, 2), "train": (2, 99)}[split]
+    return pairs[first * held_out : last * held_out]
 
 
 def draw_shapes(
@@ -107,7 +108,7 @@ def draw_shapes(
     entries = []
     for i, split in enumerate(progress(splits, desc="drawing") if progress else splits):
         generator = random.Random(f"{seed}/{i}")
-        things = make_scene(generator, split, leader=i, size=size)
+        things = make_scene(generator, split, size)
         filename = f"scene_{i:05d}.png"
         draw_scene(things, size, generator).save(path.parent / "images" / filename)
         entries.append(_entry(i, split, filename, things, generator))
@@ -117,16 +118,15 @@ def draw_shapes(
     return path
 
 
-def make_scene(generator: random.Random, split: str, leader: int, size: int) -> list[Thing]:
-    """One thing (in one scene of six) or two, placed without overlap, clearly in one relation.
+def make_scene(generator: random.Random, split: str, size: int) -> list[Thing]:
+    """Two things of the split's own combinations, apart and clearly in one relation.
 
-    The split's own pairs take turns by the number `leader`; a companion comes from training's.
+    In one training scene of six one of them stands alone.
     """
-    own = pairs_of(split)
-    pairs = [own[leader * 7 % len(own)]]  # strides of 7 meet all 32 or 8 pairs, soon every colour
-    if generator.random() > 1 / 6:
-        pairs.append(generator.choice([pair for pair in pairs_of("train") if pair != pairs[0]]))
+    pairs = list(generator.choice(combinations_of(split)))
     generator.shuffle(pairs)
+    if split == "train" and generator.random() < 1 / 6:
+        pairs.pop()
     if len(pairs) == 1:
         centres = [(generator.uniform(0.25, 0.75), generator.uniform(0.25, 0.75))]
     else:

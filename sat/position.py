@@ -1,0 +1,44 @@
+"""Where a training run stands, and what it has counted in the epoch so far."""
+
+from __future__ import annotations
+
+import dataclasses
+
+COUNTS = ("seconds", "waiting", "captions", "batches")
+
+
+@dataclasses.dataclass
+class Position:
+    """With weights, optimizer and random state, all that resuming a run needs."""
+
+    stage: int = 0  # index into the stages to run
+    epoch: int = 0  # of the stage, from 0
+    batch: int = 0  # batches of the epoch already learnt from
+    best: float = -1.0  # validation BLEU-4 of best/
+    stale: int = 0  # epochs without a better one
+    scale: float = 1.0  # of the stage's learning rates
+    totals: dict[str, float] = dataclasses.field(default_factory=dict)  # of the epoch
+
+    def count(
+        self, losses: dict[str, float], *, seconds: float, waiting: float, captions: int
+    ) -> None:
+        """One batch more: its losses, the time it took, and how much of it went on waiting."""
+        self.batch += 1
+        counts = {"seconds": seconds, "waiting": waiting, "captions": captions, "batches": 1}
+        for key, value in (losses | counts).items():
+            self.totals[key] = self.totals.get(key, 0.0) + value
+
+    def next_epoch(self) -> None:
+        """Stand at the beginning of the epoch after this."""
+        self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
+
+    def means(self, digits: int | None = None) -> dict[str, float]:
+        """What the bar and the log show of the epoch so far: mean losses, speed, waiting."""
+        seconds = self.totals.get("seconds") or 1.0
+        losses = {key: value for key, value in self.totals.items() if key not in COUNTS}
+        means = {key: value / self.totals["batches"] for key, value in losses.items()}
+        means["captions_per_second"] = self.totals.get("captions", 0.0) / seconds
+        means["waiting_share"] = self.totals.get("waiting", 0.0) / seconds
+        if digits is None:
+            return means
+        return {key: round(value, digits) for key, value in means.items()}
