@@ -30,7 +30,7 @@ setup(
         "matplotlib>=3.7",
         "tqdm>=4.65",
         "safetensors>=0.4.3",
-        "jsonargparse[signatures]>=4.35",
+        "jsonargparse[signatures]>=4.40",
     ],
     extras_require=EXTRAS,
     classifiers=[

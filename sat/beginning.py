@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,26 +25,56 @@ from sat.models.show_attend_tell import ShowAttendTell
 LOG = "log.jsonl"
 
 
-def claim_folder(config: TrainConfig) -> Path:
-    """The run's folder; `FileExistsError` rather than two runs mixed in one.
+def check_folder(config: TrainConfig) -> None:
+    """`FileExistsError` rather than two runs mixed in one folder.
 
-    A run of a later stage alone goes on in the folder of its first. With `overwrite` an earlier run
-    is removed.
+    A run of a later stage alone goes on in the folder of its first.
     """
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.resume or config.stages[0] > 1:
-        return folder
-    if config.overwrite:
-        for name in ("best", "last"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / LOG).unlink(missing_ok=True)
+    if config.resume or config.overwrite or config.stages[0] > 1:
+        return
     if (folder / LOG).exists() or checkpoint.exists(folder / "last"):
         raise FileExistsError(
             f"{folder} holds a run already: pass --resume to go on with it, --overwrite to replace "
             "it, or another --output_dir"
         )
+
+
+def check_resumable(config: TrainConfig, saved: dict[str, Any]) -> None:
+    """`ValueError` when what defines a run has changed since it was stopped."""
+    before = {"stages": tuple(saved["stages"]), "ema": saved["average"] is not None}
+    now = {"stages": config.stages, "ema": config.ema > 0}
+    for name, value in before.items():
+        if now[name] != value:
+            raise ValueError(
+                f"{name} is {now[name]}, but the run in {config.output_dir} has {value}: "
+                "resume it as it was, or start another one"
+            )
+
+
+def claim_folder(config: TrainConfig) -> Path:
+    """The run's folder; with `overwrite` an earlier run is removed from it.
+
+    To be called when nothing can be wrong with the run any more.
+    """
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.overwrite and not config.resume and config.stages[0] == 1:
+        checkpoint.remove(folder / "best")
+        checkpoint.remove(folder / "last")
+        (folder / LOG).unlink(missing_ok=True)
     return folder
+
+
+def log_lines(folder: Path) -> list[str]:
+    """The lines of the folder's log."""
+    path = folder / LOG
+    return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+
+
+def cut_log(folder: Path, lines: int) -> None:
+    """Drop the lines of epochs that were logged but not saved when the run was killed."""
+    (folder / LOG).write_text("".join(log_lines(folder)[:lines]), encoding="utf-8")
 
 
 def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Vocabulary]:

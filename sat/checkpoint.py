@@ -44,7 +44,7 @@ def save(
     """Write a checkpoint folder in place of any earlier one; `trainer` is what resuming needs."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.tmp")  # one name, so that no kill leaves many
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -72,20 +72,24 @@ def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
     try:
         header = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         family = header.get("family")
-    except (ValueError, AttributeError) as error:
+        stored = header["model"] if family == FAMILY else {}
+    except (ValueError, AttributeError, KeyError) as error:
         raise ValueError(f"{folder / CONFIG} is not a checkpoint's config: {error}") from error
     if family != FAMILY:
         raise ValueError(f"{folder} holds a captioner of family {family!r}: this reads {FAMILY!r}")
-    config = from_dict(ModelConfig, header["model"])
+    config = from_dict(ModelConfig, stored)
+    if not (folder / WORD_MAP).exists():
+        raise FileNotFoundError(f"{folder / WORD_MAP} does not exist: copy the whole folder")
     vocabulary = Vocabulary.load(folder / WORD_MAP)
     untrained = dataclasses.replace(config.encoder, weights="none")
     model = build(dataclasses.replace(config, encoder=untrained), vocabulary)
-    load_weights(model, folder / WEIGHTS)
+    load_weights(model, folder)
     return model.eval(), vocabulary, config
 
 
-def load_weights(model: ShowAttendTell, path: Path) -> None:
-    """Fill the model from a safetensors file, strictly."""
+def load_weights(model: ShowAttendTell, folder: str | Path) -> None:
+    """Fill the model from the folder's weights, strictly."""
+    path = _whole(folder) / WEIGHTS
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -122,8 +126,17 @@ def write_json(path: str | Path, value: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove(folder: str | Path) -> None:
+    """Remove the checkpoint, and what a stopped save may have left beside it."""
+    for path in (Path(folder), _previous(Path(folder))):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def exists(folder: str | Path) -> bool:

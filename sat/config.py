@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sat.fields import check, check_choices
+from sat.fields import check, check_at_least, check_choices
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -113,8 +113,7 @@ class Decoding:
     """of the draws"""
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "max_length", "num_return_sequences"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "give at least 1")
+        check_at_least(1, self, "beam_size", "max_length", "num_return_sequences")
         within = f"give a number from 0 to max_length ({self.max_length})"
         check(0 <= self.min_length <= self.max_length, "min_length", self.min_length, within)
         size = self.no_repeat_ngram_size
@@ -164,7 +163,7 @@ class StageConfig:
         check_choices(self)
         check(self.samples >= 2, "samples", self.samples, "give at least 2: each judges the others")
         check(self.epochs >= 0, "epochs", self.epochs, "give 0 (skip the stage) or more")
-        check(self.batch_size >= 1, "batch_size", self.batch_size, "give at least 1")
+        check_at_least(1, self, "batch_size", "decay_patience", "stop_patience")
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a rate above 0")
         rate = self.encoder_learning_rate
         check(rate >= 0, "encoder_learning_rate", rate, "give 0 (frozen) or a rate")
@@ -247,4 +246,5 @@ class TrainConfig:
         check(known, "stages", self.stages, meaning)
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
         check(0 <= self.ema < 1, "ema", self.ema, "give 0 (off) or a share below 1, as 0.999")
-        check(self.alpha_c >= 0, "alpha_c", self.alpha_c, "give a weight of at least 0")
+        check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
+        check_at_least(1, self, "validation_batch_size")

@@ -6,10 +6,13 @@ B captions, T words, P regions, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sat.config import Preprocessing, TrainConfig
@@ -20,6 +23,22 @@ from sat.evaluate import caption_images, features_of, score
 from sat.losses import cross_entropy, doubly_stochastic_penalty, topk_accuracy
 from sat.models.decoder import Output
 from sat.models.show_attend_tell import ShowAttendTell
+
+
+@contextmanager
+def whole_step() -> Iterator[None]:
+    """Ctrl-C waits until the block is done: a batch is learnt from wholly or not at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def learn(
@@ -47,15 +66,24 @@ def learn(
         output.alphas.float(), words, scaling=config.penalty_scaling
     )
     loss = likelihood + config.alpha_c * penalty
+    descend(optimizer, loss, config.grad_clip)
+    return {"cross_entropy": likelihood.item(), "penalty": penalty.item()}
+
+
+def descend(optimizer: Optimizer, loss: Tensor, grad_clip: float) -> None:
+    """One step down the loss, with the norm of the whole gradient clipped (0: not clipped).
+
+    Raises `FloatingPointError`, before anything is changed, when loss or gradient is no number.
+    """
     if not math.isfinite(loss.item()):
         raise FloatingPointError(f"the loss is {loss.item()}")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if config.grad_clip > 0:
-        learning = [weight for group in optimizer.param_groups for weight in group["params"]]
-        nn.utils.clip_grad_norm_(learning, config.grad_clip)
+    learning = [weight for group in optimizer.param_groups for weight in group["params"]]
+    norm = nn.utils.clip_grad_norm_(learning, grad_clip or math.inf)
+    if not math.isfinite(norm.item()):
+        raise FloatingPointError(f"the norm of the gradient is {norm.item()}")
     optimizer.step()
-    return {"cross_entropy": likelihood.item(), "penalty": penalty.item()}
 
 
 @torch.inference_mode()

@@ -18,6 +18,12 @@ def check(condition: bool, name: str, value: object, remedy: str) -> None:
         raise ValueError(f"{name} is {value!r}: {remedy}")
 
 
+def check_at_least(least: int, config: object, *names: str) -> None:
+    """`check` that each of these fields of a config has at least this value."""
+    for name in names:
+        check(getattr(config, name) >= least, name, getattr(config, name), f"give at least {least}")
+
+
 def check_choices(config: object) -> None:
     """Hold every `Literal` field of a config to its choices."""
     hints = typing.get_type_hints(type(config))
@@ -57,7 +63,6 @@ def _restore(hint: Any, value: Any) -> Any:
 def add_flags(
     parser: Any,
     cls: type,
-    aliases: dict[str, tuple[str, ...]] | None = None,
     skip: tuple[str, ...] = (),
 ) -> None:
     """Give `parser` (jsonargparse) one flag for each field of `cls`, its docstring as the help."""
@@ -68,7 +73,6 @@ def add_flags(
             continue
         switch = {"nargs": "?", "const": True} if hints[item.name] is bool else {}
         parser.add_argument(
-            *(aliases or {}).get(item.name, ()),
             f"--{item.name}",
             **switch,
             type=hints[item.name],

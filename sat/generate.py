@@ -121,12 +121,15 @@ def beam_search(model: Captions, features: Tensor, options: Decoding) -> list[li
 
 
 def sample(
-    model: Captions, features: Tensor, options: Decoding, generator: torch.Generator
+    model: Captions,
+    features: Tensor,
+    options: Decoding,
+    generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
     """Captions drawn word by word, after temperature, top-k and nucleus filtering, best first.
 
-    Holtzman et al. 2020 for the nucleus. The score is the model's own log-probability, not that
-    of the filtered distribution.
+    Holtzman et al. 2020 for the nucleus. Without a `generator` torch's own one draws. The score is
+    the model's own log-probability, not that of the filtered distribution.
     """
     repeats = options.num_return_sequences
     rows = torch.arange(len(features), device=features.device).repeat_interleave(repeats)

@@ -48,12 +48,11 @@ def topk_accuracy(logits: Tensor, targets: Tensor, lengths: Tensor, k: int = 5) 
 
 
 def policy_gradient(logits: Tensor, drawn: Tensor, lengths: Tensor, advantages: Tensor) -> Tensor:
-    """REINFORCE: its gradient is that of minus the expected reward (Williams 1992), per word.
+    """REINFORCE: its gradient is, on average, that of minus the expected reward (Williams 1992).
 
     drawn int[B, T] are captions drawn from the model whose logits float[B, T, V] these are,
     advantages float[B] their rewards less a baseline that does not depend on the caption itself.
     """
     mask = word_mask(lengths, drawn.shape[1])
     log_p = logits.float().log_softmax(dim=-1).gather(2, drawn.unsqueeze(2)).squeeze(2)  # (B, T)
-    caption_log_p = log_p.masked_fill(~mask, 0).sum(dim=1)
-    return -(advantages * caption_log_p).sum() / lengths.sum()
+    return -(advantages * log_p.masked_fill(~mask, 0).sum(dim=1)).mean()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from sat.config import StageConfig
+
 COUNTS = ("seconds", "waiting", "captions", "batches")
 
 
@@ -17,6 +19,7 @@ class Position:
     best: float = -1.0  # validation BLEU-4 of best/
     stale: int = 0  # epochs without a better one
     scale: float = 1.0  # of the stage's learning rates
+    lines: int = 0  # in the log
     totals: dict[str, float] = dataclasses.field(default_factory=dict)  # of the epoch
 
     def count(
@@ -28,9 +31,24 @@ class Position:
         for key, value in (losses | counts).items():
             self.totals[key] = self.totals.get(key, 0.0) + value
 
-    def next_epoch(self) -> None:
-        """Stand at the beginning of the epoch after this."""
-        self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
+    def after_epoch(self, score: float, stage: StageConfig) -> Position:
+        """The beginning of the next epoch, when this one ended with that validation BLEU-4."""
+        stale = 0 if score > self.best else self.stale + 1
+        slower = stale > 0 and stale % stage.decay_patience == 0
+        return dataclasses.replace(
+            self,
+            epoch=self.epoch + 1,
+            batch=0,
+            best=max(self.best, score),
+            stale=stale,
+            scale=self.scale * stage.decay if slower else self.scale,
+            lines=self.lines + 1,
+            totals={},
+        )
+
+    def is_over(self, stage: StageConfig) -> bool:
+        """True when the stage has run all its epochs, or too many without a better score."""
+        return self.epoch >= stage.epochs or self.stale >= stage.stop_patience
 
     def means(self, digits: int | None = None) -> dict[str, float]:
         """What the bar and the log show of the epoch so far: mean losses, speed, waiting."""

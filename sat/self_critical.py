@@ -5,7 +5,8 @@ B images, S captions drawn of each, T words, V vocabulary.
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,13 @@ from sat.cider import CiderD
 from sat.config import Decoding, Preprocessing, TrainConfig
 from sat.data.batches import Batch
 from sat.data.dataset import CaptionDataset
+from sat.epoch import descend
 from sat.evaluate import features_of
-from sat.generate import sample
+from sat.generate import Hypothesis, sample
 from sat.losses import policy_gradient
 from sat.models.show_attend_tell import ShowAttendTell
+
+DRAWING = Decoding(do_sample=True, forbid_unknown=True, max_length=30)
 
 
 def reward_of(dataset: CaptionDataset) -> CiderD:
@@ -49,45 +53,41 @@ def learn_self_critical(
     """
     model.eval()
     device = next(model.parameters()).device
-    features = features_of(model, batch, preprocessing)
-    options = Decoding(
-        do_sample=True, num_return_sequences=samples, forbid_unknown=True, max_length=30
+    autocast = partial(
+        torch.autocast, device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
     )
-    with (
-        torch.no_grad(),
-        torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"),
-    ):
-        drawn = sample(model, features, options, torch.default_generator)
-    captions, lengths = _as_batch([one.words for group in drawn for one in group], model, device)
+    features = features_of(model, batch, preprocessing)
+    options = replace(DRAWING, num_return_sequences=samples)
+    with torch.no_grad(), autocast():
+        drawn = [[_said(one, model.end_id) for one in g] for g in sample(model, features, options)]
     rewards = torch.tensor(
         [
-            [reward.score(image, [*one.words, model.end_id]) for one in group]
+            [reward.score(image, words) for words in group]
             for image, group in zip(batch.indices.tolist(), drawn)
         ],
         device=device,
     )  # (B, S)
     advantages = (rewards - (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)).flatten()
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+    captions, lengths = _as_batch([words for group in drawn for words in group], model, device)
+    with autocast():
         logits = model(features, captions, lengths).logits
     unsayable = torch.tensor([model.pad_id, model.start_id, model.unk_id], device=device)
     logits = logits.index_fill(2, unsayable, float("-inf"))  # as when the captions were drawn
     loss = policy_gradient(logits, captions[:, 1:], lengths - 1, advantages)
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"the self-critical loss is {loss.item()}")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if config.grad_clip > 0:
-        learning = [weight for group in optimizer.param_groups for weight in group["params"]]
-        nn.utils.clip_grad_norm_(learning, config.grad_clip)
-    optimizer.step()
+    descend(optimizer, loss, config.grad_clip)
     return {"reward": rewards.mean().item()}
+
+
+def _said(caption: Hypothesis, end_id: int) -> list[int]:
+    """All that was drawn of a caption: the end too, unless the step limit came before it."""
+    return [*caption.words, end_id] if caption.finished else caption.words
 
 
 def _as_batch(
     lines: list[list[int]], model: ShowAttendTell, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Captions int[N, T] with start and end, padded, and their lengths int[N]."""
-    rows = [torch.tensor([model.start_id, *line, model.end_id], device=device) for line in lines]
+    """Captions int[N, T] with the start before each, padded, and their lengths int[N]."""
+    rows = [torch.tensor([model.start_id, *line], device=device) for line in lines]
     lengths = torch.tensor([len(row) for row in rows], device=device)
     padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=model.pad_id)
     return padded, lengths

@@ -20,11 +20,22 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from sat import checkpoint
-from sat.beginning import LOG, claim_folder, first_model, open_data, optimizer_for, with_features
+from sat.beginning import (
+    LOG,
+    check_folder,
+    check_resumable,
+    claim_folder,
+    cut_log,
+    first_model,
+    log_lines,
+    open_data,
+    optimizer_for,
+    with_features,
+)
 from sat.build import device_of
 from sat.config import StageConfig, TrainConfig
 from sat.data.batches import Batch, CaptionBatches, training_loader
-from sat.epoch import learn, validate
+from sat.epoch import learn, validate, whole_step
 from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.position import Position
@@ -53,14 +64,15 @@ class Trainer:
     def __init__(self, config: TrainConfig, bar: Bar = quiet) -> None:
         self.config, self.bar = config, bar
         self.device = device_of(config.device)
-        self.folder = claim_folder(config)
+        check_folder(config)
         torch.manual_seed(config.seed)
         self.train, self.val, self.vocabulary = open_data(config)
         self.model, self.model_config = first_model(config, self.train, self.vocabulary)
         self.preprocessing = self.model_config.preprocessing
         check_fit(self.preprocessing, self.val)
         self.model.to(self.device)
-        self.position = Position()
+        self.folder = claim_folder(config)
+        self.position = Position(lines=len(log_lines(self.folder)))
         if config.stages[0] > 1 and checkpoint.exists(self.folder / "best"):
             self.position.best = checkpoint.scores(self.folder / "best").get("Bleu_4", -1.0)
 
@@ -69,7 +81,9 @@ class Trainer:
         stages = self.config.stages
         saved = checkpoint.load_trainer(self.folder / "last") if self.config.resume else None
         if saved is not None:
+            check_resumable(self.config, saved)
             self.position = Position(**saved["position"])
+            cut_log(self.folder, self.position.lines)
         for index in range(self.position.stage, len(stages)):
             if index != self.position.stage:
                 self._enter(index)
@@ -78,6 +92,7 @@ class Trainer:
             self._prepare(number, stage)
             if saved is not None:
                 self.optimizer.load_state_dict(saved["optimizer"])
+                self._set_rates(stage)
                 torch.set_rng_state(saved["random"][0])
                 torch.cuda.set_rng_state_all(saved["random"][1:])
                 if self.average is not None:
@@ -86,8 +101,7 @@ class Trainer:
             self._run_stage(number, stage)
 
     def _run_stage(self, number: int, stage: StageConfig) -> None:
-        place = self.position
-        while place.epoch < stage.epochs and place.stale < stage.stop_patience:
+        while not self.position.is_over(stage):
             try:
                 self._train_epoch(number)
                 self._finish_epoch(number, stage)
@@ -97,10 +111,12 @@ class Trainer:
                 raise
             except FloatingPointError as error:
                 raise FloatingPointError(
-                    f"{error} in stage {number}, epoch {place.epoch + 1}, batch {place.batch + 1}: "
-                    f"lower the learning rate; the last good state is in {self.folder}"
+                    f"{error} in stage {number}, epoch {self.position.epoch + 1}, "
+                    f"batch {self.position.batch + 1}: lower the learning rate; "
+                    f"the last good state is in {self.folder}"
                 ) from error
             self._save("last")
+        place = self.position
         why = "all epochs done" if place.epoch >= stage.epochs else f"{place.stale} without better"
         logger.info("stage %d ended (%s), best validation BLEU-4 %.4f", number, why, place.best)
 
@@ -113,13 +129,13 @@ class Trainer:
         began = time.monotonic()
         for batch in bar:
             arrived = time.monotonic()
-            losses = self.learn(batch)
-            if self.average is not None:
-                self.average.update_parameters(self.model)
-            now = time.monotonic()
-            place.count(
-                losses, seconds=now - began, waiting=arrived - began, captions=len(batch.lengths)
-            )
+            with whole_step():
+                losses = self.learn(batch)
+                if self.average is not None:
+                    self.average.update_parameters(self.model)
+                now = time.monotonic()
+                times = {"seconds": now - began, "waiting": arrived - began}
+                place.count(losses, **times, captions=len(batch.lengths))
             bar.set_postfix(place.means(digits=3), refresh=False)
             if now - saved_at > 60 * self.config.save_minutes:
                 self._save("last")
@@ -144,29 +160,24 @@ class Trainer:
             **place.means(),
             **scores,
         }
-        better = scores["Bleu_4"] > place.best
-        place.best, place.stale = (
-            max(place.best, scores["Bleu_4"]),
-            0 if better else place.stale + 1,
-        )
-        if better:
+        after = place.after_epoch(scores["Bleu_4"], stage)
+        if after.stale == 0:
             self._save("best", scores)
-        elif place.stale % stage.decay_patience == 0:
-            place.scale *= stage.decay
-            self._set_rates(stage)
-        place.next_epoch()
         with open(self.folder / LOG, "a", encoding="utf-8") as log:
-            log.write(json.dumps(line | {"best": place.best}) + "\n")
+            log.write(json.dumps(line | {"best": after.best}) + "\n")
+        self.position = after  # all at once: whoever stops the run before this repeats the above
+        self._set_rates(stage)
         logger.info(
-            f"stage {number}, epoch {place.epoch}: validation BLEU-4 {scores['Bleu_4']:.4f}, "
-            f"best {place.best:.4f}"
+            f"stage {number}, epoch {after.epoch}: validation BLEU-4 {scores['Bleu_4']:.4f}, "
+            f"best {after.best:.4f}"
         )
 
     def _enter(self, index: int) -> None:
         """Stand at the beginning of a later stage, with the best weights so far."""
-        self.position = Position(stage=index, best=self.position.best)
+        place = self.position
+        self.position = Position(stage=index, best=place.best, lines=place.lines)
         if checkpoint.exists(self.folder / "best"):
-            checkpoint.load_weights(self.model, self.folder / "best" / checkpoint.WEIGHTS)
+            checkpoint.load_weights(self.model, self.folder / "best")
 
     def _prepare(self, number: int, stage: StageConfig) -> None:
         """What the stage learns, with which optimizer, from which batches."""
@@ -221,6 +232,7 @@ class Trainer:
         if name == "last":
             trainer = {
                 "position": dataclasses.asdict(self.position),
+                "stages": list(self.config.stages),
                 "optimizer": self.optimizer.state_dict(),
                 "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
                 "average": None if self.average is None else self.average.state_dict(),

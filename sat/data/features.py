@@ -26,8 +26,8 @@ Progress = Callable[[Iterable], Iterable]
 
 
 def fingerprint(module: nn.Module, preprocessing: Preprocessing, views: int) -> str:
-    """Sixteen hexadecimal digits that change with any weight, the preprocessing or the views."""
-    digest = hashlib.sha256(repr((preprocessing, views)).encode())
+    """Sixteen hexadecimal digits that change with any weight or layer, preprocessing or views."""
+    digest = hashlib.sha256(repr((preprocessing, views, module)).encode())
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
