@@ -7,7 +7,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 DEMO ?= demo
 
-.PHONY: demo test fast clean
+.PHONY: demo test fast curve clean
 
 $(READY): setup.py
 	@echo "== setting up .venv (torch is large: a few minutes and 6 GB the first time)"
@@ -16,17 +16,20 @@ $(READY): setup.py
 	@touch $(READY)
 
 demo: $(READY)
-	@echo "== 1/4 drawing scenes and preparing them"
+	@echo "== 1/5 drawing scenes and preparing them"
 	$(PY) create_input_files.py --dataset shapes --output_folder $(DEMO)/data --image_size 224 \
 		--min_word_freq 1 --overwrite
-	@echo "== 2/4 training on the CPU"
+	@echo "== 2/5 training on the CPU"
 	$(PY) train.py --config configs/shapes.yaml --data_folder $(DEMO)/data \
 		--output_dir $(DEMO)/run --overwrite
-	@echo "== 3/4 captioning and scoring scenes with combinations never seen in training"
+	@echo "== 3/5 captioning and scoring scenes with combinations never seen in training"
 	$(PY) eval.py --model $(DEMO)/run/best --data_folder $(DEMO)/data --beam_size 1 3
-	@echo "== 4/4 captioning one of them, with a picture of where the model looked"
-	$(PY) caption.py --img "$$($(PY) -m sat.data.shapes $(DEMO)/data)" \
-		--model $(DEMO)/run/best --output $(DEMO)/attention.png
+	@echo "== 4/5 captioning one of them, with a picture of where the model looked"
+	$(PY) caption.py --img $(DEMO)/data/shapes/images/scene_01999.png --model $(DEMO)/run/best \
+		--output $(DEMO)/attention.png
+	@echo "== 5/5 captioning real photos with the captioner that comes with the library"
+	$(PY) caption.py --output $(DEMO)/photos --img \
+		$$($(PY) -c "from skimage import data; print(*(f'{data.data_dir}/{n}.png' for n in ('chelsea', 'coffee', 'astronaut')))")
 
 test: $(READY)
 	@echo "== lint"
@@ -38,6 +41,9 @@ test: $(READY)
 
 fast: $(READY)
 	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+
+curve: $(READY)
+	$(PY) -m benchmarks.curve configs/flickr8k.log.jsonl docs/flickr8k_curve.png
 
 clean:
 	rm -rf .venv $(DEMO) build *.egg-info

@@ -24,7 +24,12 @@ def parse(arguments: list[str]) -> Any:
     parser = ArgumentParser(description=__doc__)
     flag = parser.add_argument
     flag("--img", "-i", type=str, nargs="+", required=True, help="photos, folders, 'quoted*.jpg'")
-    flag("--model", "-m", type=str, help="checkpoint folder, or the tutorial's .pth.tar")
+    flag(
+        "--model",
+        "-m",
+        type=str,
+        help="checkpoint folder, or the tutorial's; or ours",
+    )
     flag("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
     flag("--output", "-o", type=str, help="figure (.png, .pdf, .svg, ...), or folder of figures")
     flag("--json", type=str, nargs="?", const="-", help="JSON to this file, or instead of text")
@@ -60,16 +65,14 @@ def main() -> None:
     options = Decoding(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Decoding)})
     photos = find_photos(flags.img)
     figures = name_figures(photos, flags.output)
-    if flags.model is None:
-        raise ValueError("--model is missing: give the best/ folder of a run")
     from tqdm import tqdm
 
     from sat.build import device_of
-    from sat.captioner import load
+    from sat.captioner import SHIPPED, load
     from sat.checkpoint import write_json
     from sat.visualize import visualize_att
 
-    captioner = load(flags.model, flags.word_map).to(device_of(flags.device))
+    captioner = load(flags.model or SHIPPED, flags.word_map).to(device_of(flags.device))
     records, captioned = [], 0
     for i, results in caption(captioner, photos, options):
         captioned += 1

@@ -133,8 +133,14 @@ def decoding(options: Decoding, **choices: Any) -> Decoding:
     return dataclasses.replace(options, **choices)
 
 
-def load(path: str | Path, word_map: str | Path | None = None) -> Captioner:
+SHIPPED = Path(__file__).with_name("shipped")
+"""the captioner that comes with the library, trained on Flickr8k"""
+
+
+def load(path: str | Path = SHIPPED, word_map: str | Path | None = None) -> Captioner:
     """The captioner in a checkpoint folder, or in the tutorial's BEST_checkpoint_*.pth.tar.
+
+    Without a path, the one that comes with the library (its encoder's weights: `[demo]`).
 
     The tutorial's file is read without executing its pickle, and needs the `word_map` file it was
     trained with. Raises `FileNotFoundError` or `ValueError` for anything else.

