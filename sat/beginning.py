@@ -41,9 +41,14 @@ def check_folder(config: TrainConfig) -> None:
 
 
 def check_resumable(config: TrainConfig, saved: dict[str, Any]) -> None:
-    """`ValueError` when what defines a run has changed since it was stopped."""
-    before = {"stages": tuple(saved["stages"]), "ema": saved["average"] is not None}
-    now = {"stages": config.stages, "ema": config.ema > 0}
+    """`ValueError` when what has been run so far is not what the config says.
+
+    Stages that were still to come may have changed.
+    """
+    begun = saved["position"]["stage"] + 1
+    before = {"stages": tuple(saved["stages"][:begun]), "ema": saved["average"] is not None}
+    stage = getattr(config, f"stage{config.stages[begun - 1]}")
+    now = {"stages": config.stages[:begun], "ema": stage.ema > 0}
     for name, value in before.items():
         if now[name] != value:
             raise ValueError(

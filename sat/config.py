@@ -154,6 +154,9 @@ class StageConfig:
     """... after so many epochs without a better validation BLEU-4"""
     stop_patience: int = 20
     """the stage ends after so many epochs without a better validation BLEU-4"""
+    ema: float = 0.0
+    """what is validated and kept is the weights' exponential moving average, which holds on to
+    this share of itself at each step (0.999); 0: the weights themselves"""
     objective: Literal["likelihood", "self_critical"] = "likelihood"
     """self_critical: reward captions drawn from the model by CIDEr-D; batch_size counts images"""
     samples: int = 5
@@ -167,6 +170,7 @@ class StageConfig:
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a rate above 0")
         rate = self.encoder_learning_rate
         check(rate >= 0, "encoder_learning_rate", rate, "give 0 (frozen) or a rate")
+        check(0 <= self.ema < 1, "ema", self.ema, "give 0 (off) or a share below 1, as 0.999")
         check(0 < self.decay <= 1, "decay", self.decay, "give a factor in (0, 1]")
 
     @property
@@ -207,9 +211,6 @@ class TrainConfig:
     label_smoothing: float = 0.0
     grad_clip: float = 5.0
     """largest norm of the whole gradient; 0: no clipping"""
-    ema: float = 0.0
-    """what is validated and kept is the weights' exponential moving average, which holds on to
-    this share of itself at each step (0.999); 0: the weights themselves"""
     by_length: bool = True
     """batches of captions of like length, so that almost nothing is padding"""
     mirror: bool = False
@@ -245,6 +246,5 @@ class TrainConfig:
         meaning = "choose from 1 (decoder), 2 (encoder too) and 3 (self-critical)"
         check(known, "stages", self.stages, meaning)
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
-        check(0 <= self.ema < 1, "ema", self.ema, "give 0 (off) or a share below 1, as 0.999")
         check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
         check_at_least(1, self, "validation_batch_size")

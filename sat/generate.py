@@ -132,26 +132,31 @@ def sample(
     the model's own log-probability, not that of the filtered distribution.
     """
     repeats = options.num_return_sequences
-    rows = torch.arange(len(features), device=features.device).repeat_interleave(repeats)
-    state = model.reorder(model.start(features), rows)
+    images = torch.arange(len(features), device=features.device).repeat_interleave(repeats)
+    state = model.reorder(model.start(features), images)
+    words = images.new_full((len(images), options.max_length), model.pad_id)  # (N, T)
+    scores = torch.zeros(len(images), device=features.device)
+    ended = torch.zeros_like(images, dtype=torch.bool)
+    rows = torch.arange(len(images), device=features.device)  # those that state still holds
     tokens = torch.full_like(rows, model.start_id)
-    words = rows.new_empty(len(rows), 0)
-    scores = torch.zeros(len(rows), device=features.device)
-    ended = torch.zeros_like(rows, dtype=torch.bool)
-    for _ in range(options.max_length):
+    for t in range(options.max_length):
         logits, state = model.step(tokens, state)
         log_p = logits.float().log_softmax(dim=-1)
-        allowed = _forbid(log_p, words, model, options)
+        allowed = _forbid(log_p, words[rows, :t], model, options)
         drawn = torch.multinomial(filtered(allowed, options), 1, generator=generator).squeeze(1)
-        tokens = torch.where(ended, model.pad_id, drawn)
-        scores = scores + log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended, 0)
-        words = torch.cat([words, tokens.unsqueeze(1)], dim=1)
-        ended = ended | (tokens == model.end_id)
-        if ended.all():
+        tokens = torch.where(ended[rows], model.pad_id, drawn)
+        scores[rows] += log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended[rows], 0)
+        words[rows, t] = tokens
+        ended[rows] |= tokens == model.end_id
+        speaking = (~ended[rows]).nonzero().flatten()
+        if len(speaking) == 0:
             break
+        if len(speaking) <= len(rows) / 2:  # seldom, since it copies the state
+            rows, tokens = rows[speaking], tokens[speaking]
+            state = model.reorder(state, speaking)
     done: list[list[Hypothesis]] = [[] for _ in range(len(features))]
     for row, (image, score, finished) in enumerate(
-        zip(rows.tolist(), scores.tolist(), ended.tolist())
+        zip(images.tolist(), scores.tolist(), ended.tolist())
     ):
         line = words[row].tolist()
         line = line[: line.index(model.end_id)] if finished else line

@@ -22,7 +22,7 @@ from sat.generate import Hypothesis, sample
 from sat.losses import policy_gradient
 from sat.models.show_attend_tell import ShowAttendTell
 
-DRAWING = Decoding(do_sample=True, forbid_unknown=True, max_length=30)
+DRAWING = Decoding(do_sample=True, forbid_unknown=True, max_length=22)
 
 
 def reward_of(dataset: CaptionDataset) -> CiderD:

@@ -185,8 +185,8 @@ class Trainer:
         self.optimizer = optimizer_for(self.model, stage, embeddings=config.fine_tune_embeddings)
         self._set_rates(stage)
         self.average = None
-        if config.ema:
-            average = get_ema_multi_avg_fn(config.ema)
+        if stage.ema:
+            average = get_ema_multi_avg_fn(stage.ema)
             self.average = AveragedModel(self.model, multi_avg_fn=average)
         cached = config.cache_features and not stage.fine_tunes
         self.train_source, self.val_source = self.train, self.val

@@ -231,7 +231,6 @@ def test_name_figures():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["-i", "photos/a.png"], r"--model is missing: give the best/ folder of a run"),
         (["-i", "photos/a.png", "-m", "nix"], r"nix is not a checkpoint folder .*: give the best"),
         (["-i", "gone.jpg", "-m", "MODEL"], r"gone\.jpg: there is no such photo; check the path"),
         (["-i", "*.gif", "-m", "MODEL"], r"\*\.gif holds no photos: no file matches it; check"),

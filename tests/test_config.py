@@ -70,7 +70,7 @@ REFUSED = [
     (TrainConfig, {"stages": ()}, "stages is (): choose from 1 (decoder), 2 (encoder too)"),
     (TrainConfig, {"stages": (1, 4)}, "stages is (1, 4): choose from 1 (decoder), 2 (encoder"),
     (TrainConfig, {"label_smoothing": 1.0}, "label_smoothing is 1.0: below 1"),
-    (TrainConfig, {"ema": 1.0}, "ema is 1.0: give 0 (off) or a share below 1, as 0.999"),
+    (StageConfig, {"ema": 1.0}, "ema is 1.0: give 0 (off) or a share below 1, as 0.999"),
     (TrainConfig, {"alpha_c": -0.5}, "alpha_c is -0.5: give at least 0"),
     (TrainConfig, {"grad_clip": -1.0}, "grad_clip is -1.0: give at least 0"),
     (TrainConfig, {"validation_batch_size": 0}, "validation_batch_size is 0: give at least 1"),

@@ -22,11 +22,10 @@ from sat.training import fit
 
 HOW: dict[str, Any] = {
     "decoder": {"dropout": 0.5},
-    "stage1": {"epochs": 3, "decay_patience": 1},
-    "stage2": {"epochs": 2, "decay_patience": 1},
+    "stage1": {"epochs": 3, "decay_patience": 1, "ema": 0.5},
+    "stage2": {"epochs": 2, "decay_patience": 1, "ema": 0.5},
     "stages": (1, 2),
     "mirror": True,
-    "ema": 0.5,
 }
 STEPS = 15  # three epochs and two, of three batches
 
@@ -57,6 +56,14 @@ def _scores() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.prepare(tmp_path_factory.mktemp("data"), known=2)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Also where the shell that runs the tests has them ignore it, as in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +224,7 @@ def test_a_process_that_is_really_killed(data, whole, tmp_path):
 
 
 def test_a_run_that_is_over_can_be_made_longer(data, whole, tmp_path):
-    first = HOW | {"stage1": {"epochs": 2, "decay_patience": 1}, "stages": (1,)}
+    first = HOW | {"stage1": HOW["stage1"] | {"epochs": 2}, "stages": (1,)}
     fit(tiny.config(data, tmp_path, **first))
     assert go_on(tiny.config(data, tmp_path, **HOW)) == STEPS - 6
     assert_same(whole, states(tmp_path))
@@ -240,3 +247,13 @@ def test_resuming_what_is_over_says_so(data, tmp_path, caplog, monkeypatch, stag
         assert go_on(config) == 0
     assert f"{why}, best validation BLEU-4 0.3000" in caplog.text
     assert_same(before, states(tmp_path))
+
+
+def test_what_has_been_run_cannot_be_another_run_when_resumed(data, tmp_path):
+    fit(tiny.config(data, tmp_path / "run", stage1={"epochs": 1}))
+    for changes, message in (
+        ({"stages": (2,)}, r"stages is \(2,\), but .*: resume it as it was, or start another"),
+        ({"stage1": {"epochs": 1, "ema": 0.9}}, "ema is True, but the run in .* has False"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(tiny.config(data, tmp_path / "run", resume=True, **changes))

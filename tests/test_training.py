@@ -218,7 +218,7 @@ def test_a_seed_gives_the_same_20_steps_again(tmp_path, steps):
 def test_the_weights_kept_are_their_average_where_one_is_asked_for(data, tmp_path, monkeypatch):
     seen = tiny.weights_before(monkeypatch, lambda number: True)
     validated = tiny.script(monkeypatch, [0.2, 0.1])
-    trainer = Trainer(tiny.config(data, tmp_path, ema=0.75))
+    trainer = Trainer(tiny.config(data, tmp_path, stage1={"ema": 0.75}))
     trainer.run()
     after = [*seen[1:], tiny.weights(trainer.model)]  # each of the six steps
     for kept, steps in ((validated[0], 3), (validated[1], 6)):

@@ -92,6 +92,8 @@ class DecoderWithAttention(nn.Module):
     def start(self, features: Tensor) -> State:
         """The state before the first word; features float[B, P, D] or a grid float[B, h, w, D]."""
         features = features.flatten(1, -2)  # (B, P, D)
+        if torch.is_autocast_enabled(features.device.type):  # once, not at every word
+            features = features.to(torch.get_autocast_dtype(features.device.type))
         mean = features.mean(dim=1)
         hidden, cell = self.init_h(mean), self.init_c(mean)
         if self.initial_state == "tanh":
