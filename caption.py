@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from argparse import SUPPRESS
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,7 @@ def parse(arguments: list[str]) -> Any:
     parser = ArgumentParser(description=__doc__)
     flag = parser.add_argument
     flag("--img", "-i", type=str, nargs="+", required=True, help="photos, folders, 'quoted*.jpg'")
-    flag(
-        "--model",
-        "-m",
-        type=str,
-        help="checkpoint folder, or the tutorial's; or ours",
-    )
+    flag("--model", "-m", type=str, help="checkpoint folder or the tutorial's; ours if left out")
     flag("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
     flag("--output", "-o", type=str, help="figure (.png, .pdf, .svg, ...), or folder of figures")
     flag("--json", type=str, nargs="?", const="-", help="JSON to this file, or instead of text")
@@ -37,8 +33,8 @@ def parse(arguments: list[str]) -> Any:
     flag("--show", action="store_true", help="open each figure in a window too")
     flag("--device", type=str, default=TrainConfig.device, help="auto, cpu, cuda, ...")
     beams = ("--beam_size", "--num_beams", "-b")
-    flag(*beams, type=int, default=Decoding.beam_size, help="beams kept; 1 is greedy decoding")
-    add_flags(parser, Decoding, skip=("beam_size",))
+    flag(*beams, type=int, default=SUPPRESS, help="beams kept; 1: greedy; default: the model's")
+    add_flags(parser, Decoding, skip=("beam_size",), given_only=True)
     return parser.parse_args(arguments)
 
 
@@ -62,17 +58,20 @@ def main() -> None:
     flags = parse(sys.argv[1:])
     from sat.data.photo_files import find_photos, name_figures
 
-    options = Decoding(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Decoding)})
+    fields = (field.name for field in dataclasses.fields(Decoding))
+    choices = {name: flags[name] for name in fields if name in flags}
+    Decoding(**choices)  # says at once what is wrong with them
     photos = find_photos(flags.img)
     figures = name_figures(photos, flags.output)
     from tqdm import tqdm
 
     from sat.build import device_of
-    from sat.captioner import SHIPPED, load
+    from sat.captioner import SHIPPED, decoding, load
     from sat.checkpoint import write_json
     from sat.visualize import visualize_att
 
     captioner = load(flags.model or SHIPPED, flags.word_map).to(device_of(flags.device))
+    options = decoding(captioner.config.decoding, **choices)
     records, captioned = [], 0
     for i, results in caption(captioner, photos, options):
         captioned += 1

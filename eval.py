@@ -29,7 +29,7 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument("--workers", type=int, default=1, help="processes that read images")
     parser.add_argument("--output_dir", type=str, help="of the results; the model's by default")
     parser.add_argument("--device", type=str, default="auto")
-    add_flags(parser, Decoding, skip=("beam_size",))
+    add_flags(parser, Decoding, skip=("beam_size",), given_only=True)
     parser.add_argument(
         *("--beam_size", "--num_beams", "-b"),
         type=int,
@@ -47,7 +47,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from sat.build import device_of
-    from sat.captioner import load
+    from sat.captioner import decoding, load
     from sat.checkpoint import write_json
     from sat.data.batches import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
@@ -57,9 +57,11 @@ def main() -> None:
     captioner = load(flags.model, flags.word_map).to(device_of(flags.device))
     name = flags.data_name or find_data_name(flags.data_folder)
     dataset = CaptionDataset(flags.data_folder, name, flags.split)
-    choices = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Decoding)}
+    fields = (field.name for field in dataclasses.fields(Decoding))
+    choices = {name: flags[name] for name in fields if name in flags and name != "beam_size"}
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
-    runs = [Decoding(**choices | {"beam_size": width}) for width in flags.beam_size]
+    own = captioner.config.decoding
+    runs = [decoding(own, beam_size=width, **choices) for width in flags.beam_size]
     evaluations = evaluate(
         captioner.model,
         dataset,

@@ -40,16 +40,28 @@ def check_folder(config: TrainConfig) -> None:
         )
 
 
+def identity(config: TrainConfig, begun: int) -> dict[str, Any]:
+    """What may not change when a run is resumed: its first `begun` stages, and their order."""
+    stages = config.stages[:begun]
+    stage = getattr(config, f"stage{stages[-1]}")
+    return {
+        "stages": list(stages),
+        "ema": stage.ema > 0,
+        "batch_size": stage.batch_size,
+        "objective": stage.objective,
+        "by_length": config.by_length,
+        "mirror": config.mirror,
+        "seed": config.seed,
+    }
+
+
 def check_resumable(config: TrainConfig, saved: dict[str, Any]) -> None:
-    """`ValueError` when what has been run so far is not what the config says.
+    """`ValueError` when the run so far is not what the config says.
 
     Stages that were still to come may have changed.
     """
-    begun = saved["position"]["stage"] + 1
-    before = {"stages": tuple(saved["stages"][:begun]), "ema": saved["average"] is not None}
-    stage = getattr(config, f"stage{config.stages[begun - 1]}")
-    now = {"stages": config.stages[:begun], "ema": stage.ema > 0}
-    for name, value in before.items():
+    now = identity(config, saved["position"]["stage"] + 1)
+    for name, value in saved["identity"].items():
         if now[name] != value:
             raise ValueError(
                 f"{name} is {now[name]}, but the run in {config.output_dir} has {value}: "

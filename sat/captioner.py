@@ -64,7 +64,10 @@ class Captioner:
         return self
 
     def caption(self, photo: Photo, options: Decoding | None = None, **choices: Any) -> Result:
-        """The best caption of one photo; `choices` are fields of `Decoding` (beam_size=5 …)."""
+        """The best caption of one photo; `choices` are fields of `Decoding` (beam_size=5 …).
+
+        What neither they nor `options` say is the checkpoint's own choice.
+        """
         return self.caption_all([photo], options, **choices)[0]
 
     def caption_all(
@@ -78,7 +81,7 @@ class Captioner:
         self, photos: Sequence[Photo], options: Decoding | None = None, **choices: Any
     ) -> list[list[Result]]:
         """For each photo its `num_return_sequences` captions, best first."""
-        options = decoding(options or Decoding(), **choices)
+        options = decoding(options or self.config.decoding, **choices)
         read = [read_photo(photo) for photo in photos]
         if not read:
             return []

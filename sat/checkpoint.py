@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def save(
         if trainer is not None:
             torch.save(trainer, temporary / TRAINER)
         _replace(temporary, folder)
+    except (SafetensorError, RuntimeError) as error:  # what a full disk becomes
+        raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -74,12 +77,11 @@ def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
     try:
         header = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         family = header.get("family")
-        stored = header["model"] if family == FAMILY else {}
-    except (ValueError, AttributeError, KeyError) as error:
+        config = from_dict(ModelConfig, header["model"] if family == FAMILY else {})
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{folder / CONFIG} is not a checkpoint's config: {error}") from error
     if family != FAMILY:
         raise ValueError(f"{folder} holds a captioner of family {family!r}: this reads {FAMILY!r}")
-    config = from_dict(ModelConfig, stored)
     if not (folder / WORD_MAP).exists():
         raise FileNotFoundError(f"{folder / WORD_MAP} does not exist: copy the whole folder")
     vocabulary = Vocabulary.load(folder / WORD_MAP)
@@ -123,7 +125,10 @@ def load_trainer(folder: str | Path) -> dict[str, Any]:
     path = _whole(folder) / TRAINER
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: only a run's last/ can be resumed")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): start the run again") from error
 
 
 def scores(folder: str | Path) -> dict[str, float]:
@@ -174,17 +179,25 @@ def _previous(folder: Path) -> Path:
 def _replace(new: Path, folder: Path) -> None:
     """Put `new` in the place of `folder`; at every instant one whole checkpoint can be found."""
     for path in [*new.iterdir(), new]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _flush(path)
     old = _previous(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     new.rename(folder)
+    _flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk has it."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot flush folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _card(config: ModelConfig, vocabulary: Vocabulary, scores: dict[str, float]) -> str:

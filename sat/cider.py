@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -22,21 +23,20 @@ class CiderD:
     """
 
     def __init__(self, references: Sequence[Sequence[Words]]) -> None:
-        counted = [[_ngrams(words) for words in captions] for captions in references]
-        seen = Counter(gram for captions in counted for gram in set().union(*captions))
+        seen = Counter(
+            gram for captions in references for gram in set().union(*map(_ngrams, captions))
+        )
         log_images = math.log(max(len(references), 2))
         self._weight = {gram: log_images - math.log(count) for gram, count in seen.items()}
         self._unseen = log_images
-        self._references = [[self._vectors(grams) for grams in captions] for captions in counted]
-        self._lengths = [[len(words) for words in captions] for captions in references]
+        self._references = references
+        self._written = functools.lru_cache(maxsize=64)(self._vectors_of)  # an image's draws
 
     def score(self, image: int, words: Words) -> float:
         """CIDEr-D of a caption of the image, times 10 as usual."""
         said, norms = self._vectors(_ngrams(words))
         total = 0.0
-        for (written, reference_norms), length in zip(
-            self._references[image], self._lengths[image]
-        ):
+        for length, written, reference_norms in self._written(image):
             closeness = math.exp(-((len(words) - length) ** 2) / (2 * SIGMA**2))
             for one, other, norm, reference_norm in zip(said, written, norms, reference_norms):
                 if norm and reference_norm:
@@ -44,6 +44,10 @@ class CiderD:
                     dot = sum(min(v, other[g]) * other[g] for g, v in one.items() if g in other)
                     total += closeness * dot / (norm * reference_norm)
         return 10 * total / (ORDERS * len(self._references[image]))
+
+    def _vectors_of(self, image: int) -> list[tuple[int, list[Vector], list[float]]]:
+        """Length, vectors and their lengths of each reference of the image."""
+        return [(len(words), *self._vectors(_ngrams(words))) for words in self._references[image]]
 
     def _vectors(self, grams: Counter) -> tuple[list[Vector], list[float]]:
         """TF-IDF vectors of n = 1..4 and their lengths."""

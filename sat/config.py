@@ -22,7 +22,7 @@ class Preprocessing:
     size: int = 256
     """side of the square picture, in pixels"""
     resize: Literal["squash", "crop"] = "squash"
-    """squash: ignore the aspect ratio, as the tutorial does; crop: short side, then the centre"""
+    """squash: ignore the aspect ratio, as the tutorial; crop: short side, then the centre"""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """per channel (RGB), of values in 0..1"""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -75,22 +75,13 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Everything needed to build a captioner again."""
-
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-
-
-@dataclass(frozen=True)
 class Decoding:
     """How words are chosen; names and meaning follow Hugging Face `generate`."""
 
     beam_size: int = 5
     """beams kept for each image; 1 is greedy decoding (alias: num_beams)"""
     max_length: int = 51
-    """steps at most, <end> included: captions of 50 words, as in the tutorial"""
+    """steps at most, <end> included: captions of 50 words"""
     min_length: int = 0
     """words at least, before a caption may end"""
     length_penalty: float = 0.0
@@ -135,6 +126,17 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a captioner again."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    decoding: Decoding = field(default_factory=Decoding)
+    """how it captions photos unless told otherwise"""
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One stage of training: which parts learn, how fast, and when it is over."""
 
@@ -155,8 +157,7 @@ class StageConfig:
     stop_patience: int = 20
     """the stage ends after so many epochs without a better validation BLEU-4"""
     ema: float = 0.0
-    """what is validated and kept is the weights' exponential moving average, which holds on to
-    this share of itself at each step (0.999); 0: the weights themselves"""
+    """validate and keep a moving average of the weights, with this decay a step (0.999)"""
     objective: Literal["likelihood", "self_critical"] = "likelihood"
     """self_critical: reward captions drawn from the model by CIDEr-D; batch_size counts images"""
     samples: int = 5
@@ -242,9 +243,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        known = len(self.stages) > 0 and set(self.stages) <= {1, 2, 3}
-        meaning = "choose from 1 (decoder), 2 (encoder too) and 3 (self-critical)"
-        check(known, "stages", self.stages, meaning)
+        known = self.stages and sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)
+        check(known, "stages", self.stages, "choose from 1, 2 and 3, in that order, each once")
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
         check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
         check_at_least(1, self, "validation_batch_size")

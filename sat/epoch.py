@@ -101,7 +101,8 @@ def validate(
     """
     model.eval()
     device = next(model.parameters()).device
-    loader = evaluation_loader(source, config.validation_batch_size)
+    workers = 0 if source.reads_features else config.workers
+    loader = evaluation_loader(source, config.validation_batch_size, workers=workers)
     likelihoods, top5, count = 0.0, 0.0, 0
     for batch in loader:
         words, targets = batch.lengths.to(device) - 1, batch.captions[:, 1:].to(device)

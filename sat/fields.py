@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
 import inspect
@@ -63,9 +64,14 @@ def _restore(hint: Any, value: Any) -> Any:
 def add_flags(
     parser: Any,
     cls: type,
+    *,
     skip: tuple[str, ...] = (),
+    given_only: bool = False,
 ) -> None:
-    """Give `parser` (jsonargparse) one flag for each field of `cls`, its docstring as the help."""
+    """Give `parser` (jsonargparse) one flag for each field of `cls`, its docstring as the help.
+
+    With `given_only` a flag left out leaves no value, so that other defaults can stand.
+    """
     described = _field_docstrings(cls)
     hints = typing.get_type_hints(cls)
     for item in dataclasses.fields(cls):
@@ -76,7 +82,7 @@ def add_flags(
             f"--{item.name}",
             **switch,
             type=hints[item.name],
-            default=item.default,
+            default=argparse.SUPPRESS if given_only else item.default,
             help=described.get(item.name, ""),
         )
 

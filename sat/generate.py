@@ -189,6 +189,7 @@ def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) ->
     if words.shape[1] < options.min_length:
         banned.add(model.end_id)
     ids = torch.tensor(sorted(banned), dtype=torch.long, device=log_p.device)
+    ending = log_p[:, model.end_id]
     log_p = log_p.index_fill(1, ids, DEAD)
     size = options.no_repeat_ngram_size
     if size and words.shape[1] >= size:
@@ -197,6 +198,8 @@ def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) ->
             starts = range(len(line) - size + 1)
             repeats = [line[i + size - 1] for i in starts if line[i : i + size - 1] == tail]
             log_p[row, repeats] = DEAD
+    stuck = log_p.amax(dim=1) == DEAD  # where nothing may be said the caption may end
+    log_p[stuck, model.end_id] = ending[stuck]
     return log_p
 
 

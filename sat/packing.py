@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BIG = 1_000_000
+BIG = 500_000
 SCALE = ".scale"  # of the rows of the matrix whose name stands before it
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+
 from sat.config import StageConfig
 
 COUNTS = ("seconds", "waiting", "captions", "batches")
@@ -60,3 +62,18 @@ class Position:
         if digits is None:
             return means
         return {key: round(value, digits) for key, value in means.items()}
+
+
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """Of the CPU's generator and, where the device is a GPU, of its own."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    """Go on drawing where `random_state` was taken."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)

@@ -87,7 +87,7 @@ def _as_batch(
     lines: list[list[int]], model: ShowAttendTell, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Captions int[N, T] with the start before each, padded, and their lengths int[N]."""
-    rows = [torch.tensor([model.start_id, *line], device=device) for line in lines]
-    lengths = torch.tensor([len(row) for row in rows], device=device)
+    rows = [torch.tensor([model.start_id, *line]) for line in lines]
+    lengths = torch.tensor([len(row) for row in rows])
     padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=model.pad_id)
-    return padded, lengths
+    return padded.to(device), lengths.to(device)

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from sat import checkpoint
 from sat.build import build
@@ -16,24 +16,24 @@ from sat.packing import pack
 
 
 def ship(source: str | Path, target: str | Path) -> None:
-    """Write a packed copy of a checkpoint whose encoder is frozen and comes from elsewhere.
+    """Write a packed copy of a checkpoint.
 
-    The encoder's weights are left out; their SHA-256 is stored, and loading holds the encoder it
-    finds to it.
+    An encoder that still has the weights it began with is left out; its SHA-256 is stored, and
+    loading holds the encoder it finds to it. A fine-tuned one stays in the file.
     """
     source, target = Path(source), Path(target)
     model, vocabulary, config = checkpoint.load(source)
     header = json.loads((source / checkpoint.CONFIG).read_text(encoding="utf-8"))
-    header["encoder_sha256"] = digest(model.encoder)
-    if digest(build(config, vocabulary).encoder) != header["encoder_sha256"]:
-        raise ValueError(
-            f"the encoder of {source} is not {config.encoder.backbone} with weights "
-            f"{config.encoder.weights!r} any more: a fine-tuned encoder has to stay in the file"
-        )
+    frozen = digest(build(config, vocabulary).encoder) == digest(model.encoder)
+    if frozen:
+        header["encoder_sha256"] = digest(model.encoder)
+    weights = {
+        name: value.contiguous()
+        for name, value in model.state_dict().items()
+        if not (frozen and name.startswith("encoder."))
+    }
     target.mkdir(parents=True, exist_ok=True)
-    weights = load_file(source / checkpoint.WEIGHTS)
-    kept = {name: value for name, value in weights.items() if not name.startswith("encoder.")}
-    save_file(pack(kept), target / checkpoint.WEIGHTS)
+    save_file(pack(weights), target / checkpoint.WEIGHTS)
     checkpoint.write_json(target / checkpoint.CONFIG, header)
     shutil.copyfile(source / checkpoint.WORD_MAP, target / checkpoint.WORD_MAP)
 

@@ -27,6 +27,7 @@ from sat.beginning import (
     claim_folder,
     cut_log,
     first_model,
+    identity,
     log_lines,
     open_data,
     optimizer_for,
@@ -38,7 +39,7 @@ from sat.data.batches import Batch, CaptionBatches, training_loader
 from sat.epoch import learn, validate, whole_step
 from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
-from sat.position import Position
+from sat.position import Position, random_state, set_random_state
 from sat.self_critical import learn_self_critical, reward_of
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,7 @@ class Trainer:
             if saved is not None:
                 self.optimizer.load_state_dict(saved["optimizer"])
                 self._set_rates(stage)
-                torch.set_rng_state(saved["random"][0])
-                torch.cuda.set_rng_state_all(saved["random"][1:])
+                set_random_state(saved["random"], self.device)
                 if self.average is not None:
                     self.average.load_state_dict(saved["average"])
                 saved = None
@@ -110,10 +110,11 @@ class Trainer:
                 logger.info("stopped in %s: go on with --resume", self.folder / "last")
                 raise
             except FloatingPointError as error:
+                saved = checkpoint.exists(self.folder / "last")
+                kept = f"the last good state is in {self.folder}" if saved else "nothing was saved"
                 raise FloatingPointError(
                     f"{error} in stage {number}, epoch {self.position.epoch + 1}, "
-                    f"batch {self.position.batch + 1}: lower the learning rate; "
-                    f"the last good state is in {self.folder}"
+                    f"batch {self.position.batch + 1}: lower the learning rate; {kept}"
                 ) from error
             self._save("last")
         place = self.position
@@ -232,9 +233,9 @@ class Trainer:
         if name == "last":
             trainer = {
                 "position": dataclasses.asdict(self.position),
-                "stages": list(self.config.stages),
+                "identity": identity(self.config, self.position.stage + 1),
                 "optimizer": self.optimizer.state_dict(),
-                "random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+                "random": random_state(self.device),
                 "average": None if self.average is None else self.average.state_dict(),
             }
         checkpoint.save(

@@ -252,7 +252,7 @@ def test_resuming_what_is_over_says_so(data, tmp_path, caplog, monkeypatch, stag
 def test_what_has_been_run_cannot_be_another_run_when_resumed(data, tmp_path):
     fit(tiny.config(data, tmp_path / "run", stage1={"epochs": 1}))
     for changes, message in (
-        ({"stages": (2,)}, r"stages is \(2,\), but .*: resume it as it was, or start another"),
+        ({"stages": (2,)}, r"stages is \[2\], but .*: resume it as it was, or start another"),
         ({"stage1": {"epochs": 1, "ema": 0.9}}, "ema is True, but the run in .* has False"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -141,7 +141,7 @@ def test_switches_may_stand_alone_beside_a_recipe(recipe):
         ("stage1: {epochs: many}", "epochs"),
         ("decoder: {gate: wide}", "gate"),
         ("stage1: {decay: 2.0}", "decay is 2.0: give a factor in (0, 1]"),
-        ("stages: [4]", "stages is (4,): choose from 1 (decoder)"),
+        ("stages: [4]", "stages is (4,): choose from 1, 2 and 3"),
         ("- 1", "Unexpected config: - 1"),
     ],
 )

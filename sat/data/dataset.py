@@ -59,6 +59,7 @@ class CaptionDataset(Dataset):
         if self.split not in SPLITS:
             raise ValueError(f"split is {split!r}: choose one of train, val, test")
         self.folder, self.name, self.transform = Path(data_folder), data_name, transform
+        self.reads_features = features is not None
         self.source = Path(features) if features else self.path("IMAGES", ".hdf5")
         self._open_file: h5py.File | None = None
         self._open_in = -1
@@ -100,7 +101,7 @@ class CaptionDataset(Dataset):
 
     def picture(self, image: int, view: int = 0) -> Tensor:
         """uint8[3, S, S] of an image, or its features float16[P, D]."""
-        if "features" in self._file:
+        if self.reads_features:
             picture = torch.from_numpy(self._file["features"][image, view])
         else:
             picture = torch.from_numpy(self._file["images"][image])

@@ -69,6 +69,10 @@ def cache_features(
             for batch in progress(loader):
                 views = [batch.images, batch.images.flip(-1)] if mirror else [batch.images]
                 features = torch.stack([encode(view).half().cpu() for view in views], dim=1)
+                if not features.isfinite().all():
+                    raise ValueError(
+                        "features exceed half precision (65504): train without --cache_features"
+                    )
                 if written == 0:
                     shape = (dataset.images, *features.shape[1:])
                     _check_space(path, shape)

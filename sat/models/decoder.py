@@ -117,7 +117,11 @@ class DecoderWithAttention(nn.Module):
         rows are sorted by length so that a caption that has ended costs nothing more.
         """
         lengths, order = (lengths.flatten() - 1).sort(descending=True)  # words to predict
-        repeats = len(captions) // len(features)
+        repeats, rest = divmod(len(captions), len(features))
+        if rest or not repeats:
+            raise ValueError(
+                f"{len(captions)} captions of {len(features)} photos: give as many of each photo"
+            )
         state = self.reorder(self.start(features), order // repeats)
         embedded = self.embedding(captions.index_select(0, order))  # (B, T, E)
         steps = range(captions.shape[1] - 1)
