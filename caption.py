@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from argparse import SUPPRESS
@@ -12,7 +11,7 @@ from typing import Any
 
 from sat.cli import main_errors
 from sat.config import Decoding, TrainConfig
-from sat.fields import add_flags
+from sat.fields import add_flags, given
 
 BATCH = 16
 """photos decoded together"""
@@ -58,8 +57,7 @@ def main() -> None:
     flags = parse(sys.argv[1:])
     from sat.data.photo_files import find_photos, name_figures
 
-    fields = (field.name for field in dataclasses.fields(Decoding))
-    choices = {name: flags[name] for name in fields if name in flags}
+    choices = given(flags, Decoding)
     Decoding(**choices)  # says at once what is wrong with them
     photos = find_photos(flags.img)
     figures = name_figures(photos, flags.output)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sat.cli import main_errors
 from sat.config import Decoding
-from sat.fields import add_flags
+from sat.fields import add_flags, given
 
 
 def parse(arguments: list[str]) -> Any:
@@ -42,7 +42,6 @@ def parse(arguments: list[str]) -> Any:
 
 def main() -> None:
     flags = parse(sys.argv[1:])
-    import dataclasses
 
     from tqdm import tqdm
 
@@ -57,11 +56,10 @@ def main() -> None:
     captioner = load(flags.model, flags.word_map).to(device_of(flags.device))
     name = flags.data_name or find_data_name(flags.data_folder)
     dataset = CaptionDataset(flags.data_folder, name, flags.split)
-    fields = (field.name for field in dataclasses.fields(Decoding))
-    choices = {name: flags[name] for name in fields if name in flags and name != "beam_size"}
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
     own = captioner.config.decoding
-    runs = [decoding(own, beam_size=width, **choices) for width in flags.beam_size]
+    choices = given(flags, Decoding)
+    runs = [decoding(own, **choices | {"beam_size": width}) for width in flags.beam_size]
     evaluations = evaluate(
         captioner.model,
         dataset,

@@ -165,4 +165,4 @@ def with_features(
     key = fingerprint(model.encoder, preprocessing, 1 + mirror)
     progress = partial(bar, desc=f"encoding {dataset.split.lower()}", unit="batch")
     path = cache_features(encode, dataset, key, mirror=mirror, progress=progress)
-    return CaptionDataset(dataset.folder, dataset.name, dataset.split, features=path)
+    return dataset.reading(path)

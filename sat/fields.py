@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import itertools
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -25,16 +26,19 @@ def check_at_least(least: int, config: object, *names: str) -> None:
         check(getattr(config, name) >= least, name, getattr(config, name), f"give at least {least}")
 
 
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """`check` that the value is one of the choices."""
+    choices = list(choices)
+    check(value in choices, name, value, f"choose one of {', '.join(map(str, choices))}")
+
+
 def check_choices(config: object) -> None:
     """Hold every `Literal` field of a config to its choices."""
     hints = typing.get_type_hints(type(config))
     for item in dataclasses.fields(config):
         choices = typing.get_args(hints[item.name])
         if typing.get_origin(hints[item.name]) is Literal:
-            value = getattr(config, item.name)
-            check(
-                value in choices, item.name, value, f"choose one of {', '.join(map(str, choices))}"
-            )
+            check_choice(item.name, getattr(config, item.name), choices)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -85,6 +89,12 @@ def add_flags(
             default=argparse.SUPPRESS if given_only else item.default,
             help=described.get(item.name, ""),
         )
+
+
+def given(flags: Any, cls: type) -> dict[str, Any]:
+    """The fields of `cls` that the flags of `add_flags` have a value for."""
+    names = (item.name for item in dataclasses.fields(cls))
+    return {name: flags[name] for name in names if name in flags}
 
 
 def _field_docstrings(cls: type) -> dict[str, str]:

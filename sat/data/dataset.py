@@ -7,6 +7,7 @@ forkserver workers all do.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -78,6 +79,12 @@ class CaptionDataset(Dataset):
                 f"{len(self.lengths)} lengths, but {self.images} images of "
                 f"{self.captions_per_image} captions each: prepare the data again"
             )
+
+    def reading(self, features: str | Path) -> CaptionDataset:
+        """The same captions with a file of features in place of the pictures."""
+        other = copy.copy(self)
+        other.source, other.reads_features = Path(features), True
+        return other
 
     def path(self, kind: str, suffix: str) -> Path:
         """The prepared file of this split that holds `kind`."""

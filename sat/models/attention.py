@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sat.fields import check_choice
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
 
@@ -24,10 +26,7 @@ class Attention(nn.Module):
         self, encoder_dim: int, decoder_dim: int, attention_dim: int, *, activation: str = "tanh"
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation is {activation!r}: choose one of {', '.join(ACTIVATIONS)}"
-            )
+        check_choice("activation", activation, ACTIVATIONS)
         self.encoder_att = nn.Linear(encoder_dim, attention_dim)
         self.decoder_att = nn.Linear(decoder_dim, attention_dim)
         self.full_att = nn.Linear(attention_dim, 1)

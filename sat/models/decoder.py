@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sat.fields import check_choice
 from sat.models.attention import Attention
 
 
@@ -53,10 +54,10 @@ class DecoderWithAttention(nn.Module):
         output: str = "deep",
     ) -> None:
         super().__init__()
-        _check_choice("attention", attention, ("soft",))
-        _check_choice("gate", gate, ("vector", "scalar", "none"))
-        _check_choice("initial_state", initial_state, ("tanh", "linear"))
-        _check_choice("output", output, ("deep", "linear"))
+        check_choice("attention", attention, ("soft",))
+        check_choice("gate", gate, ("vector", "scalar", "none"))
+        check_choice("initial_state", initial_state, ("tanh", "linear"))
+        check_choice("output", output, ("deep", "linear"))
         self.vocab_size = vocab_size
         self.gate, self.initial_state, self.output = gate, initial_state, output
         self.attention = Attention(encoder_dim, decoder_dim, attention_dim, activation=activation)
@@ -158,8 +159,3 @@ def _stack(rows: list[Tensor], batch: int) -> Tensor:
     """Steps of fewer and fewer rows, float[<=B, N] each, as one zero-padded float[B, T-1, N]."""
     padded = [nn.functional.pad(row, (0, 0, 0, batch - len(row))) for row in rows]
     return torch.stack(padded, dim=1)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
