@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sat.cli import main_errors
-from sat.config import Decoding, TrainConfig
+from sat.config import Decoding
 from sat.fields import add_flags, given
+from sat.recipe import TrainConfig
 
 BATCH = 16
 """photos decoded together"""

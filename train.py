@@ -7,7 +7,7 @@ import sys
 import typing
 
 from sat.cli import main_errors
-from sat.config import TrainConfig
+from sat.recipe import TrainConfig
 
 
 def parse(arguments: list[str]) -> TrainConfig:

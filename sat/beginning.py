@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sat import checkpoint
 from sat.build import build, preprocessing_for
-from sat.config import ModelConfig, Preprocessing, StageConfig, TrainConfig
+from sat.config import ModelConfig, Preprocessing
 from sat.data.dataset import CaptionDataset, find_data_name
 from sat.data.embeddings import load_embeddings
 from sat.data.features import cache_features, fingerprint
@@ -21,6 +21,7 @@ from sat.data.images import normalise
 from sat.data.vocabulary import Vocabulary
 from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.recipe import StageConfig, TrainConfig
 
 LOG = "log.jsonl"
 
@@ -48,6 +49,7 @@ def identity(config: TrainConfig, begun: int) -> dict[str, Any]:
         "stages": list(stages),
         "ema": stage.ema > 0,
         "batch_size": stage.batch_size,
+        "captions_per_sample": stage.captions_per_sample,
         "objective": stage.objective,
         "by_length": config.by_length,
         "mirror": config.mirror,
@@ -99,6 +101,13 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
     folder = Path(config.data_folder)
     name = config.data_name or find_data_name(folder)
     train, val = (CaptionDataset(folder, name, split) for split in ("TRAIN", "VAL"))
+    for number in config.stages:
+        together = getattr(config, f"stage{number}").captions_per_sample
+        if train.captions_per_image % together:
+            raise ValueError(
+                f"captions_per_sample is {together}: choose a divisor of "
+                f"{train.captions_per_image}, the captions that each image has in {folder}"
+            )
     return train, val, Vocabulary.load(folder / f"WORDMAP_{name}.json")
 
 

@@ -9,13 +9,13 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sat.config import Preprocessing, TrainConfig
+from sat.config import Preprocessing
 from sat.data.batches import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
 from sat.data.vocabulary import Vocabulary
@@ -23,6 +23,7 @@ from sat.evaluate import caption_images, features_of, score
 from sat.losses import cross_entropy, doubly_stochastic_penalty, topk_accuracy
 from sat.models.decoder import Output
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.recipe import TrainConfig
 
 
 @contextmanager
@@ -41,6 +42,11 @@ def whole_step() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Matrix products in the precision that the config asks for."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
 def learn(
     model: ShowAttendTell,
     optimizer: Optimizer,
@@ -54,8 +60,12 @@ def learn(
     """
     device = next(model.parameters()).device
     words = batch.lengths.to(device) - 1
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        output = _forward(model, batch, preprocessing)
+    learns = any(weight.requires_grad for weight in model.encoder.parameters())
+    slower = device.type == "cpu" and learns  # bfloat16 convolutions, backward
+    with nullcontext() if slower else autocast(config, device):
+        features = features_of(model, batch, preprocessing)
+    with autocast(config, device):
+        output = model(features, batch.captions.to(device), batch.lengths.to(device))
     likelihood = cross_entropy(
         output.logits,
         batch.captions[:, 1:].to(device),

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from sat.config import StageConfig
+from sat.recipe import StageConfig
 
 COUNTS = ("seconds", "waiting", "captions", "batches")
 

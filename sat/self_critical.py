@@ -6,21 +6,21 @@ B images, S captions drawn of each, T words, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sat.cider import CiderD
-from sat.config import Decoding, Preprocessing, TrainConfig
+from sat.config import Decoding, Preprocessing
 from sat.data.batches import Batch
 from sat.data.dataset import CaptionDataset
-from sat.epoch import descend
+from sat.epoch import autocast, descend
 from sat.evaluate import features_of
 from sat.generate import Hypothesis, sample
 from sat.losses import policy_gradient
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.recipe import TrainConfig
 
 DRAWING = Decoding(do_sample=True, forbid_unknown=True, max_length=22)
 
@@ -53,12 +53,9 @@ def learn_self_critical(
     """
     model.eval()
     device = next(model.parameters()).device
-    autocast = partial(
-        torch.autocast, device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
-    )
     features = features_of(model, batch, preprocessing)
     options = replace(DRAWING, num_return_sequences=samples)
-    with torch.no_grad(), autocast():
+    with torch.no_grad(), autocast(config, device):
         drawn = [[_said(one, model.end_id) for one in g] for g in sample(model, features, options)]
     rewards = torch.tensor(
         [
@@ -69,7 +66,7 @@ def learn_self_critical(
     )  # (B, S)
     advantages = (rewards - (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)).flatten()
     captions, lengths = _as_batch([words for group in drawn for words in group], model, device)
-    with autocast():
+    with autocast(config, device):
         logits = model(features, captions, lengths).logits
     unsayable = torch.tensor([model.pad_id, model.start_id, model.unk_id], device=device)
     logits = logits.index_fill(2, unsayable, float("-inf"))  # as when the captions were drawn

@@ -34,12 +34,12 @@ from sat.beginning import (
     with_features,
 )
 from sat.build import device_of
-from sat.config import StageConfig, TrainConfig
 from sat.data.batches import Batch, CaptionBatches, training_loader
 from sat.epoch import learn, validate, whole_step
 from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.position import Position, random_state, set_random_state
+from sat.recipe import StageConfig, TrainConfig
 from sat.self_critical import learn_self_critical, reward_of
 
 logger = logging.getLogger(__name__)
@@ -202,6 +202,7 @@ class Trainer:
             by_length=config.by_length and stage.objective == "likelihood",
             mirror=config.mirror,
             every=self.train.captions_per_image if stage.objective == "self_critical" else 1,
+            together=stage.captions_per_sample,
             seed=config.seed * 10 + number,
         )
         self.loader = training_loader(

@@ -9,16 +9,9 @@ import typing
 import pytest
 from jsonargparse import ArgumentParser
 
-from sat.config import (
-    DecoderConfig,
-    Decoding,
-    EncoderConfig,
-    ModelConfig,
-    Preprocessing,
-    StageConfig,
-    TrainConfig,
-)
+from sat.config import DecoderConfig, Decoding, EncoderConfig, ModelConfig, Preprocessing
 from sat.fields import add_flags, from_dict, to_dict
+from sat.recipe import StageConfig, TrainConfig
 
 CONFIGS = [
     Preprocessing,

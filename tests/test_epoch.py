@@ -12,11 +12,12 @@ from reference_decoder import ReferenceDecoder
 from torch import Tensor, nn
 
 from sat.captioner import Captioner
-from sat.config import Decoding, TrainConfig
+from sat.config import Decoding
 from sat.data.batches import Batch
 from sat.data.dataset import CaptionDataset
 from sat.epoch import learn, validate
 from sat.metrics import bleu
+from sat.recipe import TrainConfig
 
 RATE = 0.01
 NEVER_LEARNS = "attention.full_att.bias"  # a softmax does not change when all scores rise

@@ -18,11 +18,11 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 
 # A module imports only from those before it (DESIGN.md, section 2).
 PLACES = """
-    fields config distributed
+    fields config recipe distributed
     data.vocabulary data.images data.annotations data.shape_captions data.shapes
     data.photo_files data.pictures data.input_files
     data.dataset data.batches data.embeddings data.features
-    models.attention models.efficientnet_lite models.encoder models.decoder
+    models.attention models.recurrence models.efficientnet_lite models.encoder models.decoder
     models.show_attend_tell models.vit_gpt2
     generate losses metrics cider coco_metrics visualize build packing checkpoint ship
     inert_pickle legacy captioner

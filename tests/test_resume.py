@@ -17,7 +17,7 @@ import tiny
 import torch
 
 from sat import checkpoint, epoch, training
-from sat.config import TrainConfig
+from sat.recipe import TrainConfig
 from sat.training import fit
 
 HOW: dict[str, Any] = {

@@ -8,11 +8,12 @@ import torch
 
 from sat import self_critical
 from sat.cider import CiderD
-from sat.config import Preprocessing, TrainConfig
+from sat.config import Preprocessing
 from sat.data.batches import Batch
 from sat.losses import policy_gradient
 from sat.models.decoder import DecoderWithAttention
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.recipe import TrainConfig
 from sat.self_critical import learn_self_critical, reward_of
 
 PAD, UNK, START, END, WORDS = 0, 4, 5, 6, (1, 2, 3)

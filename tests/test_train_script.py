@@ -12,7 +12,8 @@ import pytest
 import tiny
 
 from sat.cli import main_errors
-from sat.config import Decoding, StageConfig, TrainConfig
+from sat.config import Decoding
+from sat.recipe import StageConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 parse = runpy.run_path(str(ROOT / "train.py"))["parse"]

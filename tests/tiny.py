@@ -18,18 +18,11 @@ from torch import nn
 from sat import training
 from sat.build import build
 from sat.captioner import Captioner
-from sat.config import (
-    DecoderConfig,
-    Decoding,
-    EncoderConfig,
-    ModelConfig,
-    Preprocessing,
-    StageConfig,
-    TrainConfig,
-)
+from sat.config import DecoderConfig, Decoding, EncoderConfig, ModelConfig, Preprocessing
 from sat.data.annotations import Record
 from sat.data.input_files import InputFilesConfig, create_input_files
 from sat.data.vocabulary import Vocabulary
+from sat.recipe import StageConfig, TrainConfig
 
 SIZE = 32
 PHOTOS = 12

@@ -1,11 +1,12 @@
 """Samples as batches: which captions come together, in which order, read by how many processes.
 
-B captions, T words, P regions, D features, S side of the pictures.
+B captions, I images, T words, P regions, D features, S side of the pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +18,15 @@ from sat.data.dataset import CaptionDataset, Sample
 
 
 class Batch(NamedTuple):
-    """Samples stacked, padded to the longest caption among them."""
+    """Samples stacked, padded to the longest caption among them.
 
-    images: Tensor  # uint8[B, 3, S, S] or float16[B, P, D]
+    Where several captions of an image come together, as many of each, there are fewer images.
+    """
+
+    images: Tensor  # uint8[I, 3, S, S] or float16[I, P, D]
     captions: Tensor  # int64[B, T]
     lengths: Tensor  # int64[B]
-    indices: Tensor  # int64[B]
+    indices: Tensor  # int64[I], of the images within their split
 
 
 class CaptionBatches(Sampler):
@@ -30,8 +34,9 @@ class CaptionBatches(Sampler):
 
     With `by_length` a batch holds captions of like length, so that almost nothing is padding (Xu
     et al. 2015, section 4.3). With `mirror` each picture is mirrored with probability 1/2. `every`
-    takes only every so many-th caption (captions_per_image: one an image). `start` skips the
-    batches an interrupted epoch has already seen.
+    takes only every so many-th caption (captions_per_image: one an image). With `together`, so many
+    captions of one image follow one another, in no order of length. `start` skips the batches an
+    interrupted epoch has already seen.
     """
 
     def __init__(
@@ -42,10 +47,12 @@ class CaptionBatches(Sampler):
         by_length: bool = True,
         mirror: bool = False,
         every: int = 1,
+        together: int = 1,
         seed: int = 0,
     ) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.by_length, self.mirror, self.every = by_length, mirror, every
+        self.by_length = by_length and together == 1
+        self.mirror, self.every, self.together = mirror, every, together
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -53,25 +60,34 @@ class CaptionBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.lengths))
+        order = random.permutation(len(self.lengths) // self.together)
         views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
         order = order[order % self.every == 0]
         if self.by_length:
             order = order[np.argsort(self.lengths[order], kind="stable")]
-        starts = np.arange(0, len(order), self.batch_size)
+        size = self.batch_size // self.together
+        starts = np.arange(0, len(order), size)
         if self.by_length:
             random.shuffle(starts)
         for first in starts[self.start :].tolist():
-            chosen = order[first : first + self.batch_size]
-            yield list(zip(chosen.tolist(), views[chosen].tolist()))
+            chosen = order[first : first + size]
+            yield [
+                (group * self.together + i, view)
+                for group, view in zip(chosen.tolist(), views[chosen].tolist())
+                for i in range(self.together)
+            ]
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """The samples as one batch, its captions cut to the longest among them."""
+def collate(samples: list[Sample], together: int = 1) -> Batch:
+    """The samples as one batch, its captions cut to the longest among them.
+
+    So many samples that follow one another share their image, as `CaptionBatches` says.
+    """
     lengths = torch.tensor([sample.length for sample in samples])
     captions = torch.stack([sample.caption for sample in samples])[:, : int(lengths.max())]
-    images = torch.stack([sample.image for sample in samples])
-    return Batch(images, captions, lengths, torch.tensor([sample.index for sample in samples]))
+    images = torch.stack([sample.image for sample in samples[::together]])
+    indices = torch.tensor([sample.index for sample in samples[::together]])
+    return Batch(images, captions, lengths, indices)
 
 
 def training_loader(
@@ -81,7 +97,7 @@ def training_loader(
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=partial(collate, together=batches.together),
         num_workers=workers,
         pin_memory=pin,
         generator=torch.Generator(),  # its own, so that resuming finds the global one untouched

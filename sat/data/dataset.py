@@ -97,14 +97,28 @@ class CaptionDataset(Dataset):
         caption, view = index if isinstance(index, tuple) else (index, 0)
         if not -len(self) <= caption < len(self):
             raise IndexError(f"caption {caption} of {len(self)}")
-        caption %= len(self)
+        return self._sample(caption % len(self), view)
+
+    def _sample(self, caption: int, view: int, picture: Tensor | None = None) -> Sample:
         image = caption // self.captions_per_image
         return Sample(
-            self.picture(image, view),
+            self.picture(image, view) if picture is None else picture,
             torch.from_numpy(self.captions[caption].astype(np.int64)),
             int(self.lengths[caption]),
             image,
         )
+
+    def __getitems__(self, indices: list[int | tuple[int, int]]) -> list[Sample]:
+        """A batch for a loader; captions of one image in a row share its picture, read once."""
+        samples: list[Sample] = []
+        last: tuple[int, int] | None = None  # image and view
+        for index in indices:
+            caption, view = index if isinstance(index, tuple) else (index, 0)
+            place = (caption // self.captions_per_image, view)
+            shared = samples[-1].image if place == last else None
+            samples.append(self._sample(caption, view, shared))
+            last = place
+        return samples
 
     def picture(self, image: int, view: int = 0) -> Tensor:
         """uint8[3, S, S] of an image, or its features float16[P, D]."""

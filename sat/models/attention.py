@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.encoder_att = nn.Linear(encoder_dim, attention_dim)
         self.decoder_att = nn.Linear(decoder_dim, attention_dim)
         self.full_att = nn.Linear(attention_dim, 1)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
 
     def project(self, features: Tensor) -> Tensor:
         """The part of f_att that no word changes: float[B, P, D] -> float[B, P, A]."""
@@ -42,7 +42,7 @@ class Attention(nn.Module):
         Takes features float[B, P, D], their `project`ion float[B, P, A], hidden float[B, H].
         """
         query = self.decoder_att(hidden).unsqueeze(1)  # (B, 1, A)
-        scores = self.full_att(self.activation(projected + query)).squeeze(2)  # (B, P)
+        scores = self.full_att(ACTIVATIONS[self.activation](projected + query)).squeeze(2)  # (B, P)
         alpha = scores.softmax(dim=1)
         context = torch.bmm(alpha.unsqueeze(1), features).squeeze(1)  # (B, D)
         return context, alpha

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from sat.fields import check_choice
 from sat.models.attention import Attention
+from sat.models.recurrence import Weights, unroll
 
 
 class State(NamedTuple):
@@ -103,8 +105,14 @@ class DecoderWithAttention(nn.Module):
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """The logits float[B, V] of the word after tokens int[B], and the next state."""
-        readout, _, state = self._advance(self.embedding(tokens), state)
-        return self.fc(readout), state
+        embedded = self.embedding(tokens)
+        context, _ = self.attention(state.features, state.projected, state.hidden)
+        if self.gate != "none":
+            context = self.f_beta(state.hidden).sigmoid() * context
+        inputs = torch.cat([embedded, context], dim=1)  # (B, E + D)
+        hidden, cell = self.decode_step(inputs, (state.hidden, state.cell))
+        logits = self._predict(embedded, hidden, context, self._drop([len(tokens)]))
+        return logits, state._replace(hidden=hidden, cell=cell)
 
     def reorder(self, state: State, index: Tensor) -> State:
         """The state with rows picked, repeated or dropped: row i becomes row index[i]."""
@@ -124,38 +132,70 @@ class DecoderWithAttention(nn.Module):
                 f"{len(captions)} captions of {len(features)} photos: give as many of each photo"
             )
         state = self.reorder(self.start(features), order // repeats)
-        embedded = self.embedding(captions.index_select(0, order))  # (B, T, E)
-        steps = range(captions.shape[1] - 1)
-        alive = (lengths.unsqueeze(1) > torch.arange(len(steps), device=lengths.device)).sum(0)
-        readouts, alphas = [], []
-        for t, rows in zip(steps, alive.tolist()):
-            if rows < len(state.hidden):
-                state = State(*(part[:rows] for part in state))
-            readout, alpha, state = self._advance(embedded[:rows, t], state)
-            readouts.append(readout)
-            alphas.append(alpha)
-        back = order.argsort()
-        return Output(
-            self.fc(_stack(readouts, len(order)).index_select(0, back)),
-            _stack(alphas, len(order)).index_select(0, back),
+        steps = captions.shape[1] - 1
+        speaking = torch.arange(steps, device=order.device).unsqueeze(1) < lengths  # (T-1, B)
+        embedded = self.embedding(captions.index_select(0, order)[:, :-1].t()[speaking])  # (N, E)
+        rows = [n for n in speaking.sum(1).tolist() if n]
+        unrolled = unroll(
+            state.features,
+            state.projected,
+            linear(
+                embedded,
+                self.decode_step.weight_ih[:, : embedded.shape[1]],
+                self.decode_step.bias_ih + self.decode_step.bias_hh,
+            ),
+            state.hidden,
+            state.cell,
+            rows,
+            self._recurrent_weights(),
+            self.attention.activation,
         )
+        places = (order * steps + torch.arange(steps, device=order.device).unsqueeze(1))[speaking]
+        drop = self._drop(rows)
+        logits = self._predict(embedded, unrolled.hiddens, unrolled.contexts, drop)
 
-    def _advance(self, embedded: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """One word further: what the vocabulary layer reads, the map, and the next state."""
-        context, alpha = self.attention(state.features, state.projected, state.hidden)
-        if self.gate != "none":
-            context = self.f_beta(state.hidden).sigmoid() * context
-        inputs = torch.cat([embedded, context], dim=1)  # (B, E + D)
-        hidden, cell = self.decode_step(inputs, (state.hidden, state.cell))
-        readout = self.dropout(hidden)
+        def padded(packed: Tensor) -> Tensor:
+            everywhere = packed.new_zeros(len(order) * steps, packed.shape[1])
+            return everywhere.index_copy(0, places, packed).unflatten(0, (-1, steps))
+
+        return Output(padded(logits), padded(unrolled.alphas))
+
+    def _predict(
+        self, embedded: Tensor, hidden: Tensor, context: Tensor, drop: tuple[Tensor, ...]
+    ) -> Tensor:
+        """The logits float[N, V] after words, each a row: the last word, and what it led to."""
+        readout = hidden * drop[0]
         if self.output == "deep":
             # Eq. 7, with the tanh and the dropout that the authors' code puts before L_o.
             mixed = embedded + self.hidden_out(readout) + self.context_out(context)
-            readout = self.dropout(mixed.tanh())
-        return readout, alpha, state._replace(hidden=hidden, cell=cell)
+            readout = mixed.tanh() * drop[1]
+        return self.fc(readout)
 
+    def _drop(self, rows: list[int]) -> tuple[Tensor, ...]:
+        """What dropout multiplies by, for `rows` words at each step: float[N, H], float[N, E].
 
-def _stack(rows: list[Tensor], batch: int) -> Tensor:
-    """Steps of fewer and fewer rows, float[<=B, N] each, as one zero-padded float[B, T-1, N]."""
-    padded = [nn.functional.pad(row, (0, 0, 0, batch - len(row))) for row in rows]
-    return torch.stack(padded, dim=1)
+        Drawn step by step, so that a seed means the same whether words come one by one or at once.
+        """
+        one = self.fc.weight.new_ones(1)
+        if not self.training:
+            return one, one
+        sizes = [self.decode_step.hidden_size]
+        if self.output == "deep":
+            sizes.append(self.embedding.embedding_dim)
+        drawn = [[self.dropout(one.expand(n, size)) for size in sizes] for n in rows]
+        return tuple(torch.cat(steps) for steps in zip(*drawn))
+
+    def _recurrent_weights(self) -> Weights:
+        attention, cell = self.attention, self.decode_step
+        none = cell.weight_hh.new_empty(0, cell.hidden_size)
+        gated = self.gate != "none"
+        return Weights(
+            query=attention.decoder_att.weight,
+            query_bias=attention.decoder_att.bias,
+            score=attention.full_att.weight.flatten(),
+            score_bias=attention.full_att.bias,
+            context=cell.weight_ih[:, self.embedding.embedding_dim :],
+            hidden=cell.weight_hh,
+            gate=self.f_beta.weight if gated else none,
+            gate_bias=self.f_beta.bias if gated else none[:, 0],
+        )

@@ -1,0 +1,186 @@
+"""The teacher-forced recurrence of the decoder, with its gradient written by hand.
+
+Autograd works out the gradient of every weight anew at each word and adds it up: as many products
+of narrow matrices, and as many passes over a gradient as large as the features. Here each weight's
+gradient is one product over all words at the end. The mathematics is that of
+`DecoderWithAttention.step`, and a test holds the two equal.
+
+B captions sorted from long to short, N their words in all, P regions, D features, A attention and H
+hidden units, G units of the gate (D, 1 or 0). Words are packed: those of step 0 of all captions, then
+those of step 1 of the captions that have one, and so on; `rows` counts the captions at each step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+DERIVATIVES = {
+    "tanh": torch.ops.aten.tanh_backward,
+    "relu": lambda gradient, value: torch.ops.aten.threshold_backward(gradient, value, 0),
+}
+IN_PLACE = {"tanh": torch.tanh_, "relu": torch.relu_}
+
+
+class Weights(NamedTuple):
+    """What the recurrence multiplies by, as `nn.Linear` keeps it: (outputs, inputs)."""
+
+    query: Tensor  # float[A, H]: decoder_att
+    query_bias: Tensor  # float[A]
+    score: Tensor  # float[A]: full_att
+    score_bias: Tensor  # float[1]: no softmax feels it, so its gradient is zero
+    context: Tensor  # float[4H, D]: the LSTM's part for the context
+    hidden: Tensor  # float[4H, H]: the LSTM's part for the hidden state
+    gate: Tensor  # float[G, H]: f_beta
+    gate_bias: Tensor  # float[G]
+
+
+class Unrolled(NamedTuple):
+    """What the words of all captions saw and left, packed."""
+
+    hiddens: Tensor  # float[N, H], after the word
+    contexts: Tensor  # float[N, D], gated
+    alphas: Tensor  # float[N, P]
+
+
+def unroll(
+    features: Tensor,
+    projected: Tensor,
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    rows: list[int],
+    weights: Weights,
+    activation: str,
+) -> Unrolled:
+    """All steps of soft attention and LSTM over float[N, 4H] `inputs`: W [E y] + b of each word.
+
+    features float[B, P, D], their projection float[B, P, A], hidden and cell float[B, H].
+    Products are taken in the features' precision; maps, cell and sums in that of the cell.
+    """
+    weights = Weights(*(weight.to(features.dtype) for weight in weights))
+    cell = cell.to(torch.promote_types(cell.dtype, torch.float32))
+    with torch.autocast(features.device.type, enabled=False):
+        return Unrolled(
+            *_Unroll.apply(rows, activation, features, projected, inputs, hidden, cell, *weights)
+        )
+
+
+class _Unroll(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        rows: list[int],
+        activation: str,
+        features: Tensor,
+        projected: Tensor,
+        inputs: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        w, dtype = Weights(*weights), features.dtype
+        before, layers, maps, gates, raw, gated, cells, parts = ([] for _ in range(8))
+        hidden = hidden.to(dtype)
+        for n, words in zip(rows, inputs.split(rows)):
+            hidden, cell = hidden[:n], cell[:n]
+            before.append(hidden)
+            query = torch.addmm(w.query_bias, hidden, w.query.t())
+            layer = IN_PLACE[activation](projected[:n] + query.unsqueeze(1))  # (n, P, A)
+            alpha = (layer @ w.score).to(cell.dtype).softmax(dim=1)
+            context = torch.bmm(alpha.to(dtype).unsqueeze(1), features[:n]).squeeze(1)  # (n, D)
+            raw.append(context)
+            if len(w.gate):
+                gates.append(torch.addmm(w.gate_bias, hidden, w.gate.t()).sigmoid_())
+                context = gates[-1] * context
+            sums = words + torch.addmm(hidden @ w.hidden.t(), context, w.context.t())  # (n, 4H)
+            into, kept, new, out = sums.to(cell.dtype).chunk(4, dim=1)
+            into, kept, new, out = into.sigmoid(), kept.sigmoid(), new.tanh(), out.sigmoid()
+            cells.append(cell)
+            cell = kept * cell + into * new
+            bounded = cell.tanh()
+            hidden = (out * bounded).to(dtype)
+            layers.append(layer)
+            maps.append(alpha)
+            gated.append(context)
+            parts.append((into, kept, new, out, bounded, hidden))
+        hiddens = torch.cat([part[-1] for part in parts])
+        contexts, alphas = torch.cat(gated), torch.cat(maps)
+        ctx.save_for_backward(features, projected, hiddens, contexts, alphas, *w)
+        ctx.steps = (rows, activation, before, layers, gates, raw, cells, parts)
+        return hiddens, contexts, alphas
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_hiddens: Tensor, d_contexts: Tensor, d_alphas: Tensor) -> Any:
+        features, projected, _, contexts, alphas, *weights = ctx.saved_tensors
+        rows, activation, before, layers, gates, raw, cells, parts = ctx.steps
+        w, dtype, exact = Weights(*weights), features.dtype, alphas.dtype
+        d_projected = torch.zeros_like(projected)
+        d_score = torch.zeros_like(w.score, dtype=exact)
+        d_hidden = alphas.new_zeros(rows[0], w.hidden.shape[1])
+        d_cell = torch.zeros_like(d_hidden)
+        found = []  # from the last step to the first
+        steps = zip(
+            rows, d_hiddens.split(rows), d_contexts.split(rows), d_alphas.split(rows),
+            alphas.split(rows), before, layers, gates or before, raw, cells, parts,
+        )  # fmt: skip
+        for n, *ds, alpha, _, layer, gate, context, cell, part in reversed(list(steps)):
+            into, kept, new, out, bounded, *_ = part
+            d_h, d_c = d_hidden[:n] + ds[0], d_cell[:n]
+            d_c += d_h * out * (1 - bounded * bounded)
+            d_sums = torch.cat(
+                [
+                    d_c * new * into * (1 - into),
+                    d_c * cell * kept * (1 - kept),
+                    d_c * into * (1 - new * new),
+                    d_h * bounded * out * (1 - out),
+                ],
+                dim=1,
+            ).to(dtype)  # (n, 4H)
+            d_c *= kept
+            d_before = d_sums @ w.hidden
+            d_context = torch.addmm(ds[1].to(dtype), d_sums, w.context)  # (n, D)
+            d_gate = None
+            if gates:
+                d_gate = d_context * context
+                d_gate = d_gate if gate.shape[1] > 1 else d_gate.sum(1, keepdim=True)
+                d_gate = d_gate * gate * (1 - gate)
+                d_before = torch.addmm(d_before, d_gate, w.gate)
+                d_context = d_context * gate
+            d_alpha = torch.bmm(features[:n], d_context.unsqueeze(2)).squeeze(2) + ds[2]  # (n, P)
+            d_scores = (alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))).to(dtype)
+            d_score += d_scores.flatten() @ layer.flatten(0, 1)
+            d_layer = DERIVATIVES[activation](d_scores.unsqueeze(2), layer)  # but for w.score
+            d_projected[:n] += d_layer
+            d_query = d_layer.sum(1) * w.score  # (n, A)
+            d_hidden[:n] = torch.addmm(d_before, d_query, w.query)
+            found.append((d_sums, d_query, d_gate, d_context))
+        d_sums, d_query, d_gate, d_context = (_packed(part) for part in zip(*reversed(found)))
+        hiddens = torch.cat(before)
+        d_features = None
+        if ctx.needs_input_grad[2]:
+            maps, seen = _padded(alphas.to(dtype), rows), _padded(d_context, rows)
+            d_features = torch.bmm(maps.transpose(1, 2), seen)  # (B, P, D)
+        return (
+            None, None, d_features, d_projected * w.score, d_sums, d_hidden.to(dtype), d_cell,
+            d_query.t() @ hiddens, d_query.sum(0), d_score.to(dtype), torch.zeros_like(w.score_bias),
+            d_sums.t() @ contexts, d_sums.t() @ hiddens,
+            None if d_gate is None else d_gate.t() @ hiddens,
+            None if d_gate is None else d_gate.sum(0),
+        )  # fmt: skip
+
+
+def _packed(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    return None if parts[0] is None else torch.cat(parts)
+
+
+def _padded(packed: Tensor, rows: list[int]) -> Tensor:
+    """float[N, X] of packed words as float[B, T, X], zero where a caption is over."""
+    padded = packed.new_zeros(len(rows), rows[0], packed.shape[1])
+    for step, part in enumerate(packed.split(rows)):
+        padded[step, : len(part)] = part
+    return padded.transpose(0, 1)

@@ -1,0 +1,140 @@
+"""How a captioner is trained: the fields of a recipe, from which `train.py` makes its flags.
+
+Frozen and self-checking like those of `config.py`; nothing here imports torch either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sat.config import DecoderConfig, Decoding, EncoderConfig
+from sat.fields import check, check_at_least, check_choices
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training: which parts learn, how fast, and when it is over."""
+
+    epochs: int = 120
+    """at most"""
+    batch_size: int = 80
+    """captions in a batch"""
+    captions_per_sample: int = 1
+    """captions shown with one encoding of their photo: more pay where the encoder learns"""
+    learning_rate: float = 4e-4
+    """of the decoder (Adam)"""
+    encoder_learning_rate: float = 0.0
+    """of the encoder (Adam); 0: the encoder is frozen"""
+    encoder_from_block: int | None = None
+    """first block that learns; the backbone's own default when empty"""
+    decay: float = 0.8
+    """the learning rates are multiplied by this ..."""
+    decay_patience: int = 8
+    """... after so many epochs without a better validation BLEU-4"""
+    stop_patience: int = 20
+    """the stage ends after so many epochs without a better validation BLEU-4"""
+    ema: float = 0.0
+    """validate and keep a moving average of the weights, with this decay a step (0.999)"""
+    objective: Literal["likelihood", "self_critical"] = "likelihood"
+    """self_critical: reward captions drawn from the model by CIDEr-D; batch_size counts images"""
+    samples: int = 5
+    """captions drawn of each image by the self-critical objective"""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(self.samples >= 2, "samples", self.samples, "give at least 2: each judges the others")
+        check(self.epochs >= 0, "epochs", self.epochs, "give 0 (skip the stage) or more")
+        check_at_least(
+            1, self, "batch_size", "captions_per_sample", "decay_patience", "stop_patience"
+        )
+        together = self.objective == "likelihood" or self.captions_per_sample == 1
+        remedy = "the self-critical objective draws captions of its own: leave it 1"
+        check(together, "captions_per_sample", self.captions_per_sample, remedy)
+        group, size = self.captions_per_sample, self.batch_size
+        check(
+            size % group == 0,
+            "batch_size",
+            size,
+            f"give a multiple of {group} (captions_per_sample)",
+        )
+        check(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a rate above 0")
+        rate = self.encoder_learning_rate
+        check(rate >= 0, "encoder_learning_rate", rate, "give 0 (frozen) or a rate")
+        check(0 <= self.ema < 1, "ema", self.ema, "give 0 (off) or a share below 1, as 0.999")
+        check(0 < self.decay <= 1, "decay", self.decay, "give a factor in (0, 1]")
+
+    @property
+    def fine_tunes(self) -> bool:
+        """True when the encoder learns too."""
+        return self.encoder_learning_rate > 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole training run: `train.py` makes its flags from these fields."""
+
+    data_folder: str = "data"
+    """where create_input_files.py wrote"""
+    data_name: str = ""
+    """the common part of the prepared files' names; found by itself when the folder holds one"""
+    output_dir: str = "runs/default"
+    """gets best/, last/ and log.jsonl"""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    stage1: StageConfig = field(default_factory=StageConfig)
+    stage2: StageConfig = field(
+        default_factory=lambda: StageConfig(
+            learning_rate=1e-4, encoder_learning_rate=1e-4, batch_size=32
+        )
+    )
+    stage3: StageConfig = field(
+        default_factory=lambda: StageConfig(
+            objective="self_critical", learning_rate=5e-5, batch_size=32, epochs=20
+        )
+    )
+    stages: tuple[int, ...] = (1,)
+    """which stages to run, in order; all but 1 start from the best of the stages before"""
+    alpha_c: float = 0.1
+    """weight of the doubly stochastic penalty (lambda of eq. 14)"""
+    penalty_scaling: Literal["sum", "mean"] = "sum"
+    """sum: eq. 14, per word; mean: over captions and regions, as the tutorial does"""
+    label_smoothing: float = 0.0
+    grad_clip: float = 5.0
+    """largest norm of the whole gradient; 0: no clipping"""
+    by_length: bool = True
+    """batches of captions of like length, so that almost nothing is padding"""
+    mirror: bool = False
+    """show each picture mirrored half of the time (not where captions tell left from right)"""
+    cache_features: bool = False
+    """encode every image once to half-precision features and train from them (frozen encoder)"""
+    embeddings: str | None = None
+    """text file of word vectors (GloVe): sets embed_dim"""
+    fine_tune_embeddings: bool = True
+    """let the word vectors learn"""
+    init: str | None = None
+    """start from this checkpoint's weights; stages 2 and 3 alone start from output_dir's best/"""
+    validation: Decoding = field(default_factory=lambda: Decoding(beam_size=1))
+    """how the validation images are captioned after each epoch"""
+    validation_batch_size: int = 64
+    workers: int = 1
+    """processes that read images; features are read by the main process"""
+    device: str = "auto"
+    """auto: CUDA where there is one; else any torch device"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast for the matrix products, where the hardware gains by it"""
+    save_minutes: float = 10.0
+    """last/ is also written this often within an epoch, so that a kill costs little"""
+    seed: int = 0
+    resume: bool = False
+    """go on where the run in output_dir was stopped"""
+    overwrite: bool = False
+    """replace the run that output_dir holds"""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        known = self.stages and sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)
+        check(known, "stages", self.stages, "choose from 1, 2 and 3, in that order, each once")
+        check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
+        check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
+        check_at_least(1, self, "validation_batch_size")
