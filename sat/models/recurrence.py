@@ -6,8 +6,8 @@ gradient is one product over all words at the end. The mathematics is that of
 `DecoderWithAttention.step`, and a test holds the two equal.
 
 B captions sorted from long to short, N their words in all, P regions, D features, A attention and H
-hidden units, G units of the gate (D, 1 or 0). Words are packed: those of step 0 of all captions, then
-those of step 1 of the captions that have one, and so on; `rows` counts the captions at each step.
+hidden units, G units of the gate (D, 1 or 0). Words are packed: those of step 0 of all captions,
+then those of step 1 of the captions that have one, and so on; `rows` counts them at each step.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class _Unroll(torch.autograd.Function):
             d_features = torch.bmm(maps.transpose(1, 2), seen)  # (B, P, D)
         return (
             None, None, d_features, d_projected * w.score, d_sums, d_hidden.to(dtype), d_cell,
-            d_query.t() @ hiddens, d_query.sum(0), d_score.to(dtype), torch.zeros_like(w.score_bias),
+            d_query.t() @ hiddens, d_query.sum(0), d_score.to(dtype), w.score_bias * 0,
             d_sums.t() @ contexts, d_sums.t() @ hiddens,
             None if d_gate is None else d_gate.t() @ hiddens,
             None if d_gate is None else d_gate.sum(0),
