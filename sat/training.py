@@ -189,7 +189,7 @@ class Trainer:
         if stage.ema:
             average = get_ema_multi_avg_fn(stage.ema)
             self.average = AveragedModel(self.model, multi_avg_fn=average)
-        cached = config.cache_features and not stage.fine_tunes
+        cached = config.cache_features and self.model.encoder.learns_from > 0
         self.train_source, self.val_source = self.train, self.val
         if cached:
             encoded = partial(with_features, self.model, self.preprocessing, bar=self.bar)
