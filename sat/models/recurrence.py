@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sat.models.attention import ACTIVATIONS
+
 DERIVATIVES = {
     "tanh": torch.ops.aten.tanh_backward,
     "relu": lambda gradient, value: torch.ops.aten.threshold_backward(gradient, value, 0),
 }
-IN_PLACE = {"tanh": torch.tanh_, "relu": torch.relu_}
 
 
 class Weights(NamedTuple):
@@ -89,7 +90,7 @@ class _Unroll(torch.autograd.Function):
             hidden, cell = hidden[:n], cell[:n]
             before.append(hidden)
             query = torch.addmm(w.query_bias, hidden, w.query.t())
-            layer = IN_PLACE[activation](projected[:n] + query.unsqueeze(1))  # (n, P, A)
+            layer = ACTIVATIONS[activation](projected[:n] + query.unsqueeze(1))  # (n, P, A)
             alpha = (layer @ w.score).to(cell.dtype).softmax(dim=1)
             context = torch.bmm(alpha.to(dtype).unsqueeze(1), features[:n]).squeeze(1)  # (n, D)
             raw.append(context)
