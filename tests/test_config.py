@@ -109,7 +109,7 @@ def test_choices_are_held_to(cls, name, choices):
         assert getattr(cls(**{name: choice}), name) == choice
     with pytest.raises(ValueError) as caught:
         cls(**{name: "other"})
-    assert str(caught.value) == f"{name} is 'other': choose one of {', '.join(choices)}"
+    assert str(caught.value) == f"{name} is 'other': choose one of {', '.join(map(str, choices))}"
 
 
 def test_there_are_choices_to_hold_to():
