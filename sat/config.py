@@ -14,6 +14,7 @@ from sat.fields import check, check_at_least, check_choice, check_choices
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DROPOUT_SITES = ("mean", "hidden", "readout")
+Look = Literal["expected", "sampled", "argmax"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class DecoderConfig:
     attention: Literal["soft", "hard"] = "soft"
     """trained on: soft: the expected context (Xu et al. 2015, section 4.2); hard: one region drawn
     for each word, by REINFORCE (section 4.1)"""
-    test_attention: Literal["expected", "sampled", "argmax"] = "expected"
+    test_attention: Look = "expected"
     """the context when captioning: expected, of one region drawn, or of the map's peak"""
     attention_depth: Literal[1, 2] = 1
     """hidden layers of f_att; the second is of the photo alone"""

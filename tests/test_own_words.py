@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import tiny
 import torch
 from torch import Tensor, nn
 
-from sat import epoch
+from sat import epoch, training
 from sat.config import Preprocessing
 from sat.data.batches import Batch
 from sat.fields import from_dict, to_dict
@@ -171,3 +172,19 @@ def test_each_word_is_kept_with_its_probability_by_itself(share: float) -> None:
     assert (kept.mean(0) - share).abs().max() < 4 * (share * (1 - share) / many) ** 0.5
     together = kept[:, :3].prod(1).mean().item()
     assert together == pytest.approx(share**3, abs=4 * (share**3 / many) ** 0.5)
+
+
+def test_a_stage_counts_its_own_batches(tmp_path, monkeypatch) -> None:
+    seen, real = [], training.learn
+
+    def note(*args, teacher_share: float, **how):
+        seen.append(teacher_share)
+        return real(*args, teacher_share=teacher_share, **how)
+
+    monkeypatch.setattr(training, "learn", note)
+    tiny.script(monkeypatch, [0.1, 0.2, 0.3])
+    data = tiny.prepare(tmp_path / "data", known=2)  # three batches an epoch
+    linear = {"scheduled_sampling": ScheduledSampling("linear", c=0.1)}
+    stages = {"stages": (1, 2), "stage1": linear | {"epochs": 2}, "stage2": linear | {"epochs": 1}}
+    training.fit(tiny.config(data, tmp_path / "run", **stages))
+    assert seen == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5, 1, 0.9, 0.8])

@@ -5,15 +5,17 @@ B images (or beams), P regions, D features, A attention units, H hidden units.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from sat.config import Look
 from sat.fields import check_choice
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
-LOOKS = ("expected", "sampled", "argmax")
+LOOKS = typing.get_args(Look)
 
 
 def locations(alpha: Tensor, look: str) -> Tensor:
