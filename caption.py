@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sat.cli import main_errors
-from sat.config import Decoding
+from sat.config import Decoding, Look
 from sat.fields import add_flags, given
 from sat.recipe import TrainConfig
 
@@ -31,6 +31,7 @@ def parse(arguments: list[str]) -> Any:
     flag("--json", type=str, nargs="?", const="-", help="JSON to this file, or instead of text")
     flag("--dont_smooth", action="store_true", help="show the cells of the attention maps")
     flag("--show", action="store_true", help="open each figure in a window too")
+    flag("--test_attention", type=Look, help="expected, sampled, argmax; the model's own")
     flag("--device", type=str, default=TrainConfig.device, help="auto, cpu, cuda, ...")
     beams = ("--beam_size", "--num_beams", "-b")
     flag(*beams, type=int, default=SUPPRESS, help="beams kept; 1: greedy; default: the model's")
@@ -70,6 +71,8 @@ def main() -> None:
     from sat.visualize import visualize_att
 
     captioner = load(flags.model or SHIPPED, flags.word_map).to(device_of(flags.device))
+    if flags.test_attention:
+        captioner.model.decoder.test_attention = flags.test_attention
     options = decoding(captioner.config.decoding, **choices)
     records, captioned = [], 0
     for i, results in caption(captioner, photos, options):

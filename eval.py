@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sat.cli import main_errors
-from sat.config import Decoding
+from sat.config import Decoding, Look
 from sat.fields import add_flags, given
 
 
@@ -29,6 +29,9 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument("--workers", type=int, default=1, help="processes that read images")
     parser.add_argument("--output_dir", type=str, help="of the results; the model's by default")
     parser.add_argument("--device", type=str, default="auto")
+    parser.add_argument(
+        "--test_attention", type=Look, help="expected, sampled or argmax; the model's own"
+    )
     add_flags(parser, Decoding, skip=("beam_size",), given_only=True)
     parser.add_argument(
         *("--beam_size", "--num_beams", "-b"),
@@ -54,6 +57,8 @@ def main() -> None:
     from sat.pointing import pointing
 
     captioner = load(flags.model, flags.word_map).to(device_of(flags.device))
+    if flags.test_attention:
+        captioner.model.decoder.test_attention = flags.test_attention
     name = flags.data_name or find_data_name(flags.data_folder)
     dataset = CaptionDataset(flags.data_folder, name, flags.split)
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sat.fields import check, check_at_least, check_choices
+from sat.fields import check, check_at_least, check_choice, check_choices
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+DROPOUT_SITES = ("mean", "hidden", "readout")
+Look = Literal["expected", "sampled", "argmax"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,16 @@ class DecoderConfig:
     embed_dim: int = 512
     decoder_dim: int = 512
     dropout: float = 0.5
-    attention: Literal["soft"] = "soft"
-    """soft: the expected context (Xu et al. 2015, section 4.2)"""
+    dropout_sites: tuple[str, ...] = ("hidden", "readout")
+    """what it falls on: mean (feature, before the initial state: arctic-captions), hidden (state,
+    before the output), readout (the deep output's tanh)"""
+    attention: Literal["soft", "hard"] = "soft"
+    """trained on: soft: the expected context (Xu et al. 2015, section 4.2); hard: one region drawn
+    for each word, by REINFORCE (section 4.1)"""
+    test_attention: Look = "expected"
+    """the context when captioning: expected, of one region drawn, or of the map's peak"""
+    attention_depth: Literal[1, 2] = 1
+    """hidden layers of f_att; the second is of the photo alone"""
     activation: Literal["tanh", "relu"] = "tanh"
     """inside f_att; the paper: tanh, the tutorial: relu"""
     gate: Literal["vector", "scalar", "none"] = "vector"
@@ -72,6 +82,8 @@ class DecoderConfig:
         for name in ("attention_dim", "embed_dim", "decoder_dim"):
             check(getattr(self, name) > 0, name, getattr(self, name), "give a positive size")
         check(0 <= self.dropout < 1, "dropout", self.dropout, "give a probability below 1")
+        for site in self.dropout_sites:
+            check_choice("dropout_sites", site, DROPOUT_SITES)
 
 
 @dataclass(frozen=True)

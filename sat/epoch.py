@@ -20,9 +20,15 @@ from sat.data.batches import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
 from sat.data.vocabulary import Vocabulary
 from sat.evaluate import caption_images, features_of, score
-from sat.losses import cross_entropy, doubly_stochastic_penalty, topk_accuracy
+from sat.losses import (
+    cross_entropy,
+    doubly_stochastic_penalty,
+    topk_accuracy,
+    variational_terms,
+)
 from sat.models.decoder import Output
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.own_words import with_own_words
 from sat.recipe import TrainConfig
 
 
@@ -53,9 +59,11 @@ def learn(
     batch: Batch,
     preprocessing: Preprocessing,
     config: TrainConfig,
+    teacher_share: float = 1.0,
 ) -> dict[str, float]:
     """One step of the optimizer; returns the two parts of the loss, apart and unweighted.
 
+    The words shown are the true ones with probability `teacher_share`, else the model's own.
     Raises `FloatingPointError`, before anything is changed, when the loss is not a number.
     """
     device = next(model.parameters()).device
@@ -65,18 +73,28 @@ def learn(
     with nullcontext() if slower else autocast(config, device):
         features = features_of(model, batch, preprocessing)
     with autocast(config, device):
-        output = model(features, batch.captions.to(device), batch.lengths.to(device))
+        shown = batch.captions.to(device)
+        if teacher_share < 1:
+            shown = with_own_words(model, features, shown, teacher_share)
+        output = model(features, shown, batch.lengths.to(device))
+    targets = batch.captions[:, 1:].to(device)
     likelihood = cross_entropy(
-        output.logits,
-        batch.captions[:, 1:].to(device),
-        words,
-        label_smoothing=config.label_smoothing,
+        output.logits, targets, words, label_smoothing=config.label_smoothing
     )
     penalty = doubly_stochastic_penalty(
         output.alphas.float(), words, scaling=config.penalty_scaling
     )
     loss = likelihood + config.alpha_c * penalty
-    descend(optimizer, loss, config.grad_clip)
+    if output.looks is None:
+        descend(optimizer, loss, config.grad_clip)
+    else:
+        baseline, hard = model.decoder.baseline, config.hard
+        terms = variational_terms(
+            output.logits, targets, words, output.alphas, output.looks, baseline
+        )
+        loss = loss + hard.reward * terms.reinforce - hard.entropy * terms.entropy
+        descend(optimizer, loss, config.grad_clip)
+        baseline.lerp_(terms.log_p, 1 - hard.baseline)
     return {"cross_entropy": likelihood.item(), "penalty": penalty.item()}
 
 

@@ -6,6 +6,8 @@ to stop.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,6 +40,41 @@ def doubly_stochastic_penalty(alphas: Tensor, lengths: Tensor, *, scaling: str =
     """
     squares = (1 - alphas.sum(dim=1)).square()  # (B, P)
     return squares.mean() if scaling == "mean" else squares.sum() / lengths.sum()
+
+
+class BoundTerms(NamedTuple):
+    """What hard attention adds to cross-entropy, a word: Xu et al. 2015, section 4.1."""
+
+    reinforce: Tensor  # its gradient is that of minus the bound, less that of minus log p(y | s)
+    entropy: Tensor  # of the maps
+    log_p: Tensor  # mean of log p(word): what a moving baseline follows
+
+
+def variational_terms(
+    logits: Tensor,
+    targets: Tensor,
+    lengths: Tensor,
+    alphas: Tensor,
+    looks: Tensor,
+    baseline: Tensor,
+) -> BoundTerms:
+    """The rest of an estimate of the bound sum_s p(s) log p(y | s) by one draw of locations s.
+
+    Of each caption (log p(y | s) - b T) log p(s), its first factor held fixed, b the `baseline` a
+    word; summed and divided by all words, as cross-entropy is, and negated. looks float[B, T, P]
+    are one at the locations drawn from alphas float[B, T, P]; both are zero past the `lengths`.
+    """
+    mask = word_mask(lengths, targets.shape[1])
+    log_p = logits.detach().float().log_softmax(dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
+    log_p = log_p.masked_fill(~mask, 0).sum(dim=1)  # (B,)
+    alphas = alphas.float().clamp(min=torch.finfo(torch.float32).tiny)
+    log_s = (looks * alphas.log()).sum(dim=(1, 2))  # (B,)
+    words = lengths.sum()
+    return BoundTerms(
+        reinforce=-((log_p - baseline * lengths) * log_s).sum() / words,
+        entropy=-(alphas * alphas.log()).sum() / words,
+        log_p=log_p.sum() / words,
+    )
 
 
 def topk_accuracy(logits: Tensor, targets: Tensor, lengths: Tensor, k: int = 5) -> Tensor:

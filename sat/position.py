@@ -18,6 +18,7 @@ class Position:
     stage: int = 0  # index into the stages to run
     epoch: int = 0  # of the stage, from 0
     batch: int = 0  # batches of the epoch already learnt from
+    steps: int = 0  # batches of the stage
     best: float = -1.0  # validation BLEU-4 of best/
     stale: int = 0  # epochs without a better one
     scale: float = 1.0  # of the stage's learning rates
@@ -29,6 +30,7 @@ class Position:
     ) -> None:
         """One batch more: its losses, the time it took, and how much of it went on waiting."""
         self.batch += 1
+        self.steps += 1
         counts = {"seconds": seconds, "waiting": waiting, "captions": captions, "batches": 1}
         for key, value in (losses | counts).items():
             self.totals[key] = self.totals.get(key, 0.0) + value

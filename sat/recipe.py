@@ -10,6 +10,24 @@ from typing import Literal
 
 from sat.config import DecoderConfig, Decoding, EncoderConfig
 from sat.fields import check, check_at_least, check_choices
+from sat.schedule import ScheduledSampling
+
+
+@dataclass(frozen=True)
+class HardAttention:
+    """What `--decoder.attention hard` learns with (Xu et al. 2015, section 4.1)."""
+
+    reward: float = 1.0
+    """lambda_r: weight of REINFORCE; 1: the gradient of the variational bound. arctic-captions
+    takes a tenth, and of the mean over a caption's words: 1 / (10 T), 0.01 for T = 10 words"""
+    entropy: float = 0.002
+    """lambda_e: weight of the maps' entropy, so that they do not settle too early"""
+    baseline: float = 0.9
+    """decay of the moving average of log p(word) that rewards are measured against"""
+
+    def __post_init__(self) -> None:
+        check_at_least(0, self, "reward", "entropy")
+        check(0 <= self.baseline < 1, "baseline", self.baseline, "give a share below 1, as 0.9")
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,8 @@ class StageConfig:
     """self_critical: reward captions drawn from the model by CIDEr-D; batch_size counts images"""
     samples: int = 5
     """captions drawn of each image by the self-critical objective"""
+    scheduled_sampling: ScheduledSampling = field(default_factory=ScheduledSampling)
+    """show the decoder more and more of its own words in place of people's"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -51,6 +71,9 @@ class StageConfig:
         together = self.objective == "likelihood" or self.captions_per_sample == 1
         remedy = "the self-critical objective draws captions of its own: leave it 1"
         check(together, "captions_per_sample", self.captions_per_sample, remedy)
+        taught = self.objective == "likelihood" or self.scheduled_sampling.schedule == "none"
+        schedule = self.scheduled_sampling.schedule
+        check(taught, "schedule", schedule, "the self-critical objective shows no words: leave it")
         group, size = self.captions_per_sample, self.batch_size
         check(
             size % group == 0,
@@ -99,6 +122,7 @@ class TrainConfig:
     """weight of the doubly stochastic penalty (lambda of eq. 14)"""
     penalty_scaling: Literal["sum", "mean"] = "sum"
     """sum: eq. 14, per word; mean: over captions and regions, as the tutorial does"""
+    hard: HardAttention = field(default_factory=HardAttention)
     label_smoothing: float = 0.0
     grad_clip: float = 5.0
     """largest norm of the whole gradient; 0: no clipping"""

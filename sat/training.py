@@ -187,8 +187,7 @@ class Trainer:
         self._set_rates(stage)
         self.average = None
         if stage.ema:
-            average = get_ema_multi_avg_fn(stage.ema)
-            self.average = AveragedModel(self.model, multi_avg_fn=average)
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(stage.ema))
         cached = config.cache_features and self.model.encoder.learns_from > 0
         self.train_source, self.val_source = self.train, self.val
         if cached:
@@ -216,7 +215,9 @@ class Trainer:
         """One step of the optimizer on a batch."""
         shared = {"preprocessing": self.preprocessing, "config": self.config}
         if stage.objective == "likelihood":
-            return partial(learn, self.model, self.optimizer, **shared)
+            share = stage.scheduled_sampling.teacher_share
+            plain = partial(learn, self.model, self.optimizer, **shared)
+            return lambda batch: plain(batch, teacher_share=share(self.position.steps))
         shared |= {"reward": reward_of(self.train), "samples": stage.samples}
         return partial(learn_self_critical, self.model, self.optimizer, **shared)
 

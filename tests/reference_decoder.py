@@ -29,8 +29,12 @@ class ReferenceDecoder(nn.Module):
         gate: str = "vector",
         initial_state: str = "linear",
         output: str = "linear",
+        attention_depth: int = 1,
+        test_attention: str = "expected",
+        dropout_sites: tuple[str, ...] = ("hidden", "readout"),
     ) -> None:
         super().__init__()
+        self.test_attention, self.dropout_sites = test_attention, dropout_sites
         self.activation, self.gate = activation, gate
         self.initial_state, self.output = initial_state, output
         self.attention = nn.ModuleDict(
@@ -40,6 +44,8 @@ class ReferenceDecoder(nn.Module):
                 "full_att": nn.Linear(attention_dim, 1),
             }
         )
+        if attention_depth == 2:
+            self.attention["photo_att"] = nn.Linear(attention_dim, attention_dim)
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.decode_step = nn.LSTMCell(embed_dim + encoder_dim, decoder_dim)
@@ -58,53 +64,76 @@ class ReferenceDecoder(nn.Module):
 
     def initial(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """h_0 and c_0 from the mean of the regions."""
-        mean = features.mean(dim=1)
+        mean = self.drop("mean", features.mean(dim=1))
         if self.initial_state == "linear":
             return self.init_h(mean), self.init_c(mean)
         return torch.tanh(self.init_h(mean)), torch.tanh(self.init_c(mean))
 
-    def attend(self, features: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The context z_t (eq. 13) and the weights alpha_t (eq. 4 and 5)."""
+    def drop(self, site: str, values: Tensor) -> Tensor:
+        """Dropout, if it falls here."""
+        return self.dropout(values) if site in self.dropout_sites else values
+
+    def attend(
+        self, features: Tensor, hidden: Tensor, place: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The context z_t (eq. 13) and the weights alpha_t (eq. 4 and 5).
+
+        Given a `place` int[B], the context is the one region there (eq. 8 and 9).
+        """
+        bend = torch.relu if self.activation == "relu" else torch.tanh
         from_photo = self.attention["encoder_att"](features)  # (B, P, A)
+        if "photo_att" in self.attention:
+            from_photo = self.attention["photo_att"](bend(from_photo))
         from_words = self.attention["decoder_att"](hidden)[:, None, :]
-        if self.activation == "relu":
-            layer = torch.relu(from_photo + from_words)
-        else:
-            layer = torch.tanh(from_photo + from_words)
+        layer = bend(from_photo + from_words)
         alpha = torch.softmax(self.attention["full_att"](layer).squeeze(-1), dim=1)
+        if self.test_attention == "argmax" and not self.training:
+            place = alpha.argmax(dim=1)
+        if place is not None:
+            return features[torch.arange(len(place)), place], alpha
         return (features * alpha[:, :, None]).sum(dim=1), alpha
 
     def word(
-        self, tokens: Tensor, features: Tensor, hidden: Tensor, cell: Tensor
+        self,
+        tokens: Tensor,
+        features: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        place: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits float[B, V] of the word after `tokens`, the map, and the new h and c."""
-        context, alpha = self.attend(features, hidden)
+        context, alpha = self.attend(features, hidden, place)
         if self.gate != "none":
             context = torch.sigmoid(self.f_beta(hidden)) * context  # section 4.2.1
         previous = self.embedding(tokens)
         hidden, cell = self.decode_step(torch.cat([previous, context], dim=1), (hidden, cell))
         if self.output == "linear":
-            return self.fc(self.dropout(hidden)), alpha, hidden, cell
+            return self.fc(self.drop("hidden", hidden)), alpha, hidden, cell
         # Eq. 7; where tanh and dropout stand is taken from the authors' own code.
-        mixed = previous + self.hidden_out(self.dropout(hidden)) + self.context_out(context)
-        return self.fc(self.dropout(torch.tanh(mixed))), alpha, hidden, cell
+        out = self.hidden_out(self.drop("hidden", hidden))
+        mixed = previous + out + self.context_out(context)
+        return self.fc(self.drop("readout", torch.tanh(mixed))), alpha, hidden, cell
 
-    def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, captions: Tensor, lengths: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits float[B, T-1, V] and maps float[B, T-1, P], both zero once a caption is over.
 
         Captions are sorted by length, longest first; a word is predicted for those not yet over.
+        Given `places` int[B, T-1], each word looks at one region.
         """
         features = features.reshape(len(features), -1, features.shape[-1])
-        lengths, order = lengths.reshape(-1).sort(descending=True)
-        features, captions = features[order], captions[order]
         hidden, cell = self.initial(features)
+        lengths, order = lengths.reshape(-1).sort(descending=True)
+        features, captions, hidden, cell = (x[order] for x in (features, captions, hidden, cell))
         to_predict = (lengths - 1).tolist()
         logits = features.new_zeros(len(features), captions.shape[1] - 1, self.fc.out_features)
         alphas = features.new_zeros(len(features), captions.shape[1] - 1, features.shape[1])
         for t in range(max(to_predict)):
             n = sum(words > t for words in to_predict)
+            place = None if places is None else places[order][:n, t]
             predicted, alpha, hidden, cell = self.word(
-                captions[:n, t], features[:n], hidden[:n], cell[:n]
+                captions[:n, t], features[:n], hidden[:n], cell[:n], place
             )
             logits[:n, t] = predicted
             alphas[:n, t] = alpha

@@ -126,6 +126,16 @@ def test_json_holds_what_the_library_returns(caption, model, photos):
     assert out.splitlines() == lines
 
 
+def test_attention_can_be_another_than_the_models_own(caption, model, photos):
+    captioner = sat.captioner.load(model)
+    usual = captioner.caption(photos[0]).score
+    captioner.model.decoder.test_attention = "argmax"
+    _, out, _ = caption("-i", photos[0], "-m", model, "--test_attention", "argmax", "--json")
+    (record,) = json.loads(out)
+    assert record["score"] == pytest.approx(captioner.caption(photos[0]).score, abs=1e-5)
+    assert record["score"] != pytest.approx(usual, abs=1e-3)
+
+
 def test_sampling_follows_the_seed(caption, model, photos):
     flags = ("-i", photos[0], "-m", model, "--json", "--top_p", 0.9, "--temperature", 3)
     draws = [caption(*flags, "--max_length", 9, "--seed", seed)[1] for seed in (1, 1, 2)]

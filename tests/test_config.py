@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from sat.config import DecoderConfig, Decoding, EncoderConfig, ModelConfig, Preprocessing
 from sat.fields import add_flags, from_dict, to_dict
-from sat.recipe import StageConfig, TrainConfig
+from sat.recipe import HardAttention, StageConfig, TrainConfig
 
 CONFIGS = [
     Preprocessing,
@@ -37,6 +37,10 @@ REFUSED = [
     (DecoderConfig, {"decoder_dim": 0}, "decoder_dim is 0: give a positive size"),
     (DecoderConfig, {"dropout": 1.0}, "dropout is 1.0: give a probability below 1"),
     (DecoderConfig, {"dropout": -0.1}, "dropout is -0.1: give a probability below 1"),
+    (DecoderConfig, {"dropout_sites": ("fc",)}, "dropout_sites is 'fc': choose one of mean, hid"),
+    (HardAttention, {"reward": -1.0}, "reward is -1.0: give at least 0"),
+    (HardAttention, {"entropy": -1.0}, "entropy is -1.0: give at least 0"),
+    (HardAttention, {"baseline": 1.0}, "baseline is 1.0: give a share below 1, as 0.9"),
     (Decoding, {"beam_size": 0}, "beam_size is 0: give at least 1"),
     (Decoding, {"max_length": 0}, "max_length is 0: give at least 1"),
     (Decoding, {"min_length": -1}, "min_length is -1: give a number from 0 to max_length (51)"),
@@ -109,7 +113,7 @@ def test_choices_are_held_to(cls, name, choices):
         assert getattr(cls(**{name: choice}), name) == choice
     with pytest.raises(ValueError) as caught:
         cls(**{name: "other"})
-    assert str(caught.value) == f"{name} is 'other': choose one of {', '.join(choices)}"
+    assert str(caught.value) == f"{name} is 'other': choose one of {', '.join(map(str, choices))}"
 
 
 def test_there_are_choices_to_hold_to():

@@ -21,7 +21,16 @@ CHOICES = {
     "initial_state": ("tanh", "linear"),
     "output": ("deep", "linear"),
 }
+MORE = [
+    {"attention_depth": 2},
+    {"attention_depth": 2, "activation": "relu", "test_attention": "argmax"},
+    {"test_attention": "argmax", "gate": "scalar"},
+    {"dropout_sites": ("mean", "hidden", "readout")},
+    {"dropout_sites": ("mean",), "output": "linear"},
+    {"dropout_sites": ()},
+]
 EVERY_CHOICE = [dict(zip(CHOICES, pick)) for pick in itertools.product(*CHOICES.values())]
+EVERY_CHOICE += [EVERY_CHOICE[0] | others for others in MORE]
 SIZES = {
     "attention_dim": 7,
     "embed_dim": 5,
@@ -33,7 +42,7 @@ LENGTHS = torch.tensor([5, 9, 3, 8])  # all different: both decoders sort them a
 EXACT = {"rtol": 0, "atol": 1e-5}
 
 each_choice = pytest.mark.parametrize(
-    "choices", EVERY_CHOICE, ids=lambda choices: "-".join(choices.values())
+    "choices", EVERY_CHOICE, ids=lambda choices: "-".join(map(str, choices.values()))
 )
 
 
@@ -161,7 +170,10 @@ def test_frozen_embeddings_get_no_gradient() -> None:
 @pytest.mark.parametrize(
     ("choice", "sentence"),
     [
-        ({"attention": "firm"}, "attention is 'firm': choose one of soft"),
+        ({"attention": "firm"}, "attention is 'firm': choose one of soft, hard"),
+        ({"test_attention": "no"}, "test_attention is 'no': choose one of expected, sampled, arg"),
+        ({"attention_depth": 3}, "attention_depth is 3: choose one of 1, 2"),
+        ({"dropout_sites": ("fc",)}, "dropout_sites is 'fc': choose one of mean, hidden, readout"),
         ({"activation": "gelu"}, "activation is 'gelu': choose one of tanh, relu"),
         ({"gate": "wide"}, "gate is 'wide': choose one of vector, scalar, none"),
         ({"initial_state": "zero"}, "initial_state is 'zero': choose one of tanh, linear"),

@@ -18,15 +18,15 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 
 # A module imports only from those before it (DESIGN.md, section 2).
 PLACES = """
-    fields config recipe distributed
+    fields config schedule recipe distributed
     data.vocabulary data.images data.annotations data.shape_captions data.shapes
     data.photo_files data.pictures data.input_files
     data.dataset data.batches data.embeddings data.features
-    models.attention models.recurrence models.efficientnet_lite models.encoder models.decoder
-    models.show_attend_tell models.vit_gpt2
+    models.attention models.ragged models.recurrence models.decoder
+    models.efficientnet_lite models.encoder models.show_attend_tell models.vit_gpt2
     generate losses metrics cider coco_metrics visualize build packing checkpoint ship
     inert_pickle legacy captioner
-    evaluate pointing beginning epoch self_critical position training cli
+    evaluate pointing beginning own_words epoch self_critical position training cli
 """
 ORDER = PLACES.split()
 

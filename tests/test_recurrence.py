@@ -36,7 +36,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def measured(output: tuple[Tensor, Tensor], lengths: Tensor) -> Tensor:
     """A number that feels every logit of a real word, and every map, each in its own way."""
-    logits, alphas = output
+    logits, alphas = output[:2]
     random = torch.Generator().manual_seed(7)
     shape = (len(lengths), 8)
     of_logits = torch.randn(*shape, 11, generator=random).double()
@@ -70,7 +70,7 @@ def test_several_captions_of_a_photo_are_as_many_photos() -> None:
         rows = features.repeat_interleave(3 // repeats, 0).requires_grad_()
         output = decoder(rows, captions, LENGTHS)
         measured(output, LENGTHS).backward()
-        found.append((*output, rows.grad))
+        found.append((*output[:2], rows.grad))
     expected = found[0][2].unflatten(0, (2, 3)).sum(1)
     torch.testing.assert_close(found[1][:2], found[0][:2])
     torch.testing.assert_close(found[1][2], expected)
@@ -79,10 +79,10 @@ def test_several_captions_of_a_photo_are_as_many_photos() -> None:
 
 
 @pytest.mark.parametrize(
-    "choices", EVERY_CHOICE[::5], ids=lambda choices: "-".join(choices.values())
+    "choices", EVERY_CHOICE[:24:5], ids=lambda choices: "-".join(choices.values())
 )
 def test_bfloat16_is_close(choices: dict[str, str]) -> None:
-    """With captions enough that some which have ended are stepped through (see `_rounded`)."""
+    """With captions enough that some which have ended are stepped through (see `Ragged`)."""
     random = torch.Generator().manual_seed(4)
     exact = copy.deepcopy(pair(**choices)[0]).float().eval()
     features = torch.randn(40, 10, 4, generator=random)

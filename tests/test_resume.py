@@ -18,6 +18,7 @@ import torch
 
 from sat import checkpoint, epoch, training
 from sat.recipe import TrainConfig
+from sat.schedule import ScheduledSampling
 from sat.training import fit
 
 HOW: dict[str, Any] = {
@@ -195,6 +196,17 @@ def test_a_run_that_saves_often_loses_one_batch(data, whole, tmp_path, workers):
     assert stop(config, BATCH, 4, Killed) == 4
     assert go_on(config) == STEPS - 4
     assert_same(whole, states(tmp_path))
+
+
+def test_what_is_drawn_goes_on_too(data, tmp_path):
+    """Where hard attention looks, its baseline, and where the schedule of own words stands."""
+    stage = HOW["stage1"] | {"scheduled_sampling": ScheduledSampling("linear", k=0.9, c=0.05)}
+    how = HOW | {"decoder": {"attention": "hard"}, "stage1": stage}
+    fit(tiny.config(data, tmp_path / "whole", **how))
+    config = tiny.config(data, tmp_path / "stopped", **how)
+    made = stop(config, BATCH, 4, KeyboardInterrupt)
+    assert go_on(config) == STEPS - made
+    assert_same(states(tmp_path / "whole"), states(tmp_path / "stopped"))
 
 
 def run_and_die(data: str, folder: str) -> None:

@@ -5,11 +5,13 @@ B photos, N rows (photos times beams), P regions, D features, A attention units,
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from sat.config import Look
 from sat.fields import check_choice
 
 CACHED = 2**19
@@ -18,38 +20,62 @@ CACHED = 2**19
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_}
 """in place, since what they are given is large and needed no more"""
 
+LOOKS = typing.get_args(Look)
+
+
+def locations(alpha: Tensor, look: str) -> Tensor:
+    """One region a row of the map float[B, P], as ones and zeros: drawn from it, or its peak."""
+    chosen = alpha.argmax(1, keepdim=True) if look == "argmax" else alpha.multinomial(1)  # (B, 1)
+    return torch.zeros_like(alpha).scatter_(1, chosen, 1)
+
 
 class Attention(nn.Module):
-    """Soft attention: the expected context under a distribution over regions.
+    """A distribution over regions, and the context: its expectation, or one region by it.
 
-    Xu et al. 2015, eq. 4-6 and section 4.2: e_i = f_att(a_i, h), alpha = softmax(e),
-    z = sum_i alpha_i a_i, with f_att a network of one hidden layer.
+    Xu et al. 2015, eq. 4-6 and sections 4.1 and 4.2: e_i = f_att(a_i, h), alpha = softmax(e),
+    z = sum_i alpha_i a_i, with f_att a network of one hidden layer. At depth 2 the regions pass
+    one more before they meet h, so that it too runs once a photo.
     """
 
     def __init__(
-        self, encoder_dim: int, decoder_dim: int, attention_dim: int, *, activation: str = "tanh"
+        self,
+        encoder_dim: int,
+        decoder_dim: int,
+        attention_dim: int,
+        *,
+        activation: str = "tanh",
+        depth: int = 1,
     ) -> None:
         super().__init__()
         check_choice("activation", activation, ACTIVATIONS)
+        check_choice("attention_depth", depth, (1, 2))
         self.encoder_att = nn.Linear(encoder_dim, attention_dim)
+        self.photo_att = nn.Linear(attention_dim, attention_dim) if depth == 2 else None
         self.decoder_att = nn.Linear(decoder_dim, attention_dim)
         self.full_att = nn.Linear(attention_dim, 1)
         self.activation = activation
 
     def project(self, features: Tensor) -> Tensor:
         """The part of f_att that no word changes: float[B, P, D] -> float[B, P, A]."""
-        return self.encoder_att(features)
+        projected = self.encoder_att(features)
+        if self.photo_att is not None:
+            projected = self.photo_att(ACTIVATIONS[self.activation](projected))
+        return projected
 
-    def forward(self, features: Tensor, projected: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, projected: Tensor, hidden: Tensor, look: str = "expected"
+    ) -> tuple[Tensor, Tensor]:
         """The context float[N, D] and the map alpha float[N, P], which sums to one.
 
         Takes features float[B, P, D], their `project`ion float[B, P, A], hidden float[N, H]: as
-        many rows of each photo, its own one after another.
+        many rows of each photo, its own one after another. `look` is one of `LOOKS`: the expected
+        context, or that of one region drawn or at the peak.
         """
         query = self.decoder_att(hidden).unflatten(0, (len(features), -1))  # (B, K, A)
-        alpha = self._scores(projected, query).softmax(dim=2)  # (B, K, P)
-        context = torch.bmm(alpha, features)  # (B, K, D)
-        return context.flatten(0, 1), alpha.flatten(0, 1)
+        alpha = self._scores(projected, query).softmax(dim=2).flatten(0, 1)  # (N, P)
+        seen = alpha if look == "expected" else locations(alpha, look)
+        context = torch.bmm(seen.unflatten(0, query.shape[:2]), features)  # (B, K, D)
+        return context.flatten(0, 1), alpha
 
     def _scores(self, projected: Tensor, query: Tensor) -> Tensor:
         """e_i float[B, K, P] of every region, from float[B, P, A] and float[B, K, A].

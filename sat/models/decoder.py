@@ -5,15 +5,18 @@ B images (or beams), P regions, D features, H hidden units, E embedding, T words
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from sat.config import DROPOUT_SITES
 from sat.fields import check_choice
-from sat.models.attention import Attention
-from sat.models.recurrence import Unrolled, Weights, unroll
+from sat.models.attention import LOOKS, Attention
+from sat.models.ragged import Ragged
+from sat.models.recurrence import Weights, unroll
 
 
 class State(NamedTuple):
@@ -30,6 +33,10 @@ class Output(NamedTuple):
 
     logits: Tensor  # float[B, T-1, V]
     alphas: Tensor  # float[B, T-1, P]
+    looks: Tensor | None = None  # float[B, T-1, P], one at the region looked at, if it was one
+
+
+EXPECTED_SHARE = 0.5  # of the minibatches of hard attention: arctic-captions' semi_sampling_p
 
 
 class DecoderWithAttention(nn.Module):
@@ -50,19 +57,29 @@ class DecoderWithAttention(nn.Module):
         dropout: float = 0.5,
         *,
         attention: str = "soft",
+        test_attention: str = "expected",
+        attention_depth: int = 1,
         activation: str = "tanh",
         gate: str = "vector",
         initial_state: str = "tanh",
         output: str = "deep",
+        dropout_sites: tuple[str, ...] = ("hidden", "readout"),
     ) -> None:
         super().__init__()
-        check_choice("attention", attention, ("soft",))
+        check_choice("attention", attention, ("soft", "hard"))
+        check_choice("test_attention", test_attention, LOOKS)
         check_choice("gate", gate, ("vector", "scalar", "none"))
         check_choice("initial_state", initial_state, ("tanh", "linear"))
         check_choice("output", output, ("deep", "linear"))
+        for site in dropout_sites:
+            check_choice("dropout_sites", site, DROPOUT_SITES)
         self.vocab_size = vocab_size
+        self.hard, self.test_attention = attention == "hard", test_attention
         self.gate, self.initial_state, self.output = gate, initial_state, output
-        self.attention = Attention(encoder_dim, decoder_dim, attention_dim, activation=activation)
+        self.dropout_sites = dropout_sites
+        self.attention = Attention(
+            *(encoder_dim, decoder_dim, attention_dim), activation=activation, depth=attention_depth
+        )
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.decode_step = nn.LSTMCell(embed_dim + encoder_dim, decoder_dim)
@@ -77,6 +94,8 @@ class DecoderWithAttention(nn.Module):
         for weight in (self.embedding.weight, self.fc.weight):
             nn.init.uniform_(weight, -0.1, 0.1)
         nn.init.zeros_(self.fc.bias)
+        if self.hard:  # of REINFORCE, per word; begins with what guessing gets
+            self.register_buffer("baseline", torch.tensor(-math.log(vocab_size)))
 
     def load_pretrained_embeddings(self, embeddings: Tensor) -> None:
         """Take float[V, E] word vectors as the embedding; `ValueError` if the sizes differ."""
@@ -98,6 +117,8 @@ class DecoderWithAttention(nn.Module):
         if torch.is_autocast_enabled(features.device.type):  # once, not at every word
             features = features.to(torch.get_autocast_dtype(features.device.type))
         mean = features.mean(dim=1)
+        if "mean" in self.dropout_sites:
+            mean = self.dropout(mean)
         hidden, cell = self.init_h(mean), self.init_c(mean)
         if self.initial_state == "tanh":
             hidden, cell = hidden.tanh(), cell.tanh()
@@ -106,7 +127,7 @@ class DecoderWithAttention(nn.Module):
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """The logits float[N, V] of the word after tokens int[N], and the next state."""
         embedded = self.embedding(tokens)
-        context, _ = self.attention(state.features, state.projected, state.hidden)
+        context, _ = self.attention(*state[:3], self.test_attention)
         if self.gate != "none":
             context = self.f_beta(state.hidden).sigmoid() * context
         inputs = torch.cat([embedded, context], dim=1)  # (N, E + D)
@@ -132,50 +153,43 @@ class DecoderWithAttention(nn.Module):
 
         There may be several captions of each photo, as many of each, its own one after another.
         The projection of the features runs once a photo and the vocabulary layer once a batch;
-        rows are sorted by length so that a caption that has ended costs nothing more.
+        rows are sorted by length so that a caption that has ended costs nothing more. In training,
+        hard attention looks at one region drawn for each word, or, with probability 1/2 for the
+        whole batch, at the expected context.
         """
-        lengths, order = (lengths.flatten() - 1).sort(descending=True, stable=True)  # words
         repeats, rest = divmod(len(captions), len(features))
         if rest or not repeats:
             raise ValueError(
                 f"{len(captions)} captions of {len(features)} photos: give as many of each photo"
             )
-        state, photos = self.start(features), order // repeats
+        state = self.start(features)
+        ragged = Ragged(lengths.flatten() - 1, captions.shape[1] - 1, state.features.dtype)
+        photos = ragged.order // repeats
         if not _is_count(photos, len(features)):
             state = State(*(part.index_select(0, photos) for part in state))
-        steps = captions.shape[1] - 1
-        speaking = torch.arange(steps, device=order.device).unsqueeze(1) < lengths  # (T-1, B)
-        rows = _rounded(speaking.sum(1).tolist(), len(order), state.features.dtype)
-        stepping = torch.arange(len(order)) < torch.tensor(rows).unsqueeze(1)  # (T-1, B)
-        stepping = stepping.to(order.device)
-        embedded = self.embedding(captions.index_select(0, order)[:, :-1].t()[stepping])  # (N, E)
-        unrolled = unroll(
-            state.features,
-            state.projected,
-            linear(
-                embedded,
-                self.decode_step.weight_ih[:, : embedded.shape[1]],
-                self.decode_step.bias_ih + self.decode_step.bias_hh,
-            ),
-            state.hidden,
-            state.cell,
-            [n for n in rows if n],
-            self._recurrent_weights(),
-            self.attention.activation,
+        embedded = self.embedding(ragged.pack(captions[:, :-1]))  # (N, E)
+        lstm = self.decode_step
+        inputs = linear(
+            embedded, lstm.weight_ih[:, : embedded.shape[1]], lstm.bias_ih + lstm.bias_hh
         )
-        spoken = speaking[stepping].nonzero().flatten()
-        if len(spoken) < len(embedded):
-            embedded = embedded.index_select(0, spoken)
-            unrolled = Unrolled(*(part.index_select(0, spoken) for part in unrolled))
-        drop = self._drop([n for n in speaking.sum(1).tolist() if n])
-        logits = self._predict(embedded, unrolled.hiddens, unrolled.contexts, drop)
-        places = (order * steps + torch.arange(steps, device=order.device).unsqueeze(1))[speaking]
+        unrolled = unroll(
+            *state[:2], inputs, *state[2:],
+            ragged.rows, self._recurrent_weights(), self.attention.activation, self._look(),
+        )  # fmt: skip
+        spoken = (embedded, unrolled.hiddens, unrolled.contexts)
+        logits = self._predict(*map(ragged.only_spoken, spoken), self._drop(ragged.spoken))
+        alphas, looks = (
+            None if maps is None else ragged.unpack(ragged.only_spoken(maps))
+            for maps in (unrolled.alphas, unrolled.looks)
+        )
+        return Output(ragged.unpack(logits), alphas, looks)
 
-        def padded(packed: Tensor) -> Tensor:
-            everywhere = packed.new_zeros(len(order) * steps, packed.shape[1])
-            return everywhere.index_copy(0, places, packed).unflatten(0, (-1, steps))
-
-        return Output(padded(logits), padded(unrolled.alphas))
+    def _look(self) -> str:
+        """How the words of this batch get their context: one of `LOOKS`."""
+        if not self.training:
+            return self.test_attention
+        drawn = self.hard and torch.rand(()).item() >= EXPECTED_SHARE
+        return "sampled" if drawn else "expected"
 
     def _predict(
         self, embedded: Tensor, hidden: Tensor, context: Tensor, drop: tuple[Tensor, ...]
@@ -196,11 +210,16 @@ class DecoderWithAttention(nn.Module):
         one = self.fc.weight.new_ones(1)
         if not self.training:
             return one, one
-        sizes = [self.decode_step.hidden_size]
+        sizes = {"hidden": self.decode_step.hidden_size}
         if self.output == "deep":
-            sizes.append(self.embedding.embedding_dim)
-        drawn = [[self.dropout(one.expand(n, size)) for size in sizes] for n in rows]
-        return tuple(torch.cat(steps) for steps in zip(*drawn))
+            sizes["readout"] = self.embedding.embedding_dim
+
+        def drawn(site: str, n: int) -> Tensor:
+            here = site in self.dropout_sites
+            return self.dropout(one.expand(n, sizes[site])) if here else one.expand(n, 1)
+
+        steps = [[drawn(site, n) for site in sizes] for n in rows]
+        return tuple(torch.cat(masks) for masks in zip(*steps))
 
     def _recurrent_weights(self) -> Weights:
         attention, cell = self.attention, self.decode_step
@@ -221,13 +240,3 @@ class DecoderWithAttention(nn.Module):
 def _is_count(index: Tensor, length: int) -> bool:
     """True for 0, 1, ... length - 1: an index that moves nothing."""
     return torch.equal(index, torch.arange(length, device=index.device))
-
-
-def _rounded(rows: list[int], batch: int, dtype: torch.dtype) -> list[int]:
-    """Captions to step through: a few that have ended too, so that few different sizes occur.
-
-    In half precision oneDNN compiles a product for every size it meets, which takes far longer than
-    the product; in single precision it does not.
-    """
-    grain = 16 if dtype in (torch.bfloat16, torch.float16) else 1
-    return [min(batch, -(-n // grain) * grain) for n in rows]

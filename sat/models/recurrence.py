@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sat.models.attention import ACTIVATIONS
+from sat.models.attention import ACTIVATIONS, locations
 
 DERIVATIVES = {
     "tanh": torch.ops.aten.tanh_backward,
@@ -45,6 +45,7 @@ class Unrolled(NamedTuple):
     hiddens: Tensor  # float[N, H], after the word
     contexts: Tensor  # float[N, D], gated
     alphas: Tensor  # float[N, P]
+    looks: Tensor | None  # float[N, P], one at the region looked at; None: the expected context
 
 
 def unroll(
@@ -56,35 +57,37 @@ def unroll(
     rows: list[int],
     weights: Weights,
     activation: str,
+    look: str = "expected",
 ) -> Unrolled:
-    """All steps of soft attention and LSTM over float[N, 4H] `inputs`: W [E y] + b of each word.
+    """All steps of attention and LSTM over float[N, 4H] `inputs`: W [E y] + b of each word.
 
     features float[B, P, D], their projection float[B, P, A], hidden and cell float[B, H].
+    No gradient passes from a context to the map where `look` took one region by it.
     Products are taken in the features' precision; maps, cell and sums in that of the cell.
     """
     weights = Weights(*(weight.to(features.dtype) for weight in weights))
     cell = cell.to(torch.promote_types(cell.dtype, torch.float32))
     with torch.autocast(features.device.type, enabled=False):
-        return Unrolled(
-            *_Unroll.apply(rows, activation, features, projected, inputs, hidden, cell, *weights)
-        )
+        how = (rows, activation, look)
+        found = _Unroll.apply(how, features, projected, inputs, hidden, cell, *weights)
+    return Unrolled(*found)
 
 
 class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
-        rows: list[int],
-        activation: str,
+        how: tuple[list[int], str, str],
         features: Tensor,
         projected: Tensor,
         inputs: Tensor,
         hidden: Tensor,
         cell: Tensor,
         *weights: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         w, dtype = Weights(*weights), features.dtype
-        before, layers, maps, gates, raw, gated, cells, parts = ([] for _ in range(8))
+        rows, activation, look = how
+        before, layers, maps, seen, gates, raw, gated, cells, parts = ([] for _ in range(9))
         hidden = hidden.to(dtype)
         for n, words in zip(rows, inputs.split(rows)):
             hidden, cell = hidden[:n], cell[:n]
@@ -92,7 +95,8 @@ class _Unroll(torch.autograd.Function):
             query = torch.addmm(w.query_bias, hidden, w.query.t())
             layer = ACTIVATIONS[activation](projected[:n] + query.unsqueeze(1))  # (n, P, A)
             alpha = (layer @ w.score).to(cell.dtype).softmax(dim=1)
-            context = torch.bmm(alpha.to(dtype).unsqueeze(1), features[:n]).squeeze(1)  # (n, D)
+            seen.append(alpha if look == "expected" else locations(alpha, look))
+            context = torch.bmm(seen[-1].to(dtype).unsqueeze(1), features[:n]).squeeze(1)  # (n, D)
             raw.append(context)
             if len(w.gate):
                 gates.append(torch.addmm(w.gate_bias, hidden, w.gate.t()).sigmoid_())
@@ -110,14 +114,17 @@ class _Unroll(torch.autograd.Function):
             parts.append((into, kept, new, out, bounded, hidden))
         hiddens = torch.cat([part[-1] for part in parts])
         contexts, alphas = torch.cat(gated), torch.cat(maps)
-        ctx.save_for_backward(features, projected, hiddens, contexts, alphas, *w)
+        looks = None if look == "expected" else torch.cat(seen)
+        if looks is not None:
+            ctx.mark_non_differentiable(looks)
+        ctx.save_for_backward(features, projected, hiddens, contexts, alphas, looks, *w)
         ctx.steps = (rows, activation, before, layers, gates, raw, cells, parts)
-        return hiddens, contexts, alphas
+        return hiddens, contexts, alphas, looks
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_hiddens: Tensor, d_contexts: Tensor, d_alphas: Tensor) -> Any:
-        features, projected, _, contexts, alphas, *weights = ctx.saved_tensors
+    def backward(ctx: Any, d_hiddens: Tensor, d_contexts: Tensor, d_alphas: Tensor, _: Any) -> Any:
+        features, projected, _, contexts, alphas, looks, *weights = ctx.saved_tensors
         rows, activation, before, layers, gates, raw, cells, parts = ctx.steps
         w, dtype, exact = Weights(*weights), features.dtype, alphas.dtype
         d_projected = torch.zeros_like(projected)
@@ -152,7 +159,9 @@ class _Unroll(torch.autograd.Function):
                 d_gate = d_gate * gate * (1 - gate)
                 d_before = torch.addmm(d_before, d_gate, w.gate)
                 d_context = d_context * gate
-            d_alpha = torch.bmm(features[:n], d_context.unsqueeze(2)).squeeze(2) + ds[2]  # (n, P)
+            d_alpha = ds[2]  # (n, P)
+            if looks is None:
+                d_alpha = d_alpha + torch.bmm(features[:n], d_context.unsqueeze(2)).squeeze(2)
             d_scores = (alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))).to(dtype)
             d_score += d_scores.flatten() @ layer.flatten(0, 1)
             d_layer = DERIVATIVES[activation](d_scores.unsqueeze(2), layer)  # but for w.score
@@ -163,11 +172,11 @@ class _Unroll(torch.autograd.Function):
         d_sums, d_query, d_gate, d_context = (_packed(part) for part in zip(*reversed(found)))
         hiddens = torch.cat(before)
         d_features = None
-        if ctx.needs_input_grad[2]:
-            maps, seen = _padded(alphas.to(dtype), rows), _padded(d_context, rows)
-            d_features = torch.bmm(maps.transpose(1, 2), seen)  # (B, P, D)
+        if ctx.needs_input_grad[1]:
+            seen = _padded((alphas if looks is None else looks).to(dtype), rows)
+            d_features = torch.bmm(seen.transpose(1, 2), _padded(d_context, rows))  # (B, P, D)
         return (
-            None, None, d_features, d_projected * w.score, d_sums, d_hidden.to(dtype), d_cell,
+            None, d_features, d_projected * w.score, d_sums, d_hidden.to(dtype), d_cell,
             d_query.t() @ hiddens, d_query.sum(0), d_score.to(dtype), w.score_bias * 0,
             d_sums.t() @ contexts, d_sums.t() @ hiddens,
             None if d_gate is None else d_gate.t() @ hiddens,

@@ -1,0 +1,49 @@
+"""How often people's words are shown in training, and how often the model's own.
+
+Scheduled sampling (Bengio et al. 2015, section 2.4). Nothing here imports torch: recipes do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from sat.fields import check, check_choices
+
+
+@dataclass(frozen=True)
+class ScheduledSampling:
+    """The probability epsilon_i of showing the true word, at the stage's minibatch i from 0."""
+
+    schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
+    """none: always; linear: k - c i; exponential: k^i; inverse_sigmoid: k / (k + exp(i / k))"""
+    k: float = 1.0
+    """linear: where it begins; exponential: below 1 (0.9995); inverse_sigmoid: 1 or more (500)"""
+    c: float = 0.0
+    """slope of linear, per minibatch"""
+    least: float = 0.0
+    """never below this"""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(0 <= self.least <= 1, "least", self.least, "give a probability")
+        if self.schedule == "linear":
+            check(0 <= self.k <= 1, "k", self.k, "linear begins at a probability")
+            check(self.c > 0, "c", self.c, "give linear a slope above 0, as 0.0001")
+        elif self.schedule == "exponential":
+            check(0 < self.k < 1, "k", self.k, "exponential takes a number below 1, as 0.9995")
+        elif self.schedule == "inverse_sigmoid":
+            check(self.k >= 1, "k", self.k, "inverse_sigmoid takes 1 or more, as 500")
+
+    def teacher_share(self, minibatch: int) -> float:
+        """epsilon_i, the probability with which each word shown is the true one."""
+        if self.schedule == "none":
+            return 1.0
+        if self.schedule == "linear":
+            share = self.k - self.c * minibatch
+        elif self.schedule == "exponential":
+            share = self.k**minibatch
+        else:
+            share = self.k / (self.k + math.exp(min(minibatch / self.k, 700)))  # no overflow
+        return max(share, self.least)
