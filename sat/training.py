@@ -98,6 +98,8 @@ class Trainer:
                 if self.average is not None:
                     self.average.load_state_dict(saved["average"])
                 saved = None
+            elif index:
+                self._save("last")  # from here best/ may be of this stage, and no way back
             self._run_stage(number, stage)
 
     def _run_stage(self, number: int, stage: StageConfig) -> None:
