@@ -20,9 +20,10 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 PLACES = """
     fields config recipe distributed
     data.vocabulary data.images data.annotations data.shape_captions data.shapes
-    data.photo_files data.pictures data.input_files
+    data.photo_files data.pictures data.selection data.input_files
     data.dataset data.batches data.embeddings data.features
-    models.attention models.recurrence models.efficientnet_lite models.encoder models.decoder
+    models.attention models.recurrence models.efficientnet_lite models.weights
+    models.encoder models.decoder
     models.show_attend_tell models.vit_gpt2
     generate losses metrics cider coco_metrics visualize build packing checkpoint ship
     inert_pickle legacy captioner
