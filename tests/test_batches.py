@@ -19,19 +19,19 @@ def padding(batches: CaptionBatches) -> int:
     return sum(int(row.max() * len(row) - row.sum()) for row in widths)
 
 
-@pytest.mark.parametrize("by_length", [True, False])
-def test_every_caption_once_an_epoch(by_length: bool) -> None:
-    batches = CaptionBatches(LENGTHS, 32, by_length=by_length)
+@pytest.mark.parametrize("kind", ["by_length", "random"])
+def test_every_caption_once_an_epoch(kind: str) -> None:
+    batches = CaptionBatches(LENGTHS, 32, kind=kind)
     sizes = [len(batch) for batch in batches]
     assert len(batches) == len(sizes) == 32
     assert sorted(sizes) == [1003 % 32, *[32] * 31]
     assert sorted(caption for caption, _ in flat(batches)) == list(range(1003))
 
 
-@pytest.mark.parametrize("by_length", [True, False])
-def test_seed_and_epoch_decide_the_order(by_length: bool) -> None:
+@pytest.mark.parametrize("kind", ["by_length", "random"])
+def test_seed_and_epoch_decide_the_order(kind: str) -> None:
     def order(seed: int, epoch: int) -> list[tuple[int, int]]:
-        batches = CaptionBatches(LENGTHS, 32, by_length=by_length, mirror=True, seed=seed)
+        batches = CaptionBatches(LENGTHS, 32, kind=kind, mirror=True, seed=seed)
         batches.epoch = epoch
         return flat(batches)
 
@@ -39,9 +39,9 @@ def test_seed_and_epoch_decide_the_order(by_length: bool) -> None:
     assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1, 2)}) == 6
 
 
-@pytest.mark.parametrize("by_length", [True, False])
-def test_start_skips_just_what_was_seen(by_length: bool) -> None:
-    batches = CaptionBatches(LENGTHS, 32, by_length=by_length, mirror=True, seed=4)
+@pytest.mark.parametrize("kind", ["by_length", "random"])
+def test_start_skips_just_what_was_seen(kind: str) -> None:
+    batches = CaptionBatches(LENGTHS, 32, kind=kind, mirror=True, seed=4)
     batches.epoch = 3
     whole = list(batches)
     for start in (0, 1, 13, 31, 32):
@@ -52,7 +52,7 @@ def test_start_skips_just_what_was_seen(by_length: bool) -> None:
 
 def test_like_lengths_together_waste_little() -> None:
     sorted_waste = padding(CaptionBatches(LENGTHS, 32))
-    random_waste = padding(CaptionBatches(LENGTHS, 32, by_length=False))
+    random_waste = padding(CaptionBatches(LENGTHS, 32, kind="random"))
     assert random_waste > 0.5 * LENGTHS.sum()
     assert sorted_waste < 0.05 * LENGTHS.sum()
 

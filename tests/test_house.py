@@ -27,7 +27,7 @@ PLACES = """
     models.show_attend_tell models.vit_gpt2
     generate losses metrics cider coco_metrics visualize build packing checkpoint ship
     inert_pickle legacy captioner
-    evaluate pointing beginning epoch self_critical position training cli
+    evaluate pointing beginning optimization epoch self_critical position training cli
 """
 ORDER = PLACES.split()
 

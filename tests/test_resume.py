@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from sat import checkpoint, epoch, training
 from sat.recipe import TrainConfig
@@ -153,7 +154,7 @@ def go_on(config: TrainConfig) -> int:
 
 BATCH = (training, "learn")
 WITHIN = (epoch, "cross_entropy")  # dropout has been drawn; each fourth call is validation's
-STEPPED = (training.AveragedModel, "update_parameters")
+STEPPED = (AveragedModel, "update_parameters")
 CAPTIONING = (epoch, "caption_images")
 SAVING = (checkpoint, "save")  # first best/, then last/ after each epoch, best/ where better
 
