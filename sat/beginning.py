@@ -154,14 +154,20 @@ def with_features(
     mirror: bool,
     bar: Callable[..., Any],
 ) -> CaptionDataset:
-    """The data set reading features in place of pictures, encoded now unless they are there."""
+    """The data set reading features in place of pictures, encoded now unless they are there.
+
+    Where a part of the encoder learns, what the frozen blocks before it make of the pictures.
+    """
     device = next(model.parameters()).device
     model.encoder.eval()
+    frozen = model.encoder.body[: model.encoder.learns_from]
+    whole = len(frozen) == len(model.encoder.body)
+    encode_all = model.encode if whole else model.encode_frozen
 
     def encode(images: Tensor) -> Tensor:
-        return model.encode(normalise(images.to(device), preprocessing))
+        return encode_all(normalise(images.to(device), preprocessing))
 
-    key = fingerprint(model.encoder, preprocessing, 1 + mirror)
+    key = fingerprint(model.encoder if whole else frozen, preprocessing, 1 + mirror)
     progress = partial(bar, desc=f"encoding {dataset.split.lower()}", unit="batch")
     path = cache_features(encode, dataset, key, mirror=mirror, progress=progress)
     return dataset.reading(path)

@@ -39,12 +39,15 @@ class Evaluation:
 
 
 def features_of(model: ShowAttendTell, batch: Batch, preprocessing: Preprocessing) -> Tensor:
-    """float[B, P, D] on the model's device, from a batch of pixels or of cached features."""
+    """float[B, P, D] on the model's device, from a batch of pixels or of what was cached of them.
+
+    That is the features, or the encoder's activations where its last blocks learn.
+    """
     device = next(model.parameters()).device
     images = batch.images.to(device, non_blocking=True)
     if images.dtype == torch.uint8:
         return model.encode(normalise(images, preprocessing))
-    return images.float()
+    return model.encode_rest(images.float()) if images.ndim == 4 else images.float()
 
 
 @torch.inference_mode()

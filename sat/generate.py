@@ -93,7 +93,7 @@ def beam_search(model: Captions, features: Tensor, options: Decoding) -> list[li
         log_p = logits.float().log_softmax(dim=-1)
         log_p = _forbid(log_p, words.flatten(0, 1), model, options).view(*scores.shape, -1)
         vocabulary = log_p.shape[-1]
-        candidates = (scores.unsqueeze(2) + log_p).flatten(1)  # (B, K * V)
+        candidates = log_p.add_(scores.unsqueeze(2)).flatten(1)  # (B, K * V)
         best, index = candidates.topk(min(int(room.max()), candidates.shape[1]), dim=1)
         beam, word = index // vocabulary, index % vocabulary
         words = torch.cat([_pick(words, beam), word.unsqueeze(2)], dim=2)
@@ -109,6 +109,8 @@ def beam_search(model: Captions, features: Tensor, options: Decoding) -> list[li
         scores = best.masked_fill(~alive, DEAD).gather(1, front)
         words, beam = _pick(words, front), beam.gather(1, front)
         searching = alive.any(1).nonzero().flatten()
+        if len(searching) > len(alive) / 2:  # to drop images copies the state: seldom, then
+            searching = torch.arange(len(alive), device=device)
         rows = searching.unsqueeze(1) * log_p.shape[1] + beam[searching]  # (B, K) rows of the state
         state = model.reorder(state, rows.flatten())
         images, room, scores, words = (part[searching] for part in (images, room, scores, words))
@@ -142,7 +144,7 @@ def sample(
     for t in range(options.max_length):
         logits, state = model.step(tokens, state)
         log_p = logits.float().log_softmax(dim=-1)
-        allowed = _forbid(log_p, words[rows, :t], model, options)
+        allowed = _forbid(log_p.clone(), words[rows, :t], model, options)
         drawn = torch.multinomial(filtered(allowed, options), 1, generator=generator).squeeze(1)
         tokens = torch.where(ended[rows], model.pad_id, drawn)
         scores[rows] += log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended[rows], 0)
@@ -179,7 +181,7 @@ def filtered(log_p: Tensor, options: Decoding) -> Tensor:
 
 
 def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) -> Tensor:
-    """log_p float[N, V] with impossible next words dead, given words int[N, t] so far.
+    """log_p float[N, V], its impossible next words now dead, given words int[N, t] so far.
 
     Probabilities are not shared out anew: a caption's score stays the model's own.
     """
@@ -189,8 +191,8 @@ def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) ->
     if words.shape[1] < options.min_length:
         banned.add(model.end_id)
     ids = torch.tensor(sorted(banned), dtype=torch.long, device=log_p.device)
-    ending = log_p[:, model.end_id]
-    log_p = log_p.index_fill(1, ids, DEAD)
+    ending = log_p[:, model.end_id].clone()
+    log_p.index_fill_(1, ids, DEAD)
     size = options.no_repeat_ngram_size
     if size and words.shape[1] >= size:
         for row, line in enumerate(words.tolist()):

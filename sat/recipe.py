@@ -116,7 +116,8 @@ class TrainConfig:
     mirror: bool = False
     """show each picture mirrored half of the time (not where captions tell left from right)"""
     cache_features: bool = False
-    """encode every image once to half-precision features and train from them (frozen encoder)"""
+    """encode every image once, as far as the encoder is frozen, and train from the result, kept in
+    half precision"""
     embeddings: str | None = None
     """text file of word vectors (GloVe, word2vec, fastText): sets embed_dim"""
     fine_tune_embeddings: bool = True

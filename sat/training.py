@@ -188,7 +188,7 @@ class Trainer:
         self.optimizer = optimizer_for(self.model, stage, embeddings=config.fine_tune_embeddings)
         set_rates(self.optimizer, stage, self.position.scale)
         self.average = average_for(self.model, stage)
-        cached = config.cache_features and not stage.fine_tunes
+        cached = config.cache_features and self.model.encoder.learns_from > 0
         self.train_source, self.val_source = self.train, self.val
         if cached:
             encoded = partial(with_features, self.model, self.preprocessing, bar=self.bar)

@@ -95,3 +95,22 @@ def test_half_of_the_pictures_are_mirrored() -> None:
     batches.epoch = 1
     changed = sum(first[caption] != view for caption, view in flat(batches))
     assert abs(changed - 501.5) < 4 * np.sqrt(1003) / 2
+
+
+def test_captions_of_an_image_stay_together() -> None:
+    lengths = LENGTHS[:1000]
+    batches = CaptionBatches(lengths, 20, together=5, mirror=True, seed=2)
+    found = list(batches)
+    assert len(found) == len(batches) == 50
+    assert sorted(caption for batch in found for caption, _ in batch) == list(range(1000))
+    views = set()
+    for batch in found:
+        for i in range(0, 20, 5):
+            captions, seen = zip(*batch[i : i + 5])
+            assert captions == tuple(range(captions[0], captions[0] + 5))
+            assert captions[0] % 5 == 0
+            assert len(set(seen)) == 1
+            views.add(seen[0])
+    assert views == {0, 1}
+    batches.start = 7
+    assert list(batches) == found[7:]

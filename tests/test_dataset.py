@@ -204,3 +204,27 @@ def test_the_only_data_set_of_a_folder_is_found(prepared: Write, tmp_path: Path)
     prepared(per_image=2)
     with pytest.raises(ValueError, match=r"holds 2 .*toy_2.*, toy_5.*: pass one as --data_name"):
         find_data_name(tmp_path)
+
+
+def test_a_batch_reads_the_picture_of_captions_in_a_row_once(
+    prepared: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = opened(prepared())
+    indices = [(5, 0), (6, 0), (7, 1), (0, 1), (5, 0), 29]
+    expected, read = [dataset[i] for i in indices], []
+    picture = CaptionDataset.picture
+
+    def counted(self: CaptionDataset, image: int, view: int = 0) -> torch.Tensor:
+        read.append((image, view))
+        return picture(self, image, view)
+
+    monkeypatch.setattr(CaptionDataset, "picture", counted)
+    for sample, alone in zip(dataset.__getitems__(indices), expected, strict=True):
+        assert all(
+            torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(sample, alone)
+        )
+    assert read == [(1, 0), (1, 1), (0, 1), (1, 0), (5, 0)]
+    batch = collate(dataset.__getitems__([(5, 0), (6, 0), (20, 1), (21, 1)]), together=2)
+    assert torch.equal(batch.images, torch.stack([dataset[5].image, dataset[20, 1].image]))
+    assert batch.indices.tolist() == [1, 4]
+    assert len(batch.captions) == len(batch.lengths) == 4

@@ -159,3 +159,29 @@ def test_it_does_without_torchvision() -> None:
     )
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 2, 4), (5, 1, 4)])
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_folded_batch_norm_is_the_same_function(
+    kernel: int, stride: int, groups: int, relu: bool
+) -> None:
+    """Values and all gradients, in double precision; with batch statistics nothing is folded."""
+    torch.manual_seed(0)
+    block = efficientnet_lite.Convolution(
+        4, 8, kernel=kernel, stride=stride, groups=groups, relu=relu
+    ).double()
+    for value in block.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(torch.rand_like(value) + 0.5)
+    images, found = torch.randn(2, 4, 9, 9, dtype=torch.double), []
+    for forward in (block.eval().forward, super(type(block), block).forward):
+        block.zero_grad()
+        output = forward(images)
+        (output * torch.arange(9 // stride + 9 % stride, dtype=torch.double)).sum().backward()
+        found.append([output, *(weight.grad.clone() for weight in block.parameters())])
+    for folded, plain in zip(*found, strict=True):
+        torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
+    before = block.norm.running_mean.clone()
+    block.train()(images)
+    assert not torch.equal(block.norm.running_mean, before)

@@ -198,6 +198,39 @@ def test_a_run_that_saves_often_loses_one_batch(data, whole, tmp_path, workers):
     assert_same(whole, states(tmp_path))
 
 
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_a_run_stopped_within_the_parts_of_a_batch(data, tmp_path, error):
+    """Every choice that has a state of its own; two lengths make four batches an epoch."""
+    how = {
+        "encoder": {"blocks": 2, "batch_norm": "drifts"},
+        "stage1": {"epochs": 2, "accumulate": 2, "optimizer": "rmsprop", "learning_rate": 1e-3},
+        "batches": "equal_length",
+    }
+    fit(tiny.config(data, tmp_path / "whole", **how))
+    config = tiny.config(data, tmp_path / "run", save_minutes=0.0, **how)
+    first_epoch, second_batch, second_part = 4 * 2 + 1, 2, 1  # validation has a batch, too
+    made = stop(config, WITHIN, first_epoch + second_batch + second_part, error)
+    assert made == (5 if error is Killed else 6)
+    assert go_on(config) == 8 - made
+    assert_same(states(tmp_path / "whole"), states(tmp_path / "run"))
+
+
+def test_frozen_word_vectors_stay_frozen_when_resumed(data, tmp_path):
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("cat 1 2 3 4\ndog 5 6 7 8\n")
+    how = {"embeddings": str(vectors), "fine_tune_embeddings": False}
+    config = tiny.config(data, tmp_path / "run", **how)
+    stop(config, BATCH, 4, Killed)
+    go_on(config)
+    model, vocabulary, model_config = checkpoint.load(tmp_path / "run" / "last")
+    assert model_config.decoder.embed_dim == 4
+    rows = [model.decoder.embedding.weight[vocabulary.word_map[word]] for word in ("cat", "dog")]
+    assert torch.stack(rows).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    other = dataclasses.replace(config, resume=True, fine_tune_embeddings=True)
+    with pytest.raises(ValueError, match=r"fine_tune_embeddings is True, but .* False"):
+        fit(other)
+
+
 def run_and_die(data: str, folder: str) -> None:
     """In a process of its own: five steps, and then nothing any more."""
     torch.set_num_threads(1)

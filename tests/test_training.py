@@ -14,7 +14,7 @@ import tiny
 import torch
 
 import sat
-from sat import checkpoint, training
+from sat import checkpoint, epoch, training
 from sat.training import Trainer, fit
 
 Steps = list[dict[str, float]]
@@ -45,8 +45,8 @@ def test_a_tiny_set_is_learnt_by_heart(tmp_path):
         folder,
         tmp_path / "run",
         encoder={"weights": "default"},
-        decoder={"dropout": 0.0},
-        stage1={"epochs": 16, "batch_size": 10, "learning_rate": 2e-2, "decay_patience": 3},
+        decoder={"dropout": 0.0, "decoder_dim": 64, "embed_dim": 32},
+        stage1={"epochs": 24, "batch_size": 10, "learning_rate": 1e-2, "decay_patience": 3},
         alpha_c=0.01,
         cache_features=True,
     )
@@ -76,6 +76,23 @@ def test_a_frozen_encoder_is_frozen(data, tmp_path, monkeypatch):
     learns = {name for name, _ in trainer.model.named_parameters() if name.startswith("decoder.")}
     assert any(name.endswith("num_batches_tracked") for name in before)
     assert now == learns
+
+
+def test_batch_norm_of_a_frozen_encoder_drifts_where_asked(data, tmp_path, monkeypatch):
+    trainer = Trainer(tiny.config(data, tmp_path, encoder={"blocks": 2, "batch_norm": "drifts"}))
+    before, validate = tiny.weights(trainer.model.encoder), training.validate
+
+    def watched(model: Any, *args: Any) -> dict[str, float]:
+        at_hand = tiny.weights(model.encoder)
+        found = validate(model, *args)
+        assert not tiny.changed(at_hand, model.encoder), "validation must not move it"
+        return found
+
+    monkeypatch.setattr(training, "validate", watched)
+    trainer.run()
+    buffers = {name for name, _ in trainer.model.encoder.named_buffers()}
+    assert tiny.changed(before, trainer.model.encoder) == buffers
+    assert trainer.model.encoder.state_dict()["body.0.norm.num_batches_tracked"] == 6
 
 
 def test_stage_2_changes_the_encoder_from_its_block_on(data, tmp_path):
@@ -153,11 +170,11 @@ def test_the_log_holds_the_means_of_each_epoch(data, tmp_path, steps):
     fit(tiny.config(data, tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(steps) == 6
-    for epoch, line in enumerate(lines):
-        of_it = steps[3 * epoch : 3 * epoch + 3]
+    for number, line in enumerate(lines):
+        of_it = steps[3 * number : 3 * number + 3]
         for name in ("cross_entropy", "penalty"):
             assert line[name] == pytest.approx(sum(step[name] for step in of_it) / 3)
-        assert (line["stage"], line["epoch"], line["learning_rate"]) == (1, epoch + 1, 0.01)
+        assert (line["stage"], line["epoch"], line["learning_rate"]) == (1, number + 1, 0.01)
         assert line["captions_per_second"] > 0
         assert 0 <= line["waiting_share"] <= 1
         assert 0 <= line["Bleu_4"] <= line["Bleu_1"] <= 1
@@ -203,6 +220,44 @@ def test_cached_features_train_like_pictures(tmp_path, steps, mirror):
     (cache,) = folder.glob("TRAIN_FEATURES*")
     with h5py.File(cache) as file:
         assert file["features"].shape[:2] == (tiny.PHOTOS, 1 + mirror)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_where_the_last_blocks_learn_the_frozen_ones_are_cached(tmp_path, steps, mirror):
+    folder = tiny.prepare(tmp_path / "data", known=2)
+    finer = {"epochs": 7, "encoder_from_block": 1, "captions_per_sample": 2}
+    how = {"mirror": mirror, "stages": (2,), "stage2": finer, "init": str(tmp_path / "init")}
+    fit(tiny.config(folder, tmp_path / "start", stage1={"epochs": 1}))
+    (tmp_path / "start" / "best").rename(tmp_path / "init")
+    steps.clear()
+    fit(tiny.config(folder, tmp_path / "pictures", **how))
+    fit(tiny.config(folder, tmp_path / "halfway", cache_features=True, **how))
+    for one, other in zip(steps[:20], steps[21:41], strict=True):
+        assert one == pytest.approx(other, rel=2e-4)
+    learnt, start = (checkpoint.load(tmp_path / name)[0] for name in ("halfway/last", "init"))
+    moved = tiny.changed(tiny.weights(start.encoder), learnt.encoder)
+    assert {name.split(".")[1] for name in moved} == {"1", "2"}
+
+
+def test_captions_of_a_photo_together_are_the_same_captions_apart(tmp_path, steps, monkeypatch):
+    """Dropout aside, a batch's loss does not depend on how often its photos are encoded."""
+    folder = tiny.prepare(tmp_path / "data", known=2)
+    images, features_of = [], epoch.features_of
+
+    def counted(model, batch, preprocessing):
+        images.append(len(batch.images))
+        return features_of(model, batch, preprocessing)
+
+    monkeypatch.setattr(epoch, "features_of", counted)
+    whole = {"batch_size": 24, "epochs": 1}
+    for turn, together in enumerate((1, 2)):
+        stage = whole | {"captions_per_sample": together}
+        fit(tiny.config(folder, tmp_path / str(turn), decoder={"dropout": 0.0}, stage1=stage))
+    assert steps[0] == pytest.approx(steps[1], rel=1e-4)
+    assert images[0] == 24
+    assert images[2] == 12
+    with pytest.raises(ValueError, match="captions_per_sample is 3: choose a divisor of 2, the"):
+        fit(tiny.config(folder, tmp_path / "3", stage1=whole | {"captions_per_sample": 3}))
 
 
 def test_a_seed_gives_the_same_20_steps_again(tmp_path, steps):

@@ -13,16 +13,16 @@ from torch.nn.functional import linear
 
 from sat.fields import check_choice
 from sat.models.attention import Attention
-from sat.models.recurrence import Weights, unroll
+from sat.models.recurrence import Unrolled, Weights, unroll
 
 
 class State(NamedTuple):
-    """What one step hands the next; every tensor is batch first."""
+    """What one step hands the next: B photos, and N rows, as many of each photo in a row."""
 
     features: Tensor  # float[B, P, D]
     projected: Tensor  # float[B, P, A]: the part of f_att that depends on the photo alone
-    hidden: Tensor  # float[B, H]
-    cell: Tensor  # float[B, H]
+    hidden: Tensor  # float[N, H]
+    cell: Tensor  # float[N, H]
 
 
 class Output(NamedTuple):
@@ -104,19 +104,28 @@ class DecoderWithAttention(nn.Module):
         return State(features, self.attention.project(features), hidden, cell)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """The logits float[B, V] of the word after tokens int[B], and the next state."""
+        """The logits float[N, V] of the word after tokens int[N], and the next state."""
         embedded = self.embedding(tokens)
         context, _ = self.attention(state.features, state.projected, state.hidden)
         if self.gate != "none":
             context = self.f_beta(state.hidden).sigmoid() * context
-        inputs = torch.cat([embedded, context], dim=1)  # (B, E + D)
+        inputs = torch.cat([embedded, context], dim=1)  # (N, E + D)
         hidden, cell = self.decode_step(inputs, (state.hidden, state.cell))
         logits = self._predict(embedded, hidden, context, self._drop([len(tokens)]))
         return logits, state._replace(hidden=hidden, cell=cell)
 
     def reorder(self, state: State, index: Tensor) -> State:
-        """The state with rows picked, repeated or dropped: row i becomes row index[i]."""
-        return State(*(part.index_select(0, index) for part in state))
+        """The state with rows picked, repeated or dropped: row i becomes row index[i].
+
+        As long as there are as many rows of every photo, the photos stay where they are.
+        """
+        photos = index // (len(state.hidden) // len(state.features))
+        kept, counts = photos.unique_consecutive(return_counts=True)
+        kept = kept if (counts == counts[:1]).all() else photos
+        here = state.features, state.projected
+        if not _is_count(kept, len(state.features)):
+            here = tuple(part.index_select(0, kept) for part in here)  # large: seldom, please
+        return State(*here, *(part.index_select(0, index) for part in state[2:]))
 
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         """The unrolled `step` over captions int[B, T] of `lengths` int[B] (start and end counted).
@@ -125,17 +134,21 @@ class DecoderWithAttention(nn.Module):
         The projection of the features runs once a photo and the vocabulary layer once a batch;
         rows are sorted by length so that a caption that has ended costs nothing more.
         """
-        lengths, order = (lengths.flatten() - 1).sort(descending=True)  # words to predict
+        lengths, order = (lengths.flatten() - 1).sort(descending=True, stable=True)  # words
         repeats, rest = divmod(len(captions), len(features))
         if rest or not repeats:
             raise ValueError(
                 f"{len(captions)} captions of {len(features)} photos: give as many of each photo"
             )
-        state = self.reorder(self.start(features), order // repeats)
+        state, photos = self.start(features), order // repeats
+        if not _is_count(photos, len(features)):
+            state = State(*(part.index_select(0, photos) for part in state))
         steps = captions.shape[1] - 1
         speaking = torch.arange(steps, device=order.device).unsqueeze(1) < lengths  # (T-1, B)
-        embedded = self.embedding(captions.index_select(0, order)[:, :-1].t()[speaking])  # (N, E)
-        rows = [n for n in speaking.sum(1).tolist() if n]
+        rows = _rounded(speaking.sum(1).tolist(), len(order), state.features.dtype)
+        stepping = torch.arange(len(order)) < torch.tensor(rows).unsqueeze(1)  # (T-1, B)
+        stepping = stepping.to(order.device)
+        embedded = self.embedding(captions.index_select(0, order)[:, :-1].t()[stepping])  # (N, E)
         unrolled = unroll(
             state.features,
             state.projected,
@@ -146,13 +159,17 @@ class DecoderWithAttention(nn.Module):
             ),
             state.hidden,
             state.cell,
-            rows,
+            [n for n in rows if n],
             self._recurrent_weights(),
             self.attention.activation,
         )
-        places = (order * steps + torch.arange(steps, device=order.device).unsqueeze(1))[speaking]
-        drop = self._drop(rows)
+        spoken = speaking[stepping].nonzero().flatten()
+        if len(spoken) < len(embedded):
+            embedded = embedded.index_select(0, spoken)
+            unrolled = Unrolled(*(part.index_select(0, spoken) for part in unrolled))
+        drop = self._drop([n for n in speaking.sum(1).tolist() if n])
         logits = self._predict(embedded, unrolled.hiddens, unrolled.contexts, drop)
+        places = (order * steps + torch.arange(steps, device=order.device).unsqueeze(1))[speaking]
 
         def padded(packed: Tensor) -> Tensor:
             everywhere = packed.new_zeros(len(order) * steps, packed.shape[1])
@@ -199,3 +216,18 @@ class DecoderWithAttention(nn.Module):
             gate=self.f_beta.weight if gated else none,
             gate_bias=self.f_beta.bias if gated else none[:, 0],
         )
+
+
+def _is_count(index: Tensor, length: int) -> bool:
+    """True for 0, 1, ... length - 1: an index that moves nothing."""
+    return torch.equal(index, torch.arange(length, device=index.device))
+
+
+def _rounded(rows: list[int], batch: int, dtype: torch.dtype) -> list[int]:
+    """Captions to step through: a few that have ended too, so that few different sizes occur.
+
+    In half precision oneDNN compiles a product for every size it meets, which takes far longer than
+    the product; in single precision it does not.
+    """
+    grain = 16 if dtype in (torch.bfloat16, torch.float16) else 1
+    return [min(batch, -(-n // grain) * grain) for n in rows]

@@ -90,26 +90,47 @@ class SamePadding(nn.Module):
         return total // 2, total - total // 2
 
 
-def convolution(
-    inputs: int, outputs: int, *, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool
-) -> nn.Sequential:
-    """A convolution with TensorFlow's padding, batch norm and, on request, ReLU6."""
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
-    if stride > 1:
-        parts["pad"] = SamePadding(kernel=kernel, stride=stride)
-    parts["conv"] = nn.Conv2d(
-        inputs,
-        outputs,
-        kernel,
-        stride=stride,
-        padding=0 if stride > 1 else kernel // 2,
-        groups=groups,
-        bias=False,
-    )
-    parts["norm"] = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPSILON)
-    if relu:
-        parts["relu"] = nn.ReLU6(inplace=True)
-    return nn.Sequential(parts)
+class Convolution(nn.Sequential):
+    """A convolution with TensorFlow's padding, batch norm and, on request, ReLU6.
+
+    Where batch norm goes by the statistics it holds it is folded into the convolution, which is the
+    same function of the same weights and saves two passes over the channels.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel: int = 1, stride: int = 1, groups: int = 1,
+        relu: bool,
+    ) -> None:  # fmt: skip
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
+        if stride > 1:
+            parts["pad"] = SamePadding(kernel=kernel, stride=stride)
+        parts["conv"] = nn.Conv2d(
+            inputs,
+            outputs,
+            kernel,
+            stride=stride,
+            padding=0 if stride > 1 else kernel // 2,
+            groups=groups,
+            bias=False,
+        )
+        parts["norm"] = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPSILON)
+        if relu:
+            parts["relu"] = nn.ReLU6(inplace=True)
+        super().__init__(parts)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float[B, C, H, W]."""
+        conv, norm = self.conv, self.norm
+        if norm.training:
+            return super().forward(images)
+        padded = self.pad(images) if "pad" in self._modules else images
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight, bias = (
+            conv.weight * scale[:, None, None, None],
+            norm.bias - norm.running_mean * scale,
+        )
+        output = F.conv2d(padded, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+        return self.relu(output) if "relu" in self._modules else output
 
 
 class InvertedResidual(nn.Module):
@@ -121,11 +142,11 @@ class InvertedResidual(nn.Module):
         super().__init__()
         inner = inputs * expansion
         self.adds_input = stride == 1 and inputs == outputs
-        self.expand = convolution(inputs, inner, relu=True) if expansion > 1 else nn.Identity()
-        self.depthwise = convolution(
+        self.expand = Convolution(inputs, inner, relu=True) if expansion > 1 else nn.Identity()
+        self.depthwise = Convolution(
             inner, inner, kernel=kernel, stride=stride, groups=inner, relu=True
         )
-        self.project = convolution(inner, outputs, relu=False)
+        self.project = Convolution(inner, outputs, relu=False)
 
     def forward(self, grid: Tensor) -> Tensor:
         """float[B, C, H, W] of the next depth."""
@@ -136,7 +157,7 @@ class InvertedResidual(nn.Module):
 def build_blocks(name: str) -> list[nn.Module]:
     """The stem, the seven stages and the head: strides 2, 2, 4, 8, 16, 16, 32, 32, 32."""
     scale = SCALES[name]
-    blocks: list[nn.Module] = [convolution(3, STEM_DIM, kernel=3, stride=2, relu=True)]
+    blocks: list[nn.Module] = [Convolution(3, STEM_DIM, kernel=3, stride=2, relu=True)]
     width = STEM_DIM
     for stage, repeats in zip(STAGES, _repeats(scale)):
         outputs = _scaled_width(stage.channels, scale)
@@ -153,7 +174,7 @@ def build_blocks(name: str) -> list[nn.Module]:
             )
             width = outputs
         blocks.append(nn.Sequential(*layers))
-    blocks.append(convolution(width, HEAD_DIM, relu=True))
+    blocks.append(Convolution(width, HEAD_DIM, relu=True))
     return blocks
 
 

@@ -6,8 +6,8 @@ gradient is one product over all words at the end. The mathematics is that of
 `DecoderWithAttention.step`, and a test holds the two equal.
 
 B captions sorted from long to short, N their words in all, P regions, D features, A attention and H
-hidden units, G units of the gate (D, 1 or 0). Words are packed: those of step 0 of all captions, then
-those of step 1 of the captions that have one, and so on; `rows` counts the captions at each step.
+hidden units, G units of the gate (D, 1 or 0). Words are packed: those of step 0 of all captions,
+then those of step 1 of the captions that have one, and so on; `rows` counts them at each step.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sat.models.attention import ACTIVATIONS
+
 DERIVATIVES = {
     "tanh": torch.ops.aten.tanh_backward,
     "relu": lambda gradient, value: torch.ops.aten.threshold_backward(gradient, value, 0),
 }
-IN_PLACE = {"tanh": torch.tanh_, "relu": torch.relu_}
 
 
 class Weights(NamedTuple):
@@ -89,7 +90,7 @@ class _Unroll(torch.autograd.Function):
             hidden, cell = hidden[:n], cell[:n]
             before.append(hidden)
             query = torch.addmm(w.query_bias, hidden, w.query.t())
-            layer = IN_PLACE[activation](projected[:n] + query.unsqueeze(1))  # (n, P, A)
+            layer = ACTIVATIONS[activation](projected[:n] + query.unsqueeze(1))  # (n, P, A)
             alpha = (layer @ w.score).to(cell.dtype).softmax(dim=1)
             context = torch.bmm(alpha.to(dtype).unsqueeze(1), features[:n]).squeeze(1)  # (n, D)
             raw.append(context)
@@ -167,7 +168,7 @@ class _Unroll(torch.autograd.Function):
             d_features = torch.bmm(maps.transpose(1, 2), seen)  # (B, P, D)
         return (
             None, None, d_features, d_projected * w.score, d_sums, d_hidden.to(dtype), d_cell,
-            d_query.t() @ hiddens, d_query.sum(0), d_score.to(dtype), torch.zeros_like(w.score_bias),
+            d_query.t() @ hiddens, d_query.sum(0), d_score.to(dtype), w.score_bias * 0,
             d_sums.t() @ contexts, d_sums.t() @ hiddens,
             None if d_gate is None else d_gate.t() @ hiddens,
             None if d_gate is None else d_gate.sum(0),

@@ -34,6 +34,15 @@ class ShowAttendTell(nn.Module):
         """Features float[B, P, D] of normalised images float[B, 3, H, W]."""
         return self.encoder(images).flatten(1, 2)
 
+    def encode_frozen(self, images: Tensor) -> Tensor:
+        """What the frozen blocks make of images, float[B, h, w, C]: where `encode_rest` goes on."""
+        return self.encoder.body[: self.encoder.learns_from](images).permute(0, 2, 3, 1)
+
+    def encode_rest(self, activations: Tensor) -> Tensor:
+        """Features float[B, P, D] from what the frozen blocks made."""
+        maps = self.encoder.body[self.encoder.learns_from :](activations.permute(0, 3, 1, 2))
+        return self.encoder.pool(maps).flatten(2).transpose(1, 2)
+
     def start(self, features: Tensor) -> State:
         """The state before the first word."""
         return self.decoder.start(features)
