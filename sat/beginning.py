@@ -1,4 +1,4 @@
-"""How a run begins: its folder, its data, its first weights, and what a stage learns with."""
+"""How a run begins: its folder, its data, its first weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sat import checkpoint
@@ -21,7 +20,7 @@ from sat.data.images import normalise
 from sat.data.vocabulary import Vocabulary
 from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
-from sat.recipe import StageConfig, TrainConfig
+from sat.recipe import TrainConfig
 
 LOG = "log.jsonl"
 
@@ -51,7 +50,9 @@ def identity(config: TrainConfig, begun: int) -> dict[str, Any]:
         "batch_size": stage.batch_size,
         "captions_per_sample": stage.captions_per_sample,
         "objective": stage.objective,
-        "by_length": config.by_length,
+        "batches": config.batches,
+        "optimizer": stage.optimizer,
+        "fine_tune_embeddings": config.fine_tune_embeddings,
         "mirror": config.mirror,
         "seed": config.seed,
     }
@@ -64,7 +65,7 @@ def check_resumable(config: TrainConfig, saved: dict[str, Any]) -> None:
     """
     now = identity(config, saved["position"]["stage"] + 1)
     for name, value in saved["identity"].items():
-        if now[name] != value:
+        if now.get(name, value) != value:  # earlier versions knew other names
             raise ValueError(
                 f"{name} is {now[name]}, but the run in {config.output_dir} has {value}: "
                 "resume it as it was, or start another one"
@@ -143,17 +144,6 @@ def _fresh_model(
         model.decoder.load_pretrained_embeddings(vectors)
     preprocessing = preprocessing_for(model.encoder, size=train.image_size, resize=train.resize)
     return model, dataclasses.replace(model_config, preprocessing=preprocessing)
-
-
-def optimizer_for(
-    model: ShowAttendTell, stage: StageConfig, *, embeddings: bool
-) -> torch.optim.Adam:
-    """Adam over what the stage learns, after freezing the rest; group 0 is the decoder's."""
-    model.encoder.fine_tune(stage.fine_tunes, stage.encoder_from_block)
-    model.decoder.fine_tune_embeddings(embeddings)
-    parts = [model.decoder, model.encoder] if stage.fine_tunes else [model.decoder]
-    groups = [{"params": [w for w in part.parameters() if w.requires_grad]} for part in parts]
-    return torch.optim.Adam(groups, fused=True)
 
 
 def with_features(

@@ -23,8 +23,9 @@ class Preprocessing:
 
     size: int = 256
     """side of the square picture, in pixels"""
-    resize: Literal["squash", "crop"] = "squash"
-    """squash: ignore the aspect ratio, as the tutorial; crop: short side, then the centre"""
+    resize: Literal["squash", "crop", "inner_crop"] = "squash"
+    """squash: ignore the aspect ratio, as the tutorial; crop: the central square; inner_crop: 7/8
+    of its side, the paper's short side of 256 and crop of 224"""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """per channel (RGB), of values in 0..1"""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -48,6 +49,12 @@ class EncoderConfig:
     """keep only this many blocks of the backbone (fewer blocks: finer grid); all when empty"""
     encoded_image_size: int | None = None
     """pool the grid to this many cells a side (the tutorial: 14); the native grid when empty"""
+    batch_norm: Literal["fixed", "drifts"] = "fixed"
+    """drifts: training goes by each batch's statistics and moves the stored ones, even where the
+    encoder is frozen, as the tutorial's does"""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,19 @@ B captions, T words, P regions, V vocabulary.
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from sat.config import Preprocessing
-from sat.data.batches import Batch, evaluation_loader
+from sat.data.batches import Batch, evaluation_loader, split
 from sat.data.dataset import CaptionDataset
 from sat.data.vocabulary import Vocabulary
 from sat.evaluate import caption_images, features_of, score
@@ -28,6 +29,7 @@ from sat.losses import (
 )
 from sat.models.decoder import Output
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.optimization import autocast, descend
 from sat.own_words import with_own_words
 from sat.recipe import TrainConfig
 
@@ -48,23 +50,44 @@ def whole_step() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Matrix products in the precision that the config asks for."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
-
-
 def learn(
     model: ShowAttendTell,
     optimizer: Optimizer,
     batch: Batch,
     preprocessing: Preprocessing,
     config: TrainConfig,
+    *,
     teacher_share: float = 1.0,
+    accumulate: int = 1,
+    scaler: GradScaler | None = None,
 ) -> dict[str, float]:
     """One step of the optimizer; returns the two parts of the loss, apart and unweighted.
 
-    The words shown are the true ones with probability `teacher_share`, else the model's own.
-    Raises `FloatingPointError`, before anything is changed, when the loss is not a number.
+    The words shown are the true ones with probability `teacher_share`, else the model's own. With
+    `accumulate` the batch is worked through in so many parts, for the same step. Raises
+    `FloatingPointError`, before anything is changed, when the loss is not a number.
+    """
+    loss_of = partial(likelihood, model, batch, preprocessing, config, teacher_share)
+    figures = descend(optimizer, split(batch, accumulate), loss_of, config, scaler)
+    drawn, log_p = figures.pop("drawn", 0.0), figures.pop("log_p", 0.0)
+    if drawn:  # share of the words for which hard attention drew a region
+        model.decoder.baseline.lerp_(
+            model.decoder.baseline.new_tensor(log_p / drawn), 1 - config.hard.baseline
+        )
+    return figures
+
+
+def likelihood(
+    model: ShowAttendTell,
+    whole: Batch,
+    preprocessing: Preprocessing,
+    config: TrainConfig,
+    teacher_share: float,
+    batch: Batch,
+) -> tuple[Tensor, dict[str, float]]:
+    """The share of `batch`, a part of the `whole`, in the loss, and in each of its parts.
+
+    A part counts by its words, and the penalty's mean over captions by its captions.
     """
     device = next(model.parameters()).device
     words = batch.lengths.to(device) - 1
@@ -78,40 +101,25 @@ def learn(
             shown = with_own_words(model, features, shown, teacher_share)
         output = model(features, shown, batch.lengths.to(device))
     targets = batch.captions[:, 1:].to(device)
-    likelihood = cross_entropy(
+    by_words = (batch.lengths - 1).sum().item() / (whole.lengths - 1).sum().item()
+    entropy = by_words * cross_entropy(
         output.logits, targets, words, label_smoothing=config.label_smoothing
     )
     penalty = doubly_stochastic_penalty(
         output.alphas.float(), words, scaling=config.penalty_scaling
     )
-    loss = likelihood + config.alpha_c * penalty
-    if output.looks is None:
-        descend(optimizer, loss, config.grad_clip)
-    else:
-        baseline, hard = model.decoder.baseline, config.hard
+    by_captions = len(batch.captions) / len(whole.captions)
+    penalty = penalty * (by_words if config.penalty_scaling == "sum" else by_captions)
+    loss = entropy + config.alpha_c * penalty
+    figures = {"cross_entropy": entropy.item(), "penalty": penalty.item()}
+    if output.looks is not None:
+        hard = config.hard
         terms = variational_terms(
-            output.logits, targets, words, output.alphas, output.looks, baseline
+            output.logits, targets, words, output.alphas, output.looks, model.decoder.baseline
         )
-        loss = loss + hard.reward * terms.reinforce - hard.entropy * terms.entropy
-        descend(optimizer, loss, config.grad_clip)
-        baseline.lerp_(terms.log_p, 1 - hard.baseline)
-    return {"cross_entropy": likelihood.item(), "penalty": penalty.item()}
-
-
-def descend(optimizer: Optimizer, loss: Tensor, grad_clip: float) -> None:
-    """One step down the loss, with the norm of the whole gradient clipped (0: not clipped).
-
-    Raises `FloatingPointError`, before anything is changed, when loss or gradient is no number.
-    """
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"the loss is {loss.item()}")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    learning = [weight for group in optimizer.param_groups for weight in group["params"]]
-    norm = nn.utils.clip_grad_norm_(learning, grad_clip or math.inf)
-    if not math.isfinite(norm.item()):
-        raise FloatingPointError(f"the norm of the gradient is {norm.item()}")
-    optimizer.step()
+        loss = loss + by_words * (hard.reward * terms.reinforce - hard.entropy * terms.entropy)
+        figures |= {"drawn": by_words, "log_p": by_words * terms.log_p.item()}
+    return loss, figures
 
 
 @torch.inference_mode()

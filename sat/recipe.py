@@ -38,12 +38,16 @@ class StageConfig:
     """at most"""
     batch_size: int = 80
     """captions in a batch"""
+    accumulate: int = 1
+    """work through each batch in this many parts: less memory for the same step"""
     captions_per_sample: int = 1
     """captions shown with one encoding of their photo: more pay where the encoder learns"""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    """rmsprop: with momentum and the constants of Graves 2013, for the paper's Flickr8k"""
     learning_rate: float = 4e-4
-    """of the decoder (Adam)"""
+    """of the decoder"""
     encoder_learning_rate: float = 0.0
-    """of the encoder (Adam); 0: the encoder is frozen"""
+    """of the encoder; 0: the encoder is frozen"""
     encoder_from_block: int | None = None
     """first block that learns; the backbone's own default when empty"""
     decay: float = 0.8
@@ -60,14 +64,16 @@ class StageConfig:
     """captions drawn of each image by the self-critical objective"""
     scheduled_sampling: ScheduledSampling = field(default_factory=ScheduledSampling)
     """show the decoder more and more of its own words in place of people's"""
+    baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
+    """what a drawn caption must beat: the mean of the image's other ones, or its greedy caption"""
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check(self.samples >= 2, "samples", self.samples, "give at least 2: each judges the others")
+        enough = self.samples >= (2 if self.baseline == "leave_one_out" else 1)
+        check(enough, "samples", self.samples, "give at least 2: each judges the others")
         check(self.epochs >= 0, "epochs", self.epochs, "give 0 (skip the stage) or more")
-        check_at_least(
-            1, self, "batch_size", "captions_per_sample", "decay_patience", "stop_patience"
-        )
+        counts = ("batch_size", "captions_per_sample", "accumulate")
+        check_at_least(1, self, *counts, "decay_patience", "stop_patience")
         together = self.objective == "likelihood" or self.captions_per_sample == 1
         remedy = "the self-critical objective draws captions of its own: leave it 1"
         check(together, "captions_per_sample", self.captions_per_sample, remedy)
@@ -125,16 +131,19 @@ class TrainConfig:
     hard: HardAttention = field(default_factory=HardAttention)
     label_smoothing: float = 0.0
     grad_clip: float = 5.0
-    """largest norm of the whole gradient; 0: no clipping"""
-    by_length: bool = True
-    """batches of captions of like length, so that almost nothing is padding"""
+    """largest norm of the whole gradient, or size of its elements; 0: no clipping"""
+    grad_clip_by: Literal["norm", "value"] = "norm"
+    """value: clip each element, as the tutorial does"""
+    batches: Literal["by_length", "equal_length", "random"] = "by_length"
+    """by_length: captions of like length, so that almost nothing is padding; equal_length: of one
+    length only, as the paper; random: as the tutorial"""
     mirror: bool = False
     """show each picture mirrored half of the time (not where captions tell left from right)"""
     cache_features: bool = False
     """encode every image once, as far as the encoder is frozen, and train from the result, kept in
     half precision"""
     embeddings: str | None = None
-    """text file of word vectors (GloVe): sets embed_dim"""
+    """text file of word vectors (GloVe, word2vec, fastText): sets embed_dim"""
     fine_tune_embeddings: bool = True
     """let the word vectors learn"""
     init: str | None = None
@@ -146,8 +155,8 @@ class TrainConfig:
     """processes that read images; features are read by the main process"""
     device: str = "auto"
     """auto: CUDA where there is one; else any torch device"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast for the matrix products, where the hardware gains by it"""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the matrix products (autocast), where the hardware gains by it; float16: CUDA only"""
     save_minutes: float = 10.0
     """last/ is also written this often within an epoch, so that a kill costs little"""
     seed: int = 0
@@ -161,5 +170,14 @@ class TrainConfig:
         known = self.stages and sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)
         check(known, "stages", self.stages, "choose from 1, 2 and 3, in that order, each once")
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
+        running = [getattr(self, f"stage{number}") for number in self.stages]
+        alone = all(stage.captions_per_sample == 1 for stage in running)
+        fitting = self.batches != "equal_length" or alone
+        check(fitting, "batches", self.batches, "captions_per_sample mixes lengths: leave it 1")
+        steady = self.encoder.batch_norm == "fixed" or not self.cache_features
+        drifting = "leave it out, features change while the encoder's batch_norm drifts"
+        check(steady, "cache_features", self.cache_features, drifting)
+        started = self.init is None or self.embeddings is None
+        check(started, "embeddings", self.embeddings, "leave it out, init brings word vectors")
         check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
         check_at_least(1, self, "validation_batch_size")

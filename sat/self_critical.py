@@ -9,17 +9,18 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from sat.cider import CiderD
 from sat.config import Decoding, Preprocessing
-from sat.data.batches import Batch
+from sat.data.batches import Batch, split
 from sat.data.dataset import CaptionDataset
-from sat.epoch import autocast, descend
 from sat.evaluate import features_of
-from sat.generate import Hypothesis, sample
+from sat.generate import Hypothesis, beam_search, sample
 from sat.losses import policy_gradient
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.optimization import autocast, descend
 from sat.recipe import TrainConfig
 
 DRAWING = Decoding(do_sample=True, forbid_unknown=True, max_length=22)
@@ -45,39 +46,70 @@ def learn_self_critical(
     config: TrainConfig,
     reward: CiderD,
     samples: int,
+    *,
+    baseline: str = "leave_one_out",
+    accumulate: int = 1,
+    scaler: GradScaler | None = None,
 ) -> dict[str, float]:
     """One step of the optimizer up the expected reward; returns the mean reward of the draws.
 
-    Each image's captions are measured against the mean of its other ones (leave-one-out), which
-    needs no greedy caption beside them. Dropout is off: what draws is exactly what learns.
+    Each image's captions are measured against the mean of its other ones ("leave_one_out", which
+    needs no caption beside them) or against its "greedy" one, as the model says it when it does not
+    draw (Rennie et al. 2017). Dropout is off: what draws is exactly what learns.
     """
     model.eval()
-    device = next(model.parameters()).device
-    features = features_of(model, batch, preprocessing)
+
+    def loss_of(part: Batch) -> tuple[Tensor, dict[str, float]]:
+        share = len(part.images) / len(batch.images)
+        features = features_of(model, part, preprocessing)
+        loss, mean = expected_loss(model, features, part, config, reward, samples, baseline)
+        return share * loss, {"reward": share * mean}
+
+    return descend(optimizer, split(batch, accumulate), loss_of, config, scaler)
+
+
+def expected_loss(
+    model: ShowAttendTell,
+    features: Tensor,
+    batch: Batch,
+    config: TrainConfig,
+    reward: CiderD,
+    samples: int,
+    baseline: str,
+) -> tuple[Tensor, float]:
+    """A loss with minus the gradient of the expected reward, on average; and the mean reward."""
     options = replace(DRAWING, num_return_sequences=samples)
-    with torch.no_grad(), autocast(config, device):
-        drawn = [[_said(one, model.end_id) for one in g] for g in sample(model, features, options)]
-    rewards = torch.tensor(
-        [
-            [reward.score(image, words) for words in group]
-            for image, group in zip(batch.indices.tolist(), drawn)
-        ],
-        device=device,
-    )  # (B, S)
-    advantages = (rewards - (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)).flatten()
-    captions, lengths = _as_batch([words for group in drawn for words in group], model, device)
-    with autocast(config, device):
+    with torch.no_grad(), autocast(config, features.device):
+        drawn = _said(sample(model, features, options), model.end_id)
+        rewards = _rewards(reward, batch, drawn).to(features.device)  # (B, S)
+        if baseline == "greedy":
+            options = replace(DRAWING, do_sample=False, beam_size=1)
+            greedy = _said(beam_search(model, features, options), model.end_id)
+            level = _rewards(reward, batch, greedy).to(features.device)  # (B, 1)
+        else:
+            level = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)  # (B, S)
+    lines = [words for group in drawn for words in group]
+    captions, lengths = _as_batch(lines, model, features.device)
+    with autocast(config, features.device):
         logits = model(features, captions, lengths).logits
-    unsayable = torch.tensor([model.pad_id, model.start_id, model.unk_id], device=device)
+    unsayable = torch.tensor([model.pad_id, model.start_id, model.unk_id], device=logits.device)
     logits = logits.index_fill(2, unsayable, float("-inf"))  # as when the captions were drawn
-    loss = policy_gradient(logits, captions[:, 1:], lengths - 1, advantages)
-    descend(optimizer, loss, config.grad_clip)
-    return {"reward": rewards.mean().item()}
+    loss = policy_gradient(logits, captions[:, 1:], lengths - 1, (rewards - level).flatten())
+    return loss, rewards.mean().item()
 
 
-def _said(caption: Hypothesis, end_id: int) -> list[int]:
-    """All that was drawn of a caption: the end too, unless the step limit came before it."""
-    return [*caption.words, end_id] if caption.finished else caption.words
+def _rewards(reward: CiderD, batch: Batch, said: list[list[list[int]]]) -> Tensor:
+    """float[B, S]: the reward of each of the captions said of each image."""
+    pairs = zip(batch.indices.tolist(), said)
+    return torch.tensor([[reward.score(i, words) for words in group] for i, group in pairs])
+
+
+def _said(found: list[list[Hypothesis]], end_id: int) -> list[list[list[int]]]:
+    """All that was said of each image: the end too, unless the step limit came before it."""
+    return [
+        [[*one.words, end_id] if one.finished else one.words for one in captions]
+        for captions in found
+    ]
 
 
 def _as_batch(

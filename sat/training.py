@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from sat import checkpoint
@@ -30,7 +29,6 @@ from sat.beginning import (
     identity,
     log_lines,
     open_data,
-    optimizer_for,
     with_features,
 )
 from sat.build import device_of
@@ -38,6 +36,7 @@ from sat.data.batches import Batch, CaptionBatches, training_loader
 from sat.epoch import learn, validate, whole_step
 from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.optimization import average_for, optimizer_for, scaler_for, set_rates
 from sat.position import Position, random_state, set_random_state
 from sat.recipe import StageConfig, TrainConfig
 from sat.self_critical import learn_self_critical, reward_of
@@ -65,6 +64,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, bar: Bar = quiet) -> None:
         self.config, self.bar = config, bar
         self.device = device_of(config.device)
+        self.scaler = scaler_for(config, self.device)
         check_folder(config)
         torch.manual_seed(config.seed)
         self.train, self.val, self.vocabulary = open_data(config)
@@ -93,7 +93,9 @@ class Trainer:
             self._prepare(number, stage)
             if saved is not None:
                 self.optimizer.load_state_dict(saved["optimizer"])
-                self._set_rates(stage)
+                set_rates(self.optimizer, stage, self.position.scale)
+                if saved.get("scaler"):  # empty unless the run was in float16
+                    self.scaler.load_state_dict(saved["scaler"])
                 set_random_state(saved["random"], self.device)
                 if self.average is not None:
                     self.average.load_state_dict(saved["average"])
@@ -169,7 +171,7 @@ class Trainer:
         with open(self.folder / LOG, "a", encoding="utf-8") as log:
             log.write(json.dumps(line | {"best": after.best}) + "\n")
         self.position = after  # all at once: whoever stops the run before this repeats the above
-        self._set_rates(stage)
+        set_rates(self.optimizer, stage, self.position.scale)
         logger.info(
             f"stage {number}, epoch {after.epoch}: validation BLEU-4 {scores['Bleu_4']:.4f}, "
             f"best {after.best:.4f}"
@@ -186,10 +188,8 @@ class Trainer:
         """What the stage learns, with which optimizer, from which batches."""
         config = self.config
         self.optimizer = optimizer_for(self.model, stage, embeddings=config.fine_tune_embeddings)
-        self._set_rates(stage)
-        self.average = None
-        if stage.ema:
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(stage.ema))
+        set_rates(self.optimizer, stage, self.position.scale)
+        self.average = average_for(self.model, stage)
         cached = config.cache_features and self.model.encoder.learns_from > 0
         self.train_source, self.val_source = self.train, self.val
         if cached:
@@ -200,7 +200,7 @@ class Trainer:
         self.batches = CaptionBatches(
             self.train.lengths,
             stage.batch_size,
-            by_length=config.by_length and stage.objective == "likelihood",
+            kind=config.batches if stage.objective == "likelihood" else "random",
             mirror=config.mirror,
             every=self.train.captions_per_image if stage.objective == "self_critical" else 1,
             together=stage.captions_per_sample,
@@ -216,17 +216,14 @@ class Trainer:
     def _objective(self, stage: StageConfig) -> Callable[[Batch], dict[str, float]]:
         """One step of the optimizer on a batch."""
         shared = {"preprocessing": self.preprocessing, "config": self.config}
+        shared |= {"accumulate": stage.accumulate, "scaler": self.scaler}
         if stage.objective == "likelihood":
             share = stage.scheduled_sampling.teacher_share
             plain = partial(learn, self.model, self.optimizer, **shared)
             return lambda batch: plain(batch, teacher_share=share(self.position.steps))
-        shared |= {"reward": reward_of(self.train), "samples": stage.samples}
+        shared |= {"samples": stage.samples, "baseline": stage.baseline}
+        shared |= {"reward": reward_of(self.train)}
         return partial(learn_self_critical, self.model, self.optimizer, **shared)
-
-    def _set_rates(self, stage: StageConfig) -> None:
-        rates = (stage.learning_rate, stage.encoder_learning_rate)
-        for group, rate in zip(self.optimizer.param_groups, rates):
-            group["lr"] = rate * self.position.scale
 
     def _kept(self) -> ShowAttendTell:
         """The model that is validated and kept: the weights' average, where one is taken."""
@@ -239,6 +236,7 @@ class Trainer:
                 "position": dataclasses.asdict(self.position),
                 "identity": identity(self.config, self.position.stage + 1),
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
                 "random": random_state(self.device),
                 "average": None if self.average is None else self.average.state_dict(),
             }

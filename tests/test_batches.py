@@ -19,19 +19,19 @@ def padding(batches: CaptionBatches) -> int:
     return sum(int(row.max() * len(row) - row.sum()) for row in widths)
 
 
-@pytest.mark.parametrize("by_length", [True, False])
-def test_every_caption_once_an_epoch(by_length: bool) -> None:
-    batches = CaptionBatches(LENGTHS, 32, by_length=by_length)
+@pytest.mark.parametrize("kind", ["by_length", "random"])
+def test_every_caption_once_an_epoch(kind: str) -> None:
+    batches = CaptionBatches(LENGTHS, 32, kind=kind)
     sizes = [len(batch) for batch in batches]
     assert len(batches) == len(sizes) == 32
     assert sorted(sizes) == [1003 % 32, *[32] * 31]
     assert sorted(caption for caption, _ in flat(batches)) == list(range(1003))
 
 
-@pytest.mark.parametrize("by_length", [True, False])
-def test_seed_and_epoch_decide_the_order(by_length: bool) -> None:
+@pytest.mark.parametrize("kind", ["by_length", "equal_length", "random"])
+def test_seed_and_epoch_decide_the_order(kind: str) -> None:
     def order(seed: int, epoch: int) -> list[tuple[int, int]]:
-        batches = CaptionBatches(LENGTHS, 32, by_length=by_length, mirror=True, seed=seed)
+        batches = CaptionBatches(LENGTHS, 32, kind=kind, mirror=True, seed=seed)
         batches.epoch = epoch
         return flat(batches)
 
@@ -39,9 +39,9 @@ def test_seed_and_epoch_decide_the_order(by_length: bool) -> None:
     assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1, 2)}) == 6
 
 
-@pytest.mark.parametrize("by_length", [True, False])
-def test_start_skips_just_what_was_seen(by_length: bool) -> None:
-    batches = CaptionBatches(LENGTHS, 32, by_length=by_length, mirror=True, seed=4)
+@pytest.mark.parametrize("kind", ["by_length", "random"])
+def test_start_skips_just_what_was_seen(kind: str) -> None:
+    batches = CaptionBatches(LENGTHS, 32, kind=kind, mirror=True, seed=4)
     batches.epoch = 3
     whole = list(batches)
     for start in (0, 1, 13, 31, 32):
@@ -50,19 +50,37 @@ def test_start_skips_just_what_was_seen(by_length: bool) -> None:
         assert len(batches) == 32 - start
 
 
+@pytest.mark.parametrize("size", [1, 8, 32, 2000])
+def test_equal_lengths_are_equal_and_leave_as_few_short_batches_as_can_be(size: int) -> None:
+    batches = CaptionBatches(LENGTHS, size, kind="equal_length", seed=2)
+    batches.epoch = 1
+    found = list(batches)
+    assert sorted(caption for batch in found for caption, _ in batch) == list(range(1003))
+    short = [int(LENGTHS[batch[0][0]]) for batch in found if len(batch) < size]
+    for batch in found:
+        assert len({int(LENGTHS[caption]) for caption, _ in batch}) == 1
+    expected = [n for n in range(4, 40) if (n == LENGTHS).sum() % size]
+    assert sorted(short) == expected
+    assert len(batches) == len(found)
+    for start in (1, len(found)):
+        batches.start = start
+        assert (list(batches), len(batches)) == (found[start:], len(found) - start)
+
+
 def test_like_lengths_together_waste_little() -> None:
     sorted_waste = padding(CaptionBatches(LENGTHS, 32))
-    random_waste = padding(CaptionBatches(LENGTHS, 32, by_length=False))
+    random_waste = padding(CaptionBatches(LENGTHS, 32, kind="random"))
     assert random_waste > 0.5 * LENGTHS.sum()
     assert sorted_waste < 0.05 * LENGTHS.sum()
 
 
-def test_batches_of_like_length_come_in_no_order() -> None:
-    batches = CaptionBatches(LENGTHS, 32)
+@pytest.mark.parametrize("kind", ["by_length", "equal_length"])
+def test_batches_of_like_length_come_in_no_order(kind: str) -> None:
+    batches = CaptionBatches(LENGTHS, 8, kind=kind)
     means = [LENGTHS[[caption for caption, _ in batch]].mean() for batch in batches]
     steps = np.diff(means)
-    assert 8 < (steps > 0).sum() < 24
-    other = CaptionBatches(LENGTHS, 32)
+    assert len(steps) / 4 < (steps > 0).sum() < 3 * len(steps) / 4
+    other = CaptionBatches(LENGTHS, 8, kind=kind)
     other.epoch = 1
     batch, again = (next(b for b in x if 0 in [c for c, _ in b]) for x in (batches, other))
     assert {caption for caption, _ in batch} != {caption for caption, _ in again}

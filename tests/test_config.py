@@ -64,6 +64,23 @@ REFUSED = [
     (StageConfig, {"decay": 1.5}, "decay is 1.5: give a factor in (0, 1]"),
     (StageConfig, {"decay_patience": 0}, "decay_patience is 0: give at least 1"),
     (StageConfig, {"stop_patience": 0}, "stop_patience is 0: give at least 1"),
+    (StageConfig, {"accumulate": 0}, "accumulate is 0: give at least 1"),
+    (StageConfig, {"samples": 1}, "samples is 1: give at least 2: each judges the others"),
+    (
+        TrainConfig,
+        {"batches": "equal_length", "stage1": StageConfig(captions_per_sample=5)},
+        "batches is 'equal_length': captions_per_sample mixes lengths: leave it 1",
+    ),
+    (
+        TrainConfig,
+        {"cache_features": True, "encoder": EncoderConfig(batch_norm="drifts")},
+        "cache_features is True: leave it out, features change while the encoder's",
+    ),
+    (
+        TrainConfig,
+        {"init": "runs/a/best", "embeddings": "glove.txt"},
+        "embeddings is 'glove.txt': leave it out, init brings word vectors",
+    ),
     (TrainConfig, {"stages": ()}, "stages is (): choose from 1, 2 and 3, in that"),
     (TrainConfig, {"stages": (1, 4)}, "stages is (1, 4): choose from 1, 2 and 3, in"),
     (TrainConfig, {"label_smoothing": 1.0}, "label_smoothing is 1.0: below 1"),
@@ -79,6 +96,7 @@ ALLOWED = [
     DecoderConfig(dropout=0.0),
     Decoding(min_length=8, max_length=8, num_return_sequences=5, top_p=1.0),
     Decoding(num_return_sequences=9, beam_size=1, do_sample=True),
+    StageConfig(samples=1, baseline="greedy", objective="self_critical"),
     StageConfig(epochs=0, decay=1.0, decay_patience=1, stop_patience=1),
     TrainConfig(stages=(1, 3), label_smoothing=0.0, alpha_c=0.0, grad_clip=0.0, save_minutes=0.0),
 ]

@@ -40,6 +40,14 @@ def test_words_get_their_vectors(
     assert "3 of 8 words have a vector" in caplog.text
 
 
+def test_the_counts_on_top_tell_the_size_where_words_hold_blanks(tmp_path: Path) -> None:
+    """word2vec and fastText begin with "words size"; phrases stand in some of their files."""
+    table = read(tmp_path, "3 3\nhot dog 1 2 3\ndog 4 5 6\n. . . 7 8 9\n")
+    assert torch.equal(table[1], torch.tensor([4.0, 5, 6]))
+    with pytest.raises(ValueError, match="line 2: 3 numbers where others have 4"):
+        read(tmp_path, "1 4\ndog 1 2 3\n")
+
+
 def test_words_without_a_vector_are_drawn_with_the_same_spread(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     lines = [

@@ -160,6 +160,36 @@ def test_training_sees_the_features_that_evaluation_sees() -> None:
     assert not encoder.training
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_drifting_batch_norm_goes_by_the_batch_as_the_tutorials_does(learns: bool) -> None:
+    """The tutorial puts a frozen ResNet in training mode and gives it pictures."""
+    torch.manual_seed(0)
+    encoder = small(batch_norm="drifts")
+    encoder.fine_tune(learns)
+    tutorial = models.resnet18(weights=None)  # its first eight children, avgpool and fc left off
+    tutorial = nn.Sequential(*list(tutorial.children())[:-2])
+    tutorial.load_state_dict(encoder.body.state_dict())
+    before = {name: value.clone() for name, value in encoder.body.state_dict().items()}
+    mean, variance = torch.zeros(64), torch.ones(64)
+    for _ in range(3):
+        images = 5 + 2 * torch.randn(4, 3, 32, 32)
+        with torch.no_grad():
+            grid, expected = encoder.train()(images), tutorial.train()(images)
+            maps = encoder.body[0](images).transpose(0, 1).flatten(1)  # (64, all places)
+        torch.testing.assert_close(grid, expected.permute(0, 2, 3, 1))
+        mean = 0.9 * mean + 0.1 * maps.mean(1)
+        variance = 0.9 * variance + 0.1 * maps.var(1)
+    after = encoder.body.state_dict()
+    torch.testing.assert_close(after["1.running_mean"], mean)
+    torch.testing.assert_close(after["1.running_var"], variance)
+    for name, value in tutorial.state_dict().items():
+        torch.testing.assert_close(after[name], value)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name, _ in encoder.body.named_buffers()}
+    assert torch.equal(encoder.eval()(images)[:2], encoder(images[:2]))  # no batch in evaluation
+    assert not torch.allclose(encoder.train()(images)[:2], encoder(images[:2]))
+
+
 def test_frozen_blocks_drop_nothing_and_learning_blocks_may() -> None:
     encoder = Encoder(backbone="efficientnet_b0", weights="none")
     encoder.fine_tune(from_block=6)
@@ -176,3 +206,5 @@ def test_bad_calls_get_a_sentence() -> None:
         encoder.fine_tune(from_block=5)
     with pytest.raises(ValueError, match=r"from_block is 2: nothing is left to learn"):
         encoder.fine_tune()
+    with pytest.raises(ValueError, match=r"batch_norm is 'wild': choose one of fixed, drifts"):
+        small(batch_norm="wild")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -136,8 +137,11 @@ def steps(
     )
     config, seen = TrainConfig(alpha_c=0.0, hard=HardAttention(**hard)), []
 
-    def note(optimizer: None, loss: Tensor, *rest: float) -> None:
+    def note(optimizer: None, parts: list, loss_of: Callable, *rest: object) -> dict:
+        (part,) = parts
+        loss, figures = loss_of(part)
         seen.append(gradient(decoder, loss))
+        return figures
 
     monkeypatch.setattr(epoch, "descend", note)
     torch.manual_seed(0)

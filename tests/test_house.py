@@ -20,13 +20,14 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 PLACES = """
     fields config schedule recipe distributed
     data.vocabulary data.images data.annotations data.shape_captions data.shapes
-    data.photo_files data.pictures data.input_files
+    data.photo_files data.pictures data.selection data.input_files
     data.dataset data.batches data.embeddings data.features
     models.attention models.ragged models.recurrence models.decoder
-    models.efficientnet_lite models.encoder models.show_attend_tell models.vit_gpt2
+    models.efficientnet_lite models.weights models.encoder
+    models.show_attend_tell models.vit_gpt2
     generate losses metrics cider coco_metrics visualize build packing checkpoint ship
     inert_pickle legacy captioner
-    evaluate pointing beginning own_words epoch self_critical position training cli
+    evaluate pointing beginning optimization own_words epoch self_critical position training cli
 """
 ORDER = PLACES.split()
 

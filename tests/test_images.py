@@ -42,6 +42,20 @@ def test_crop_scales_the_short_side_and_keeps_the_centre(shape):
     assert np.abs(got.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(512, 700), (700, 512), (512, 512)])
+def test_inner_crop_is_the_papers_short_side_of_256_and_crop_of_224(shape):
+    generator = np.random.default_rng(2)
+    pixels = generator.integers(0, 256, (shape[0] // 4, shape[1] // 4, 3), np.uint8)
+    photo = Image.fromarray(pixels.repeat(4, 0).repeat(4, 1))
+    got = resize(photo, Preprocessing(size=224, resize="inner_crop"))
+    scaled = photo.resize((shape[1] // 2, shape[0] // 2), Image.Resampling.BILINEAR)
+    assert min(scaled.size) == 256
+    left, top = (scaled.width - 224) // 2, (scaled.height - 224) // 2
+    expected = np.asarray(scaled.crop((left, top, left + 224, top + 224))).transpose(2, 0, 1)
+    inside = np.s_[:, 1:-1, 1:-1]  # at the border Pillow's filter ends with the box
+    assert np.abs(got.astype(int) - expected)[inside].max() <= 1
+
+
 def test_only_rgb_photos_are_resized():
     with pytest.raises(ValueError, match="mode is L, not RGB: pass it through read_photo"):
         resize(Image.new("L", (4, 4)), Preprocessing())
@@ -52,6 +66,8 @@ def test_visible_box():
     crop = Preprocessing(resize="crop")
     assert visible_box((60, 40), crop) == (10, 0, 50, 40)
     assert visible_box((40, 61), crop) == (0, 10.5, 40, 50.5)
+    inner = Preprocessing(resize="inner_crop")
+    assert visible_box((64, 80), inner) == (4, 12, 60, 68)
 
 
 def test_normalise_is_the_formula_on_every_value_and_channel():

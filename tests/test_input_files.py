@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -91,6 +92,42 @@ def test_word_map_holds_the_frequent_words_of_fitting_training_captions(records,
     expected = ["<pad>", *frequent, "<unk>", "<start>", "<end>"]
     word_map = json.loads((output / f"WORDMAP_{NAME}.json").read_text())
     assert list(word_map.items()) == [(word, i) for i, word in enumerate(expected)]
+
+
+@pytest.mark.parametrize("more_than", [0, 20, 40])
+def test_the_tutorials_word_map_counts_every_caption_of_every_split(records, output, more_than):
+    elsewhere = Record(2, records[0].path, "val", (("hidden",) * 60,), ("",))  # too long to be kept
+    counted: dict[str, int] = {}
+    for record in [*records, elsewhere]:
+        for words in record.captions:
+            for word in words:
+                counted[word] = counted.get(word, 0) + 1
+    expected = {}
+    for word in counted:
+        if counted[word] > more_than:
+            expected[word] = len(expected) + 1
+    expected = {**expected, "<unk>": len(expected) + 1, "<start>": len(expected) + 2}
+    expected |= {"<end>": len(expected) + 1, "<pad>": 0}
+    config = replace(CONFIG, min_word_freq=more_than + 1, vocabulary_splits="all")
+    name = create_input_files([*records, elsewhere], output, config)
+    word_map = json.loads((output / f"WORDMAP_{name}.json").read_text())
+    assert word_map == expected
+    assert "hidden" in word_map
+
+
+def test_a_word_map_of_a_given_size_names_its_files(records, output):
+    config = replace(CONFIG, vocabulary_size=5, min_word_freq=1)
+    name = create_input_files(records, output, config)
+    assert name == "flickr8k_3_cap_per_img_5_words"
+    counted: dict[str, int] = {}
+    for record in records:
+        for words in record.captions:
+            for word in words:
+                if record.split == "train" and len(words) <= 8:
+                    counted[word] = counted.get(word, 0) + 1
+    frequent = sorted(counted, key=counted.get, reverse=True)[:5]
+    word_map = json.loads((output / f"WORDMAP_{name}.json").read_text())
+    assert set(word_map) == {"<pad>", *frequent, "<unk>", "<start>", "<end>"}
 
 
 def test_of_more_captions_none_comes_twice_and_of_fewer_none_is_missing(records, output):
@@ -245,6 +282,7 @@ def test_a_full_disk_is_told_before_the_work(records, output, monkeypatch):
     ("field", "value"),
     [
         *[("captions_per_image", 0), ("min_word_freq", 0), ("max_len", 0), ("workers", 0)],
+        *[("vocabulary_size", 0), ("vocabulary_splits", "val")],
         *[("image_size", 0), ("dataset", "flickr9k"), ("resize", "pad"), ("on_bad_image", "no")],
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import tiny
@@ -91,13 +92,16 @@ def learnt(model: ShowAttendTell, given: Batch, share: float, monkeypatch) -> li
     """The gradient of one step, after a fixed seed."""
     found: list[Tensor] = []
 
-    def note(optimizer: None, loss: Tensor, *rest: float) -> None:
+    def note(optimizer: None, parts: list, loss_of: Callable, *rest: object) -> dict:
+        (part,) = parts
+        loss, figures = loss_of(part)
         weights = list(model.decoder.parameters())
         found.extend(torch.autograd.grad(loss, weights, materialize_grads=True))
+        return figures
 
     monkeypatch.setattr(epoch, "descend", note)
     torch.manual_seed(2)
-    epoch.learn(model, None, given, Preprocessing(), TrainConfig(), share)
+    epoch.learn(model, None, given, Preprocessing(), TrainConfig(), teacher_share=share)
     return found
 
 

@@ -1,7 +1,10 @@
-"""Our decoder against the numbers of the tutorial's own (fixtures/README.md)."""
+"""Our decoder, under the tutorial's recipe, against the numbers of its own (fixtures/README.md)."""
 
 from __future__ import annotations
 
+import dataclasses
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +16,18 @@ from sat.config import Decoding
 from sat.generate import generate
 from sat.losses import cross_entropy, doubly_stochastic_penalty, word_mask
 from sat.models.decoder import DecoderWithAttention, Output
+from sat.optimization import OPTIMIZERS, descend, set_rates
+from sat.recipe import TrainConfig
 
-TUTORIAL = {"activation": "relu", "initial_state": "linear", "output": "linear"}
+ROOT = Path(__file__).parents[1]
+PARSE = runpy.run_path(str(ROOT / "train.py"))["parse"]
+RECIPE: TrainConfig = PARSE(["--config", str(ROOT / "configs" / "tutorial_coco.yaml")])
 EXACT = {"rtol": 0, "atol": 1e-5}
 
 
 def tutorial_decoder(parity: dict[str, Any]) -> DecoderWithAttention:
-    decoder = DecoderWithAttention(**parity["config"], **TUTORIAL)
+    choices = dataclasses.asdict(RECIPE.decoder)  # the recipe's, in the sizes of the fixture
+    decoder = DecoderWithAttention(**choices | parity["config"])
     decoder.load_state_dict(parity["state_dict"])
     special = parity["special"]
     decoder.start_id, decoder.end_id = special["start"], special["end"]
@@ -36,7 +44,7 @@ def losses(
     return (
         output,
         cross_entropy(output.logits, targets, lengths),
-        doubly_stochastic_penalty(output.alphas, lengths, scaling="mean"),
+        doubly_stochastic_penalty(output.alphas, lengths, scaling=RECIPE.penalty_scaling),
     )
 
 
@@ -55,7 +63,7 @@ def test_the_tutorials_numbers(parity: dict[str, Any], mode: str) -> None:
     assert ce.item() == pytest.approx(expected["ce"], abs=1e-5)
     assert penalty.item() == pytest.approx(expected["doubly_stochastic"], abs=1e-5)
 
-    (ce + penalty).backward()
+    (ce + RECIPE.alpha_c * penalty).backward()
     gradients = [parameter.grad for parameter in named_like(decoder, parity)]
     entries = torch.cat([gradient.flatten()[:: parity["step"]] for gradient in gradients])
     norms = torch.stack([gradient.norm() for gradient in gradients])
@@ -83,13 +91,15 @@ def test_the_tutorials_loss_in_double_precision(parity: dict[str, Any]) -> None:
 
 def test_three_steps_of_the_tutorials_optimiser(parity: dict[str, Any]) -> None:
     decoder = tutorial_decoder(parity)
-    optimiser = torch.optim.Adam(decoder.parameters(), lr=4e-4)
+    optimiser = OPTIMIZERS[RECIPE.stage1.optimizer]([{"params": list(decoder.parameters())}])
+    set_rates(optimiser, RECIPE.stage1, scale=1.0)
+
+    def loss_of(features: Tensor) -> tuple[Tensor, dict[str, float]]:
+        _, ce, penalty = losses(decoder, features, parity)
+        return ce + RECIPE.alpha_c * penalty, {}
+
     for _ in range(3):
-        _, ce, penalty = losses(decoder, parity["encoder_out"], parity)
-        optimiser.zero_grad()
-        (ce + penalty).backward()
-        torch.nn.utils.clip_grad_value_(decoder.parameters(), 5.0)
-        optimiser.step()
+        descend(optimiser, [parity["encoder_out"]], loss_of, RECIPE)
     pairs = [
         # Softmax cancels this bias: its gradient is rounding noise, which Adam blows up.
         (name != "attention.full_att.bias", after, parity["state_dict"][name])

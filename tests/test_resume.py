@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from sat import checkpoint, epoch, training
 from sat.recipe import TrainConfig
@@ -154,7 +155,7 @@ def go_on(config: TrainConfig) -> int:
 
 BATCH = (training, "learn")
 WITHIN = (epoch, "cross_entropy")  # dropout has been drawn; each fourth call is validation's
-STEPPED = (training.AveragedModel, "update_parameters")
+STEPPED = (AveragedModel, "update_parameters")
 CAPTIONING = (epoch, "caption_images")
 SAVING = (checkpoint, "save")  # first best/, then last/ after each epoch, best/ where better
 
@@ -207,6 +208,39 @@ def test_what_is_drawn_goes_on_too(data, tmp_path):
     made = stop(config, BATCH, 4, KeyboardInterrupt)
     assert go_on(config) == STEPS - made
     assert_same(states(tmp_path / "whole"), states(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_a_run_stopped_within_the_parts_of_a_batch(data, tmp_path, error):
+    """Every choice that has a state of its own; two lengths make four batches an epoch."""
+    how = {
+        "encoder": {"blocks": 2, "batch_norm": "drifts"},
+        "stage1": {"epochs": 2, "accumulate": 2, "optimizer": "rmsprop", "learning_rate": 1e-3},
+        "batches": "equal_length",
+    }
+    fit(tiny.config(data, tmp_path / "whole", **how))
+    config = tiny.config(data, tmp_path / "run", save_minutes=0.0, **how)
+    first_epoch, second_batch, second_part = 4 * 2 + 1, 2, 1  # validation has a batch, too
+    made = stop(config, WITHIN, first_epoch + second_batch + second_part, error)
+    assert made == (5 if error is Killed else 6)
+    assert go_on(config) == 8 - made
+    assert_same(states(tmp_path / "whole"), states(tmp_path / "run"))
+
+
+def test_frozen_word_vectors_stay_frozen_when_resumed(data, tmp_path):
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("cat 1 2 3 4\ndog 5 6 7 8\n")
+    how = {"embeddings": str(vectors), "fine_tune_embeddings": False}
+    config = tiny.config(data, tmp_path / "run", **how)
+    stop(config, BATCH, 4, Killed)
+    go_on(config)
+    model, vocabulary, model_config = checkpoint.load(tmp_path / "run" / "last")
+    assert model_config.decoder.embed_dim == 4
+    rows = [model.decoder.embedding.weight[vocabulary.word_map[word]] for word in ("cat", "dog")]
+    assert torch.stack(rows).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    other = dataclasses.replace(config, resume=True, fine_tune_embeddings=True)
+    with pytest.raises(ValueError, match=r"fine_tune_embeddings is True, but .* False"):
+        fit(other)
 
 
 def run_and_die(data: str, folder: str) -> None:

@@ -75,7 +75,10 @@ def test_its_mean_over_all_captions_is_the_gradient_of_the_expected_reward(model
         torch.testing.assert_close(gradient(model, loss), exact, atol=1e-6, rtol=1e-4)
 
 
-def test_steps_estimate_that_gradient_within_their_standard_error(model, monkeypatch):
+@pytest.mark.parametrize(("baseline", "parts"), [("leave_one_out", 1), ("greedy", 2)])
+def test_steps_estimate_that_gradient_within_their_standard_error(
+    model, monkeypatch, baseline, parts
+):
     monkeypatch.setattr(
         self_critical, "DRAWING", self_critical.replace(self_critical.DRAWING, max_length=3)
     )
@@ -91,20 +94,59 @@ def test_steps_estimate_that_gradient_within_their_standard_error(model, monkeyp
     exact = gradient(model, -(log_p.exp() * rewards).sum())
     seen = []
 
-    def note(optimizer, loss, grad_clip):
-        seen.append(gradient(model, loss))
+    def note(optimizer, parts, loss_of, config, scaler):
+        seen.append(gradient(model, sum(loss_of(part)[0] for part in parts)))
 
     monkeypatch.setattr(self_critical, "descend", note)
-    batch = Batch(features.half().float(), None, None, torch.tensor([0]))
-    batch = batch._replace(images=features)
+    captions = torch.zeros(parts, 2)
+    batch = Batch(features.expand(parts, 3, 4), captions, captions[:, 0], torch.zeros(parts))
     torch.manual_seed(1)
-    for _ in range(400):
-        learn_self_critical(model, None, batch, Preprocessing(), TrainConfig(), reward, 8)
+    how = {"baseline": baseline, "accumulate": parts}
+    for _ in range(250):
+        learn_self_critical(model, None, batch, Preprocessing(), TrainConfig(), reward, 8, **how)
     seen = torch.stack(seen)
     error = seen.std(0) / len(seen) ** 0.5
     far = (seen.mean(0) - exact).abs() / error.clamp(min=1e-9)
     # about one if they agree; few captions move all the weights, so it varies much
     assert far[exact.abs() > 1e-6].square().mean().item() < 2.5
+
+
+def test_each_caption_is_judged_by_what_the_model_says_without_drawing(model, monkeypatch):
+    """Worked out from the rewards that were asked for: the draws, then the greedy caption."""
+    asked, advantages = [], []
+
+    def score(image, words):
+        asked.append((image, tuple(words), float(len(asked) ** 2)))
+        return asked[-1][2]
+
+    def note(logits, drawn, lengths, found):
+        advantages.append(found)
+        return policy_gradient(logits, drawn, lengths, found)
+
+    monkeypatch.setattr(self_critical, "policy_gradient", note)
+    features = torch.randn(2, 3, 4)
+    batch = Batch(features, None, None, torch.tensor([7, 9]))
+    optimizer = torch.optim.SGD(model.decoder.parameters(), 0.0)
+    learn_self_critical(
+        model,
+        optimizer,
+        batch,
+        Preprocessing(),
+        TrainConfig(),
+        SimpleNamespace(score=score),
+        samples=3,
+        baseline="greedy",
+    )
+    assert [image for image, _, _ in asked] == [7, 7, 7, 9, 9, 9, 7, 9]
+    for photo, (_, words, _) in zip(features, asked[6:]):
+        state, said = model.start(photo[None]), [START]
+        while len(said) <= 22 and said[-1] != END:
+            logits, state = model.step(torch.tensor(said[-1:]), state)
+            logits[0, [PAD, START, UNK]] = -torch.inf
+            said.append(int(logits.argmax()))
+        assert tuple(said[1:]) == words
+    expected = [reward - asked[6 + i // 3][2] for i, (_, _, reward) in enumerate(asked[:6])]
+    assert advantages[0].tolist() == expected
 
 
 def test_it_teaches_what_is_rewarded(model):

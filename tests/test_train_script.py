@@ -119,7 +119,8 @@ def test_the_later_recipe_wins(recipe, tmp_path):
         (["--cache_features", "--seed", "3"], {"cache_features": True, "seed": 3}),
         (["--seed", "3", "--overwrite"], {"seed": 3, "overwrite": True}),
         (["--resume=false", "--mirror", "true"], {"resume": False, "mirror": True}),
-        (["--by_length", "false"], {"by_length": False}),
+        (["--cache_features", "false"], {"cache_features": False}),
+        (["--batches", "random"], {"batches": "random"}),
         (["--mirror=true", "--resume", "--device=cpu"], {"mirror": True, "resume": True}),
     ],
 )

@@ -78,6 +78,23 @@ def test_a_frozen_encoder_is_frozen(data, tmp_path, monkeypatch):
     assert now == learns
 
 
+def test_batch_norm_of_a_frozen_encoder_drifts_where_asked(data, tmp_path, monkeypatch):
+    trainer = Trainer(tiny.config(data, tmp_path, encoder={"blocks": 2, "batch_norm": "drifts"}))
+    before, validate = tiny.weights(trainer.model.encoder), training.validate
+
+    def watched(model: Any, *args: Any) -> dict[str, float]:
+        at_hand = tiny.weights(model.encoder)
+        found = validate(model, *args)
+        assert not tiny.changed(at_hand, model.encoder), "validation must not move it"
+        return found
+
+    monkeypatch.setattr(training, "validate", watched)
+    trainer.run()
+    buffers = {name for name, _ in trainer.model.encoder.named_buffers()}
+    assert tiny.changed(before, trainer.model.encoder) == buffers
+    assert trainer.model.encoder.state_dict()["body.0.norm.num_batches_tracked"] == 6
+
+
 def test_stage_2_changes_the_encoder_from_its_block_on(data, tmp_path):
     config = tiny.config(data, tmp_path, stages=(1, 2), stage2={"encoder_from_block": 1})
     trainer = Trainer(config)

@@ -32,6 +32,21 @@ def test_min_word_freq_is_the_smallest_frequency_kept():
     assert "a" not in Vocabulary.build(CAPTIONS, min_word_freq=3)
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (1, ["dog"]),  # three times
+        (2, ["a", "dog"]),  # "a", "the" and "écoute" twice each: the first seen
+        (4, ["a", "dog", "the", "écoute"]),
+        (5, ["a", "dog", "runs", "the", "écoute"]),
+        (99, ["a", "dog", "runs", "sleeps", "the", "écoute"]),
+    ],
+)
+def test_a_size_keeps_the_most_frequent_words_in_the_order_seen(size, expected):
+    word_map = Vocabulary.build(CAPTIONS, min_word_freq=9, size=size).word_map
+    assert list(word_map) == ["<pad>", *expected, "<unk>", "<start>", "<end>"]
+
+
 def test_encode_frames_the_words_and_replaces_unknown_ones():
     vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=2)
     assert vocabulary.encode(["the", "cat", "a"]) == [6, 3, 5, 1, 7]
@@ -54,7 +69,7 @@ def test_decode_refuses_a_number_beyond_the_word_map():
 
 
 def test_words_too_rare_for_any_vocabulary_are_an_error():
-    with pytest.raises(ValueError, match=r"min_word_freq is 9: none of the 8 different words"):
+    with pytest.raises(ValueError, match=r"min_word_freq is 9: none of the 6 different words"):
         Vocabulary.build(CAPTIONS, min_word_freq=9)
 
 

@@ -29,14 +29,29 @@ class Batch(NamedTuple):
     indices: Tensor  # int64[I], of the images within their split
 
 
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in so many parts of whole images (fewer, if it has fewer images).
+
+    They are of one size, but for the last, and each has the batch's width.
+    """
+    if parts == 1:
+        return [batch]
+    together = len(batch.captions) // len(batch.images)
+    images, indices = batch.images.chunk(parts), batch.indices.chunk(parts)
+    sizes = [together * len(part) for part in images]
+    captions, lengths = batch.captions.split(sizes), batch.lengths.split(sizes)
+    return [Batch(*part) for part in zip(images, captions, lengths, indices)]
+
+
 class CaptionBatches(Sampler):
     """Batches of caption indices, shuffled anew each epoch, the same for the same seed and epoch.
 
-    With `by_length` a batch holds captions of like length, so that almost nothing is padding (Xu
-    et al. 2015, section 4.3). With `mirror` each picture is mirrored with probability 1/2. `every`
-    takes only every so many-th caption (captions_per_image: one an image). With `together`, so many
-    captions of one image follow one another, in no order of length. `start` skips the batches an
-    interrupted epoch has already seen.
+    `kind` is "by_length": captions of like length in a batch, so that almost nothing is padding;
+    "equal_length": of one length only (Xu et al. 2015, section 4.3), which leaves some batches
+    short; "random". With `mirror` each picture is mirrored with probability 1/2. `every` takes only
+    every so many-th caption (captions_per_image: one an image). With `together`, so many captions
+    of one image follow one another, in no order of length. `start` skips the batches an interrupted
+    epoch has already seen.
     """
 
     def __init__(
@@ -44,38 +59,49 @@ class CaptionBatches(Sampler):
         lengths: np.ndarray,
         batch_size: int,
         *,
-        by_length: bool = True,
+        kind: str = "by_length",
         mirror: bool = False,
         every: int = 1,
         together: int = 1,
         seed: int = 0,
     ) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.by_length = by_length and together == 1
+        self.kind = kind if together == 1 else "random"
         self.mirror, self.every, self.together = mirror, every, together
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        return -(-len(self.lengths[:: self.every]) // self.batch_size) - self.start
+        return sum(-(-count // self.batch_size) for count in self._counts()) - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths) // self.together)
         views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
         order = order[order % self.every == 0]
-        if self.by_length:
+        if self.kind != "random":
             order = order[np.argsort(self.lengths[order], kind="stable")]
-        size = self.batch_size // self.together
-        starts = np.arange(0, len(order), size)
-        if self.by_length:
-            random.shuffle(starts)
-        for first in starts[self.start :].tolist():
-            chosen = order[first : first + size]
+        batches = list(self._cut(order, self.batch_size // self.together))
+        turns = np.arange(len(batches))
+        if self.kind != "random":
+            random.shuffle(turns)
+        for chosen in (batches[turn] for turn in turns[self.start :]):
             yield [
                 (group * self.together + i, view)
                 for group, view in zip(chosen.tolist(), views[chosen].tolist())
                 for i in range(self.together)
             ]
+
+    def _counts(self) -> list[int]:
+        """How many captions there are to be cut into batches: in all, or of each length."""
+        lengths = self.lengths[:: self.every]
+        if self.kind == "equal_length":
+            return np.unique(lengths, return_counts=True)[1].tolist()
+        return [len(lengths)]
+
+    def _cut(self, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        ends = np.cumsum(self._counts()) // self.together
+        for group in np.split(order, ends[:-1]):
+            yield from (group[first : first + size] for first in range(0, len(group), size))
 
 
 def collate(samples: list[Sample], together: int = 1) -> Batch:

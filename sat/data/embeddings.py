@@ -26,8 +26,9 @@ def load_embeddings(path: str | Path, vocabulary: Vocabulary) -> Tensor:
     with open(path, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             word, *values = line.rstrip().rsplit(" ", size or -1)  # words may hold blanks
-            if number == 1 and len(values) == 1:
-                continue  # counts of words and dimensions
+            if number == 1 and len(values) == 1 and word.isdecimal() and values[0].isdecimal():
+                size = int(values[0])  # after the number of words
+                continue
             size = size or len(values)
             if len(values) != size:
                 raise ValueError(

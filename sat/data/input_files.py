@@ -13,7 +13,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from typing import Any, Literal
 from sat.config import Preprocessing
 from sat.data.annotations import SPLITS, Record, check_photos_exist
 from sat.data.pictures import Progress, Size, write_pictures
+from sat.data.selection import choose, usable, words_counted
 from sat.data.vocabulary import Vocabulary
 from sat.fields import check, check_choices
 
@@ -39,13 +40,17 @@ class InputFilesConfig:
     captions_per_image: int = 5
     """of each image: more are sampled from, fewer are repeated"""
     min_word_freq: int = 5
-    """words seen less often in the training captions become <unk>"""
+    """words seen less often become <unk> (the tutorial's 5 is 6 here: it keeps more than 5)"""
+    vocabulary_size: int | None = None
+    """keep this many words, the most frequent, and leave min_word_freq aside (the paper: 10000)"""
+    vocabulary_splits: Literal["train", "all"] = "train"
+    """train: count the words of the training captions; all: of every caption, as the tutorial"""
     max_len: int = 50
     """words; training leaves longer captions out"""
     image_size: int = Preprocessing.size
     """side of the square pictures, in pixels"""
-    resize: Literal["squash", "crop"] = Preprocessing.resize
-    """squash: ignore the aspect ratio, as the tutorial does; crop: short side, then the centre"""
+    resize: Literal["squash", "crop", "inner_crop"] = Preprocessing.resize
+    """squash: ignore the aspect ratio; crop: the central square; inner_crop: 7/8 of its side"""
     workers: int | None = None
     """threads that decode and resize; one for each core when empty"""
     seed: int = 123
@@ -58,7 +63,9 @@ class InputFilesConfig:
         positive = "give a whole number of at least 1"
         for name in ("captions_per_image", "min_word_freq", "max_len"):
             check(getattr(self, name) >= 1, name, getattr(self, name), positive)
-        check(self.workers is None or self.workers >= 1, "workers", self.workers, positive)
+        for name in ("workers", "vocabulary_size"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, value, positive)
         _ = self.preprocessing  # checks its own share
 
     @property
@@ -68,10 +75,10 @@ class InputFilesConfig:
     @property
     def name(self) -> str:
         """The common part of the files' names."""
-        return (
-            f"{self.dataset}_{self.captions_per_image}_cap_per_img"
-            f"_{self.min_word_freq}_min_word_freq"
-        )
+        words = f"{self.min_word_freq}_min_word_freq"
+        if self.vocabulary_size is not None:
+            words = f"{self.vocabulary_size}_words"
+        return f"{self.dataset}_{self.captions_per_image}_cap_per_img_{words}"
 
 
 def create_input_files(
@@ -93,12 +100,13 @@ def create_input_files(
     output = Path(output_folder)
     if not overwrite:
         check_output(output, config)
-    splits = {split: _usable(records, split, config.max_len) for split in SPLITS}
+    splits = {split: usable(records, split, config.max_len) for split in SPLITS}
     if config.on_bad_image == "error":
         check_photos_exist(record for split in SPLITS for record in splits[split])
     vocabulary = Vocabulary.build(
-        (list(words) for record in splits["train"] for words in record.captions),
+        words_counted(records, splits["train"], config.vocabulary_splits),
         config.min_word_freq,
+        config.vocabulary_size,
     )
     logger.info("vocabulary: %d words", len(vocabulary))
     output.mkdir(parents=True, exist_ok=True)
@@ -125,39 +133,6 @@ def check_output(output_folder: str | Path, config: InputFilesConfig) -> None:
 
 def _file(split: str, kind: str, config: InputFilesConfig) -> str:
     return f"{split.upper()}_{kind}_{config.name}{SUFFIXES[kind]}"
-
-
-def _usable(records: Sequence[Record], split: str, max_len: int) -> list[Record]:
-    """The split's records with the captions that fit; `raw` keeps all, as scores need them.
-
-    Captions of more than `max_len` words are left out. A training image without another one goes
-    with them; a validation or test image stays, with its captions cut, for it must be evaluated.
-    """
-    usable, images, captions, long, cut = [], 0, 0, 0, 0
-    for record in records:
-        if record.split != split:
-            continue
-        spoken = tuple(words for words in record.captions if words)
-        fitting = tuple(words for words in spoken if len(words) <= max_len)
-        images, captions = images + 1, captions + len(record.captions)
-        long += len(spoken) - len(fitting)
-        if spoken and not fitting and split != "train":
-            fitting, cut = tuple(words[:max_len] for words in spoken), cut + 1
-        if fitting:
-            usable.append(replace(record, captions=fitting))
-    if not usable:
-        raise ValueError(
-            f"the {split} split has no captions of up to {max_len} words ({images} images,"
-            f" {captions} captions): check the splits of the annotation file, or raise --max_len"
-        )
-    logger.info("%s: %d images, %d captions as written", split, images, captions)
-    if long or len(usable) < images:
-        logger.warning(
-            "%s: %d captions are longer than %d words; of the images without a shorter one %d"
-            " are kept with captions cut and %d are left out",
-            *(split, long, max_len, cut, images - len(usable)),
-        )
-    return usable
 
 
 def _check_space(output: Path, images: int, config: InputFilesConfig) -> None:
@@ -200,7 +175,7 @@ def _write_split(
     chosen = [
         words
         for record, _ in kept
-        for words in _choose(record.captions, config.captions_per_image, generator)
+        for words in choose(record.captions, config.captions_per_image, generator)
     ]
     padding = [vocabulary.pad_id] * config.max_len
     _write_list(
@@ -210,16 +185,6 @@ def _write_split(
     _write_list(paths["CAPLENS"], (len(words) + 2 for words in chosen))  # and <start>, <end>
     references = [_reference(record, size) for record, size in kept]
     paths["REFERENCES"].write_text(json.dumps({"images": references}), encoding="utf-8")
-
-
-def _choose(
-    captions: Sequence[tuple[str, ...]], number: int, generator: random.Random
-) -> list[tuple[str, ...]]:
-    """Exactly `number` captions: a sample of more, or all of fewer and some of them again."""
-    if len(captions) < number:
-        again = [generator.choice(captions) for _ in range(number - len(captions))]
-        return [*captions, *again]
-    return generator.sample(captions, number)
 
 
 def _reference(record: Record, size: Size) -> dict[str, Any]:

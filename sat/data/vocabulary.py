@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
@@ -26,18 +26,26 @@ class Vocabulary:
         self._word_of = {number: word for word, number in word_map.items()}
 
     @classmethod
-    def build(cls, captions: Iterable[list[str]], min_word_freq: int) -> Vocabulary:
+    def build(
+        cls, captions: Iterable[Sequence[str]], min_word_freq: int, size: int | None = None
+    ) -> Vocabulary:
         """The vocabulary of `captions`: every word that they hold at least `min_word_freq` times.
 
         (The tutorial keeps words seen *more* often than that; its flag and its documentation
-        promise what happens here.) Raises `ValueError` when no word is left.
+        promise what happens here.) With `size` it is that many words instead, the most frequent,
+        those seen first where counts are equal. Raises `ValueError` when no word is left.
         """
         seen = Counter(word for caption in captions for word in caption)
-        words = [w for w, n in seen.items() if n >= min_word_freq and w not in SPECIAL_WORDS]
+        for word in SPECIAL_WORDS:
+            del seen[word]
+        words = [word for word, count in seen.items() if count >= min_word_freq]
+        if size is not None:
+            kept = {word for word, _ in seen.most_common(size)}
+            words = [word for word in seen if word in kept]
         if not words:
             raise ValueError(
                 f"min_word_freq is {min_word_freq}: none of the {len(seen)} different words of the"
-                " training captions is that frequent; give a smaller number or more captions"
+                " captions is that frequent; give a smaller number or more captions"
             )
         return cls({word: i for i, word in enumerate((PAD, *words, UNKNOWN, START, END))})
 

