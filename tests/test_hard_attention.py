@@ -153,7 +153,7 @@ def steps(
 def test_steps_estimate_the_gradient_within_their_standard_error(decoder, monkeypatch):
     """Along the exact gradient, along its part for attention, and over all weights."""
     exact = exact_gradient(decoder)
-    seen = steps(decoder, monkeypatch, 200, size=32, entropy=0.0)
+    seen = steps(decoder, monkeypatch, 200, size=32, reward=1.0, entropy=0.0)
     found = dict(decoder.named_parameters())
     names = [name for name in sorted(found) if name != NEVER_LEARNS]
     attention = torch.cat(

@@ -121,6 +121,8 @@ def test_all_of_the_teachers_words_are_teacher_forcing(monkeypatch) -> None:
 def test_none_of_the_teachers_words_is_the_models_own_caption(monkeypatch) -> None:
     """A sure model says the same however it is drawn: that is shown, the truth is predicted."""
     model, given = captioner(1000.0, dropout=0.5), batch(2, each=3)
+    photos = 3 * torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    given = given._replace(images=photos)
     monkeypatch.setattr(model.decoder.dropout, "p", 0.0)  # of the second pass
     images = given.images.repeat_interleave(3, 0)
     shown, state = given.captions.clone(), model.start(images)
@@ -130,6 +132,7 @@ def test_none_of_the_teachers_words_is_the_models_own_caption(monkeypatch) -> No
         assert (best[:, 0] - best[:, 1]).min() > 20
         shown[:, t] = logits.argmax(1)
     assert not torch.equal(shown, given.captions)
+    assert not torch.equal(shown[0, 1:5], shown[4, 1:5]), "the photos must matter"
     torch.manual_seed(2)
     found = with_own_words(model, given.images, given.captions, 0.0)
     assert torch.equal(found, shown)
