@@ -125,6 +125,10 @@ class TrainConfig:
     """bfloat16: autocast for the matrix products, where the hardware gains by it"""
     save_minutes: float = 10.0
     """last/ is also written this often within an epoch, so that a kill costs little"""
+    log: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
+    """curves, histograms, sample captions; auto: for TensorBoard, where it is installed"""
+    log_every: int = 100
+    """steps between points of a curve, and between histograms of weights and gradients"""
     seed: int = 0
     resume: bool = False
     """go on where the run in output_dir was stopped"""
@@ -137,4 +141,4 @@ class TrainConfig:
         check(known, "stages", self.stages, "choose from 1, 2 and 3, in that order, each once")
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
         check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
-        check_at_least(1, self, "validation_batch_size")
+        check_at_least(1, self, "validation_batch_size", "log_every")
