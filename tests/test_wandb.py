@@ -134,8 +134,8 @@ def test_a_real_run_offline(data, tmp_path, monkeypatch):
             found[values["_step"]] = values
     assert sorted(found) == [2, 3]
     assert set(STEP) <= set(found[2])
-    bars = found[2]["gradients/decoder.fc.bias"]
-    assert (bars["_type"], sum(bars["values"]), len(bars["bins"])) == ("histogram", 18, 65)
+    bars = {key: found[2][f"gradients/decoder.fc.bias/{key}"] for key in ("_type", "values")}
+    assert (bars["_type"], sum(bars["values"])) == ("histogram", 18)
     (line,) = tiny.log(run)
     assert found[3]["epoch/Bleu_4"] == line["Bleu_4"]
     assert found[3]["epoch/val_cross_entropy"] == pytest.approx(line["val_cross_entropy"])
