@@ -24,8 +24,8 @@ PLACES = """
     data.dataset data.batches data.embeddings data.features
     models.attention models.recurrence models.efficientnet_lite models.encoder models.decoder
     models.show_attend_tell models.vit_gpt2
-    generate losses metrics cider rouge coco_metrics visualize sheet boards build packing checkpoint ship
-    inert_pickle legacy captioner
+    generate losses metrics cider rouge coco_metrics visualize sheet boards build packing checkpoint
+    ship inert_pickle legacy captioner
     evaluate pointing position logs beginning epoch self_critical training cli
 """
 ORDER = PLACES.split()
