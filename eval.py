@@ -22,7 +22,11 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument("--data_name", type=str, help="found by itself if there is only one")
     parser.add_argument("--split", type=Literal["train", "val", "test"], default="test")
     parser.add_argument(
-        "--metrics", type=str, nargs="+", default=["bleu"], help="bleu meteor rouge cider"
+        "--metrics",
+        type=str,
+        nargs="+",
+        default=["bleu"],
+        help="bleu meteor rouge cider rouge_score",
     )
     parser.add_argument("--per_image", action="store_true", help="write each caption's scores too")
     parser.add_argument("--batch_size", type=int, default=32, help="images decoded together")

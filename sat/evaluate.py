@@ -20,6 +20,8 @@ from sat.metrics import bleu
 from sat.models.show_attend_tell import ShowAttendTell
 
 Progress = Callable[[Iterable], Iterable]
+NO_SHARES = ("brevity_penalty", "gen_len")
+"""scores that tables do not show times 100"""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def score(
     """One caption an image against all the captions people wrote for it.
 
     By the `metrics` of `sat.coco_metrics`; when none are named by BLEU on NLTK's tokens, which
-    needs no other program: what training validates with.
+    needs no other program: what training validates with. With "rouge_score" comes "gen_len", the
+    mean number of words or tokens generated, start and end not counted.
     """
     references = dataset.references(vocabulary)
     if sorted(captions) != list(range(len(references))):
@@ -115,9 +118,12 @@ def score(
     ]
     written = [reference["captions"] for reference in references]
     scored = coco_scores(written, texts, metrics) if metrics else _plain_bleu(written, texts)
+    scores = dict(scored.corpus)
+    if "rouge_score" in metrics:
+        scores["gen_len"] = sum(len(said.words) for said in captions.values()) / len(captions)
     unfinished = sum(not caption.finished for caption in captions.values())
     return Evaluation(
-        scores=scored.corpus,
+        scores=scores,
         results=results,
         captions=captions,
         per_image=scored.per_image,
@@ -148,7 +154,7 @@ def table(runs: Sequence[Decoding], evaluations: Sequence[Evaluation]) -> str:
     rows = [["beam", *names, "unfinished"], ["---"] * (len(names) + 2)]
     for options, evaluation in zip(runs, evaluations):
         values = [
-            f"{value:.3f}" if name == "brevity_penalty" else f"{100 * value:.1f}"
+            f"{value:.3f}" if name in NO_SHARES else f"{100 * value:.1f}"
             for name, value in evaluation.scores.items()
         ]
         rows.append([str(options.beam_size), *values, str(evaluation.unfinished)])

@@ -23,6 +23,7 @@ class Position:
     stale: int = 0  # epochs without a better one
     scale: float = 1.0  # of the stage's learning rates
     lines: int = 0  # in the log
+    all_steps: int = 0  # batches learnt from, over all stages
     totals: dict[str, float] = dataclasses.field(default_factory=dict)  # of the epoch
 
     def count(
@@ -31,6 +32,7 @@ class Position:
         """One batch more: its losses, the time it took, and how much of it went on waiting."""
         self.batch += 1
         self.steps += 1
+        self.all_steps += 1
         counts = {"seconds": seconds, "waiting": waiting, "captions": captions, "batches": 1}
         for key, value in (losses | counts).items():
             self.totals[key] = self.totals.get(key, 0.0) + value
@@ -49,6 +51,10 @@ class Position:
             lines=self.lines + 1,
             totals={},
         )
+
+    def at_stage(self, index: int) -> Position:
+        """The beginning of a later stage of the same run."""
+        return Position(stage=index, best=self.best, lines=self.lines, all_steps=self.all_steps)
 
     def is_over(self, stage: StageConfig) -> bool:
         """True when the stage has run all its epochs, or too many without a better score."""

@@ -159,6 +159,10 @@ class TrainConfig:
     """of the matrix products (autocast), where the hardware gains by it; float16: CUDA only"""
     save_minutes: float = 10.0
     """last/ is also written this often within an epoch, so that a kill costs little"""
+    log: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
+    """curves, histograms, sample captions; auto: for TensorBoard, where it is installed"""
+    log_every: int = 100
+    """steps between points of a curve, and between histograms of weights and gradients"""
     seed: int = 0
     resume: bool = False
     """go on where the run in output_dir was stopped"""
@@ -180,4 +184,4 @@ class TrainConfig:
         started = self.init is None or self.embeddings is None
         check(started, "embeddings", self.embeddings, "leave it out, init brings word vectors")
         check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
-        check_at_least(1, self, "validation_batch_size")
+        check_at_least(1, self, "validation_batch_size", "log_every")

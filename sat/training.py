@@ -1,13 +1,13 @@
 """Training in stages: the decoder on a frozen encoder, then both, stopping early on BLEU-4.
 
 What a run leaves in its folder: best/ (the checkpoint that captioned the validation images best),
-last/ (the newest, from which a killed run goes on exactly) and log.jsonl, one line an epoch.
+last/ (the newest, from which a killed run goes on exactly) and log.jsonl, one line an epoch; where
+TensorBoard is installed, events/ for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -20,21 +20,23 @@ from tqdm import tqdm
 
 from sat import checkpoint
 from sat.beginning import (
-    LOG,
+    add_line,
+    batches_for,
     check_folder,
-    check_resumable,
     claim_folder,
-    cut_log,
     first_model,
+    first_position,
     identity,
-    log_lines,
     open_data,
+    saved_state,
     with_features,
 )
+from sat.boards import board_kind
 from sat.build import device_of
-from sat.data.batches import Batch, CaptionBatches, training_loader
+from sat.data.batches import Batch, training_loader
 from sat.epoch import learn, validate, whole_step
 from sat.evaluate import check_fit
+from sat.logs import Journal
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.optimization import average_for, optimizer_for, scaler_for, set_rates
 from sat.position import Position, random_state, set_random_state
@@ -66,6 +68,7 @@ class Trainer:
         self.device = device_of(config.device)
         self.scaler = scaler_for(config, self.device)
         check_folder(config)
+        board_kind(config.log)  # complains before anything is done
         torch.manual_seed(config.seed)
         self.train, self.val, self.vocabulary = open_data(config)
         self.model, self.model_config = first_model(config, self.train, self.vocabulary)
@@ -73,18 +76,19 @@ class Trainer:
         check_fit(self.preprocessing, self.val)
         self.model.to(self.device)
         self.folder = claim_folder(config)
-        self.position = Position(lines=len(log_lines(self.folder)))
-        if config.stages[0] > 1 and checkpoint.exists(self.folder / "best"):
-            self.position.best = checkpoint.scores(self.folder / "best").get("Bleu_4", -1.0)
+        self.position = first_position(config, self.folder)
 
     def run(self) -> None:
         """All stages, from where the run stands."""
-        stages = self.config.stages
-        saved = checkpoint.load_trainer(self.folder / "last") if self.config.resume else None
+        saved = saved_state(self.config)
         if saved is not None:
-            check_resumable(self.config, saved)
             self.position = Position(**saved["position"])
-            cut_log(self.folder, self.position.lines)
+        steps = self.position.all_steps
+        with Journal(self.config, self.folder, self.val, self.vocabulary, steps) as self.journal:
+            self._run_stages(saved)
+
+    def _run_stages(self, saved: dict[str, Any] | None) -> None:
+        stages = self.config.stages
         for index in range(self.position.stage, len(stages)):
             if index != self.position.stage:
                 self._enter(index)
@@ -141,6 +145,8 @@ class Trainer:
                 now = time.monotonic()
                 times = {"seconds": now - began, "waiting": arrived - began}
                 place.count(losses, **times, captions=len(batch.lengths))
+                told = losses | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+                self.journal.after_step(place.all_steps, self.model, told)
             bar.set_postfix(place.means(digits=3), refresh=False)
             if now - saved_at > 60 * self.config.save_minutes:
                 self._save("last")
@@ -149,7 +155,7 @@ class Trainer:
 
     def _finish_epoch(self, number: int, stage: StageConfig) -> None:
         """Validate, keep the best, lower the learning rates, write the log line."""
-        place = self.position
+        place, said = self.position, []
         scores = validate(
             self._kept(),
             self.val_source,
@@ -157,6 +163,7 @@ class Trainer:
             self.preprocessing,
             self.config,
             partial(self.bar, desc="captioning val", unit="batch", leave=False),
+            said.extend,
         )
         line = {
             "stage": number,
@@ -168,8 +175,8 @@ class Trainer:
         after = place.after_epoch(scores["Bleu_4"], stage)
         if after.stale == 0:
             self._save("best", scores)
-        with open(self.folder / LOG, "a", encoding="utf-8") as log:
-            log.write(json.dumps(line | {"best": after.best}) + "\n")
+        add_line(self.folder, line | {"best": after.best})
+        self.journal.after_epoch(place.all_steps, line, said)
         self.position = after  # all at once: whoever stops the run before this repeats the above
         set_rates(self.optimizer, stage, self.position.scale)
         logger.info(
@@ -179,8 +186,7 @@ class Trainer:
 
     def _enter(self, index: int) -> None:
         """Stand at the beginning of a later stage, with the best weights so far."""
-        place = self.position
-        self.position = Position(stage=index, best=place.best, lines=place.lines)
+        self.position = self.position.at_stage(index)
         if checkpoint.exists(self.folder / "best"):
             checkpoint.load_weights(self.model, self.folder / "best")
 
@@ -197,15 +203,7 @@ class Trainer:
             self.train_source = encoded(self.train, mirror=config.mirror)
             self.val_source = encoded(self.val, mirror=False)
         self.learn = self._objective(stage)
-        self.batches = CaptionBatches(
-            self.train.lengths,
-            stage.batch_size,
-            kind=config.batches if stage.objective == "likelihood" else "random",
-            mirror=config.mirror,
-            every=self.train.captions_per_image if stage.objective == "self_critical" else 1,
-            together=stage.captions_per_sample,
-            seed=config.seed * 10 + number,
-        )
+        self.batches = batches_for(config, number, self.train)
         self.loader = training_loader(
             self.train_source,
             self.batches,

@@ -25,9 +25,10 @@ PLACES = """
     models.attention models.ragged models.recurrence models.decoder
     models.efficientnet_lite models.weights models.encoder
     models.show_attend_tell models.vit_gpt2
-    generate losses metrics cider coco_metrics visualize build packing checkpoint ship
-    inert_pickle legacy captioner
-    evaluate pointing beginning optimization own_words epoch self_critical position training cli
+    generate losses metrics cider rouge coco_metrics visualize sheet boards build packing checkpoint
+    ship inert_pickle legacy captioner
+    evaluate pointing position logs beginning optimization own_words epoch self_critical training
+    cli
 """
 ORDER = PLACES.split()
 

@@ -89,6 +89,7 @@ def config(data: Path, output: Path, **changes: Any) -> TrainConfig:
         validation=Decoding(beam_size=1, max_length=8),
         workers=0,
         device="cpu",
+        log="none",
     )
     nested = {
         name: dataclasses.replace(getattr(start, name), **value)
