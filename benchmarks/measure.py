@@ -120,44 +120,57 @@ def _best(call: Callable[[], object], device: torch.device, times: int = 8) -> f
     return best
 
 
-def peak_memory(build: Callable[..., Callable[[], object]], *arguments: Any) -> float | None:
-    """Bytes by which one call of `build(*arguments)` raises a fresh process above what it held.
+class Held(NamedTuple):
+    """What a call in a process of its own came to."""
+
+    peak: float | None  # bytes above what the process held before the call
+    result: Any
+
+
+def peak_memory(build: Callable[..., Callable[[], Any]], *arguments: Any) -> float | None:
+    """Bytes by which `build(*arguments)()` raises a fresh process above what it held before."""
+    return in_a_process(build, *arguments).peak
+
+
+def in_a_process(build: Callable[..., Callable[[], Any]], *arguments: Any) -> Held:
+    """`build(*arguments)()` in a fresh process, its memory watched from after the build.
 
     On the CPU the resident pages (None where the system does not tell them), on CUDA the
     allocator's. `getrusage` will not do: the ru_maxrss of a process starts at its parent's size.
     """
-    if not Path("/proc/self/clear_refs").exists():
-        return None
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    receiver, sender = context.Pipe(duplex=False)
     threads = torch.get_num_threads()
-    child = context.Process(target=_alone, args=(queue, threads, build, arguments))
+    child = context.Process(target=_alone, args=(sender, threads, build, arguments))
     child.start()
+    sender.close()
     try:
-        while child.is_alive() and queue.empty():
-            child.join(0.1)
-        if queue.empty():
-            raise RuntimeError(f"{build.__name__}{arguments} failed in a process of its own")
-        return queue.get()
+        return receiver.recv()
+    except EOFError as error:
+        name = getattr(build, "__name__", build)
+        raise RuntimeError(f"{name}{arguments} failed in a process of its own") from error
     finally:
         child.join()
 
 
-def _alone(queue: Any, threads: int, build: Callable[..., Any], arguments: tuple) -> None:
+def _alone(sender: Any, threads: int, build: Callable[..., Any], arguments: tuple) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     call = build(*arguments)
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.memory_allocated():
+    forget = Path("/proc/self/clear_refs")
+    if torch.cuda.is_available() and torch.cuda.memory_allocated() > 0:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        call()
-        queue.put(float(torch.cuda.max_memory_allocated() - before))
-        return
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
-    call()
-    queue.put(resident("VmHWM") - before)
+        result = call()
+        sender.send(Held(float(torch.cuda.max_memory_allocated() - before), result))
+    elif forget.exists():
+        forget.write_text("5")  # the peak so far
+        before = resident("VmRSS")
+        result = call()
+        sender.send(Held(resident("VmHWM") - before, result))
+    else:
+        sender.send(Held(None, call()))
 
 
 def resident(name: str = "VmRSS") -> float:

@@ -93,7 +93,7 @@ def random_captions(number: int, vocabulary: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def teach_to_end(decoder: DecoderWithAttention, words: float = 10.5) -> None:
+def teach_to_end(decoder: DecoderWithAttention, words: float = 9.5) -> None:
     """Make captions of a random decoder vary, and end after about so many words.
 
     One cell of the LSTM counts: it adds a constant at each word and forgets nothing. The end word
@@ -109,21 +109,23 @@ def teach_to_end(decoder: DecoderWithAttention, words: float = 10.5) -> None:
     )
     for first in (decoder.init_h, decoder.init_c):
         first.weight[0], first.bias[0] = 0, 0
-    cell.weight_ih[1:hidden] *= 3  # so that hidden states differ from image to image
-    cell.weight_ih[2 * hidden + 1 : 3 * hidden] *= 3
-    readout = 1.0
+    cell.weight_ih *= 3  # so that hidden states differ from image to image ...
+    decoder.embedding.weight *= 10  # ... and from word to word
     if decoder.output == "deep":
         decoder.embedding.weight[:, 0], decoder.context_out.weight[0] = 0, 0
         decoder.context_out.bias[0], decoder.hidden_out.bias[0] = 0, 0
         decoder.hidden_out.weight[0] = 0
-        decoder.hidden_out.weight[0, 0] = readout
-    decoder.fc.weight *= spread / (decoder.fc.weight.std() * decoder.fc.in_features**0.5 * 0.3)
+        decoder.hidden_out.weight[0, 0] = 1
+    typical = 0.65 if decoder.output == "deep" else 0.3  # of what the vocabulary layer reads
+    wide = decoder.fc.weight.std() * decoder.fc.in_features**0.5
+    decoder.fc.weight *= spread / (typical * wide)
     decoder.fc.weight[:, 0], decoder.fc.weight[end] = 0, 0
 
     def told(word: float) -> float:
         counted = torch.tanh(torch.tensor(CLOCK * word))
         return float(torch.tanh(counted) if decoder.output == "deep" else counted)
 
-    slope = spread / (told(words + 1) - told(words))
+    slope = 0.4 * spread / (told(words + 1) - told(words))
     decoder.fc.weight[end, 0] = slope
     decoder.fc.bias[end] = 3 * spread - slope * told(words)
+    decoder.fc.bias[[0, end - 1]] = -1e4  # <pad> and <start>: ours never says them
