@@ -26,7 +26,8 @@ from sat.config import Preprocessing
 from sat.data.dataset import CaptionDataset
 from sat.data.pictures import write_pictures
 
-COCO_IMAGES = 113_287
+COCO_IMAGES, DISTINCT = 113_200, 2000
+"""566,000 captions, 2,000 different ones over and over"""
 SIDE = 256
 
 
@@ -96,11 +97,11 @@ def _rate(number: int, taken: measure.Timing) -> str:
 
 
 def write_coco(folder: Path, images: int) -> float:
-    """Prepared captions as many as COCO's, of pictures never written; the bytes of their file."""
-    captions, lengths = random_captions(5 * images, 9490)
+    """Prepared captions of so many images, of pictures never written; the bytes of their file."""
+    captions, lengths = random_captions(DISTINCT, 9490)
     padded = np.zeros((len(captions), stand_in.MAX_LENGTH), dtype=np.int64)
     padded[:, : captions.shape[1]] = captions.numpy()
-    stand_in.write_captions(folder, padded, lengths.numpy())
+    stand_in.write_captions(folder, padded, lengths.numpy(), times=5 * images // DISTINCT)
     with h5py.File(folder / f"TRAIN_IMAGES_{stand_in.NAME}.hdf5", "w") as file:
         file.attrs["captions_per_image"] = 5
         file.create_dataset("images", (images, 3, SIDE, SIDE), np.uint8)  # a hole in the file
@@ -158,7 +159,7 @@ def report(quick: bool, device: torch.device) -> str:
     rounds, number = (1, 8) if quick else (5, 256)
     with tempfile.TemporaryDirectory() as folder:
         rates, told = pictures(Path(folder), rounds, number)
-        table, size = loading(Path(folder), min(rounds, 3), 200 if quick else COCO_IMAGES)
+        table, size = loading(Path(folder), min(rounds, 3), 400 if quick else COCO_IMAGES)
     peaks = measure.measure_peaks(device, quick)
     start = f"## Preparing\n\n{measure.machine(device, peaks)} {rounds} rounds in turn."
     return "\n\n".join([f"{start} {told}", rates, size, table])

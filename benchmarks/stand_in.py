@@ -60,13 +60,13 @@ def prepared(folder: Path, images: int, side: int, vocabulary: int) -> CaptionDa
     return CaptionDataset(folder, NAME, "train")
 
 
-def write_captions(folder: Path, captions: np.ndarray, lengths: np.ndarray) -> None:
-    """The two JSON files, as `json.dump` writes them."""
-    with (folder / f"TRAIN_CAPTIONS_{NAME}.json").open("w") as file:
-        for i, line in enumerate(captions.tolist()):
-            file.write(("[" if i == 0 else ", ") + str(line))
-        file.write("]")
-    (folder / f"TRAIN_CAPLENS_{NAME}.json").write_text(json.dumps(lengths.tolist()))
+def write_captions(
+    folder: Path, captions: np.ndarray, lengths: np.ndarray, times: int = 1
+) -> None:
+    """The two JSON files as `json.dump` writes them, everything in them so many times."""
+    text = json.dumps(captions.tolist())[1:-1]
+    (folder / f"TRAIN_CAPTIONS_{NAME}.json").write_text(f"[{', '.join([text] * times)}]")
+    (folder / f"TRAIN_CAPLENS_{NAME}.json").write_text(json.dumps(lengths.tolist() * times))
 
 
 def features(folder: Path, images: int, regions: int, dim: int) -> Path:
