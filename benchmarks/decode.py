@@ -124,7 +124,7 @@ def compare(
     return [
         *(row.name, *each, measure.ratio(theirs.median, mine.median)),
         measure.seconds(least / row.images) if least else "as above",
-        f"{mine.median / least:.1f}×" if least else "",
+        measure.ratio(mine.median, least) if least else "",
         told,
     ]
 
@@ -136,7 +136,7 @@ def _floor(sizes: Sizes, searched: list[list[int]], batch: int, peaks: measure.P
 
 def _same_captions(name: str, mine: list, theirs: list) -> str:
     """How many captions there are and how long; `RuntimeError` unless they are identical."""
-    different = [pair for pair in zip(mine, theirs) if pair[0][0] != pair[1][0]]
+    different = [(one, other) for one, other in zip(mine, theirs) if one[0] != other[0]]
     if different:
         raise RuntimeError(f"{name}: {len(different)} captions differ, first {different[0]}")
     lengths = sorted(len(words) for words, _ in mine)

@@ -71,7 +71,9 @@ def training_step(sizes: Sizes, images: int, words: int, steps: int) -> list[Pha
         # forward: add, activation, product; backward: as many and the sums over words and regions
         Phase("attention scores", 10 * scored, 4 * 4 * scored),
         Phase("weighted sums", 2 * 2 * seen, 2 * 4 * seen),
-        Phase("query, gate, LSTM", 3 * 2 * words * sizes.recurrent, 2 * 4 * steps * sizes.recurrent),
+        Phase(
+            "query, gate, LSTM", 3 * 2 * words * sizes.recurrent, 2 * 4 * steps * sizes.recurrent
+        ),
         Phase(
             "vocabulary and loss",
             3 * 2 * words * sizes.readout,

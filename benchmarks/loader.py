@@ -107,7 +107,9 @@ def rates(folder: Path, data: dict[str, CaptionDataset], size: int, rounds: int)
         number = counts[name] * size
         fast = number / taken.median
         spread = f"{number / taken.high:.0f} to {number / taken.low:.0f}"
-        lines.append([name, workers, f"{fast:.0f} ({spread})", f"{slow:.0f}", f"{fast / slow:.2f}×"])
+        lines.append(
+            [name, workers, f"{fast:.0f} ({spread})", f"{slow:.0f}", f"{fast / slow:.2f}×"]
+        )
     return lines
 
 

@@ -214,9 +214,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def seconds(value: float) -> str:
     """Three digits, in the unit that suits."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= scale:
-            break
+    if value >= 1000:
+        return f"{value:.0f} s"
+    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+    unit, scale = next((pair for pair in units if value >= pair[1]), units[-1])
     return f"{value / scale:.3g} {unit}"
 
 

@@ -79,11 +79,14 @@ def enlarged(features: Tensor, side: int = 14) -> Tensor:
     return functional.adaptive_avg_pool2d(grid, side).flatten(2).transpose(1, 2).contiguous()
 
 
-def random_captions(number: int, vocabulary: int) -> tuple[Tensor, Tensor]:
+def random_captions(
+    number: int, vocabulary: int, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """int[B, T] and lengths int[B], start and end counted: COCO's 10.5 words, give or take 2.4."""
     generator = torch.Generator().manual_seed(3)
-    lengths = 10.5 + 2.4 * torch.randn(number, generator=generator)
-    lengths = lengths.round().clamp(6, 20).long() + 2
+    if lengths is None:
+        lengths = 10.5 + 2.4 * torch.randn(number, generator=generator)
+        lengths = lengths.round().clamp(6, 20).long() + 2
     captions = torch.randint(1, vocabulary - 3, (number, int(lengths.max())), generator=generator)
     captions[:, 0] = vocabulary - 2
     for line, length in zip(captions, lengths.tolist()):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 from PIL import Image
 from skimage import data
 
@@ -44,8 +45,13 @@ def _present() -> list[str]:
     return [name for name in PHOTOS if any(Path(data.data_dir).glob(f"{name}.*"))]
 
 
-def prepared(folder: Path, images: int, side: int, vocabulary: int) -> CaptionDataset:
-    """Training data in the prepared layout: noise for pictures, five random captions of each."""
+def prepared(
+    folder: Path, images: int, side: int, vocabulary: int, lengths: np.ndarray | None = None
+) -> CaptionDataset:
+    """Training data in the prepared layout: noise for pictures, five random captions of each.
+
+    The captions' `lengths` are COCO's unless given.
+    """
     path = folder / f"TRAIN_IMAGES_{NAME}.hdf5"
     random = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
@@ -53,16 +59,15 @@ def prepared(folder: Path, images: int, side: int, vocabulary: int) -> CaptionDa
         pictures = file.create_dataset("images", (images, 3, side, side), np.uint8)
         for i in range(images):
             pictures[i] = random.integers(0, 256, (3, side, side), dtype=np.uint8)
-    captions, lengths = random_captions(images * PER_IMAGE, vocabulary)
+    given = None if lengths is None else torch.from_numpy(lengths)
+    captions, found = random_captions(images * PER_IMAGE, vocabulary, given)
     padded = np.zeros((len(captions), MAX_LENGTH), dtype=np.int64)
     padded[:, : captions.shape[1]] = captions.numpy()
-    write_captions(folder, padded, lengths.numpy())
+    write_captions(folder, padded, found.numpy())
     return CaptionDataset(folder, NAME, "train")
 
 
-def write_captions(
-    folder: Path, captions: np.ndarray, lengths: np.ndarray, times: int = 1
-) -> None:
+def write_captions(folder: Path, captions: np.ndarray, lengths: np.ndarray, times: int = 1) -> None:
     """The two JSON files as `json.dump` writes them, everything in them so many times."""
     text = json.dumps(captions.tolist())[1:-1]
     (folder / f"TRAIN_CAPTIONS_{NAME}.json").write_text(f"[{', '.join([text] * times)}]")

@@ -10,6 +10,7 @@ weights without dropout, and their losses before and after it must agree.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from benchmarks import measure, pair
-from benchmarks.floor import Phase, floor, seconds_of, training_step
+from benchmarks.floor import Phase, Sizes, floor, seconds_of, training_step
 from sat.config import Preprocessing
 from sat.data.batches import Batch
 from sat.epoch import learn
@@ -29,7 +30,7 @@ CONFIG = {"alpha_c": 1.0, "penalty_scaling": "mean", "grad_clip": 5.0}
 AGREE = 1e-4
 """how far losses may be apart, relatively; after a step they have been through Adam"""
 
-Step = Callable[[], dict[str, float]]
+Step = Callable[[Batch], dict[str, float]]
 
 
 class Row(NamedTuple):
@@ -45,6 +46,9 @@ class Row(NamedTuple):
     def same(self) -> bool:
         return self.regions == self.reference_regions
 
+    def sizes(self, quick: bool) -> Sizes:
+        return pair.sizes_for(quick, self.regions, self.reading["output"] == "deep")
+
 
 ROWS = (
     Row("14×14 as given"),
@@ -55,37 +59,36 @@ ROWS = (
 )
 
 
-def batch_of(size: int, regions: int, quick: bool, device: torch.device) -> Batch:
-    """Features and captions, the same each time; 14×14 ones of native regions are enlarged."""
-    sizes = pair.sizes_for(quick, regions)
+def batch_of(size: int, sizes: Sizes, device: torch.device) -> Batch:
+    """Features and captions, the same each time."""
     captions, lengths = pair.random_captions(size, sizes.vocabulary)
     images = pair.random_features(size, sizes, device)
     return Batch(images, captions.to(device), lengths.to(device), torch.arange(size))
 
 
 def our_step(
-    batch: Batch, quick: bool, reading: dict[str, str], precision: str
+    sizes: Sizes, device: torch.device, reading: dict[str, str], precision: str = "float32"
 ) -> tuple[nn.Module, Step]:
-    """The decoder, and what one step of training does to it."""
-    sizes = pair.sizes_for(quick, batch.images.shape[1])
-    decoder = pair.decoder(DecoderWithAttention, sizes, reading).to(batch.images.device)
+    """The decoder, and one step of training on a batch."""
+    decoder = pair.decoder(DecoderWithAttention, sizes, reading).to(device)
     model = pair.captioner(decoder)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=4e-4, fused=True)
     config = TrainConfig(precision=precision, **CONFIG)  # type: ignore[arg-type]
 
-    def step() -> dict[str, float]:
+    def step(batch: Batch) -> dict[str, float]:
         return learn(model, optimizer, batch, Preprocessing(), config)
 
     return decoder, step
 
 
-def reference_step(batch: Batch, quick: bool, reading: dict[str, str]) -> tuple[nn.Module, Step]:
+def reference_step(
+    sizes: Sizes, device: torch.device, reading: dict[str, str]
+) -> tuple[nn.Module, Step]:
     """The reference, and one step as the tutorial takes it, with the norm clipped as ours is."""
-    sizes = pair.sizes_for(quick, batch.images.shape[1])
-    decoder = pair.decoder(pair.ReferenceDecoder, sizes, reading).to(batch.images.device)
+    decoder = pair.decoder(pair.ReferenceDecoder, sizes, reading).to(device)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=4e-4)
 
-    def step() -> dict[str, float]:
+    def step(batch: Batch) -> dict[str, float]:
         logits, alphas = decoder(batch.images, batch.captions, batch.lengths)
         likelihood = _packed_loss(logits, batch.captions, batch.lengths)
         penalty = (1 - alphas.sum(dim=1)).square().mean()
@@ -109,15 +112,15 @@ def _packed_loss(logits: Tensor, captions: Tensor, lengths: Tensor) -> Tensor:
 
 def agreement(row: Row, size: int, quick: bool, device: torch.device) -> str:
     """The losses before and after a step without dropout; `RuntimeError` if they differ."""
-    batch = batch_of(size, row.regions, quick, device)
+    sizes, batch = row.sizes(quick), batch_of(size, row.sizes(quick), device)
     steps = [
-        our_step(batch, quick, row.reading, row.precision),
-        reference_step(batch, quick, row.reading),
+        our_step(sizes, device, row.reading, row.precision),
+        reference_step(sizes, device, row.reading),
     ]
     losses = []
     for decoder, step in steps:
         decoder.eval()
-        losses.append([sum(step().values()) for _ in range(2)])
+        losses.append([sum(step(batch).values()) for _ in range(2)])
     apart = max(abs(a - b) / b for a, b in zip(*losses))
     if row.precision == "float32" and apart > AGREE:
         raise RuntimeError(f"{row.name}: the losses are {losses}: a benchmark of something wrong")
@@ -128,26 +131,28 @@ def compare(
     row: Row, size: int, rounds: int, quick: bool, device: torch.device
 ) -> list[measure.Timing]:
     """Ours and the reference in turn, with dropout."""
-    batch = batch_of(size, row.regions, quick, device)
-    other = batch
-    if not row.same:
-        other = batch._replace(images=pair.enlarged(batch.images))
-    _, ours = our_step(batch, quick, row.reading, row.precision)
-    _, reference = reference_step(other, quick, row.reading)
-    return measure.in_turn([lambda: ours() and None, lambda: reference() and None], rounds, device)
+    sizes, batch = row.sizes(quick), batch_of(size, row.sizes(quick), device)
+    other = batch if row.same else batch._replace(images=pair.enlarged(batch.images))
+    _, ours = our_step(sizes, device, row.reading, row.precision)
+    _, reference = reference_step(sizes, device, row.reading)
+    return measure.in_turn([partial(ours, batch), partial(reference, other)], rounds, device)
 
 
-def alone(whose: str, row: Row, size: int, quick: bool, device: torch.device) -> Step:
-    """One side's first step in a process of its own, for its peak memory."""
+def alone(
+    whose: str, row: Row, size: int, quick: bool, device: torch.device
+) -> Callable[[], dict[str, float]]:
+    """One side's first step, for its peak memory in a process of its own."""
     regions = row.regions if whose == "ours" else row.reference_regions
-    batch = batch_of(size, regions, quick, device)
+    sizes = row.sizes(quick)._replace(regions=regions)
     if whose == "ours":
-        return our_step(batch, quick, row.reading, row.precision)[1]
-    return reference_step(batch, quick, row.reading)[1]
+        _, step = our_step(sizes, device, row.reading, row.precision)
+    else:
+        _, step = reference_step(sizes, device, row.reading)
+    return partial(step, batch_of(size, sizes, device))
 
 
 def phases_of(row: Row, size: int, quick: bool) -> list[Phase]:
-    sizes = pair.sizes_for(quick, row.regions, row.reading["output"] == "deep")
+    sizes = row.sizes(quick)
     _, lengths = pair.random_captions(size, sizes.vocabulary)
     words = lengths - 1
     return training_step(sizes, size, int(words.sum()), int(words.max()))
@@ -164,15 +169,19 @@ def report(quick: bool, device: torch.device) -> str:
         rate = peaks.half_flops if row.precision == "bfloat16" else peaks.flops
         least = floor(phases_of(row, size, quick), peaks._replace(flops=rate))
         lines.append(
-            [row.name, ours, reference, measure.ratio(reference.median, ours.median)]
-            + [f"{size / ours.median:.0f}", measure.seconds(least)]
-            + [f"{ours.median / least:.1f}×", told]
+            [
+                *(row.name, ours, reference, measure.ratio(reference.median, ours.median)),
+                *(f"{size / ours.median:.0f}", measure.seconds(least)),
+                *(measure.ratio(ours.median, least), told),
+            ]
         )
         held = [measure.peak_memory(alone, who, row, size, quick, device) for who in SIDES]
         memory.append([row.name, *map(measure.megabytes, held), measure.ratio(held[1], held[0])])
     where = [
-        [phase.name, f"{phase.flops / 1e9:.1f}", f"{phase.bytes / 1e9:.2f}"]
-        + [measure.seconds(seconds_of(phase, peaks))]
+        [
+            *(phase.name, f"{phase.flops / 1e9:.1f}", f"{phase.bytes / 1e9:.2f}"),
+            measure.seconds(seconds_of(phase, peaks)),
+        ]
         for phase in phases_of(ROWS[0], size, quick)
     ]
     state = 3 * 4 * pair.sizes_for(quick).parameters
