@@ -151,7 +151,7 @@ def by_batch_size(
     rounds: int, quick: bool, device: torch.device
 ) -> tuple[list[measure.Timing], list[float | None]]:
     """Seconds an image at each batch size, the sizes in turn, and the peak memory of one batch."""
-    sizes = BATCH_SIZES[:3] if quick else BATCH_SIZES
+    sizes = BATCH_SIZES[:2] if quick else BATCH_SIZES
     ours = decoder(DecoderWithAttention, quick, pair.TUTORIAL, device)
     features = pair.random_features(max(sizes), pair.sizes_for(quick), device)
     counts = [min(max(sizes), max(2 * AT_ONE, size)) for size in sizes]

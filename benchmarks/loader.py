@@ -108,7 +108,7 @@ def rates(folder: Path, data: dict[str, CaptionDataset], size: int, rounds: int)
         fast = number / taken.median
         spread = f"{number / taken.high:.0f} to {number / taken.low:.0f}"
         lines.append(
-            [name, workers, f"{fast:.0f} ({spread})", f"{slow:.0f}", f"{fast / slow:.2f}×"]
+            [name, workers, f"{fast:.0f} ({spread})", f"{slow:.0f}", measure.ratio(fast, slow)]
         )
     return lines
 
