@@ -1,13 +1,14 @@
 # make demo   everything on drawn scenes: prepare, train, evaluate, caption, picture (CPU, minutes)
 # make test   lint, format check and all tests: what .ci/run runs
-# Both make .venv and install what they need the first time, and reuse it afterwards.
+# make bench  all benchmarks against the reference, into benchmarks/RESULTS.md (a quiet machine, minutes)
+# All make .venv and install what they need the first time, and reuse it afterwards.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 READY := .venv/.ready
 DEMO ?= demo
 
-.PHONY: demo test fast curve clean
+.PHONY: demo test fast bench curve clean
 
 $(READY): setup.py
 	@echo "== setting up .venv (torch is large: a few minutes and 6 GB the first time)"
@@ -44,6 +45,9 @@ test: $(READY)
 
 fast: $(READY)
 	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+
+bench: $(READY)
+	$(PY) -m benchmarks
 
 curve: $(READY)
 	$(PY) -m benchmarks.curve configs/flickr8k.log.jsonl docs/flickr8k_curve.png
