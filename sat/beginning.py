@@ -6,22 +6,28 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sat import checkpoint
 from sat.build import build, preprocessing_for
-from sat.config import ModelConfig, Preprocessing
-from sat.data.dataset import CaptionDataset, find_data_name
+from sat.config import Decoding, ModelConfig, Preprocessing
+from sat.data.batches import CaptionBatches
+from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary
 from sat.data.embeddings import load_embeddings
 from sat.data.features import cache_features, fingerprint
 from sat.data.images import normalise
 from sat.data.vocabulary import Vocabulary
 from sat.evaluate import check_fit
+from sat.fields import check
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.recipe import StageConfig, TrainConfig
+from sat.warm_up import warm_up
+
+if TYPE_CHECKING:
+    from sat.models.vit_gpt2 import VitGpt2
 
 LOG = "log.jsonl"
 
@@ -53,6 +59,7 @@ def identity(config: TrainConfig, begun: int) -> dict[str, Any]:
         "objective": stage.objective,
         "by_length": config.by_length,
         "mirror": config.mirror,
+        "captions": config.captions,
         "seed": config.seed,
     }
 
@@ -108,7 +115,7 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
                 f"captions_per_sample is {together}: choose a divisor of "
                 f"{train.captions_per_image}, the captions that each image has in {folder}"
             )
-    return train, val, Vocabulary.load(folder / f"WORDMAP_{name}.json")
+    return train, val, read_vocabulary(folder, name)
 
 
 def first_model(
@@ -133,6 +140,8 @@ def first_model(
 def _fresh_model(
     config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
 ) -> tuple[ShowAttendTell, ModelConfig]:
+    if config.family == "vit_gpt2":
+        return _fresh_vit_gpt2(config, train, vocabulary)
     decoder, vectors = config.decoder, None
     if config.embeddings:
         vectors = load_embeddings(config.embeddings, vocabulary)
@@ -145,15 +154,65 @@ def _fresh_model(
     return model, dataclasses.replace(model_config, preprocessing=preprocessing)
 
 
+def _fresh_vit_gpt2(
+    config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
+) -> tuple[VitGpt2, ModelConfig]:
+    from sat.hf_folder import preprocessing_for
+
+    check(config.alpha_c == 0, "alpha_c", config.alpha_c, "vit_gpt2 has no such penalty, give 0")
+    check(not config.embeddings, "embeddings", config.embeddings, "vit_gpt2 brings its own")
+    if isinstance(vocabulary, Vocabulary):
+        raise ValueError(
+            f"{train.path('CAPTIONS', '.json')} holds the words of a word map: prepare the data "
+            "with --tokenizer, the decoder's own (or train)"
+        )
+    size = {"size": train.image_size, "resize": train.resize}
+    preprocessing = preprocessing_for(config.hf.encoder, **size)
+    longest = min(config.hf.positions - 1, Decoding.max_length)
+    model_config = ModelConfig(
+        family=config.family,
+        hf=config.hf,
+        preprocessing=preprocessing,
+        decoding=Decoding(max_length=longest),
+    )
+    return build(model_config, vocabulary), model_config
+
+
 def optimizer_for(
-    model: ShowAttendTell, stage: StageConfig, *, embeddings: bool
+    model: ShowAttendTell | VitGpt2, stage: StageConfig, *, embeddings: bool
 ) -> torch.optim.Adam:
     """Adam over what the stage learns, after freezing the rest; group 0 is the decoder's."""
-    model.encoder.fine_tune(stage.fine_tunes, stage.encoder_from_block)
-    model.decoder.fine_tune_embeddings(embeddings)
-    parts = [model.decoder, model.encoder] if stage.fine_tunes else [model.decoder]
-    groups = [{"params": [w for w in part.parameters() if w.requires_grad]} for part in parts]
-    return torch.optim.Adam(groups, fused=True)
+    if isinstance(model, ShowAttendTell):
+        model.encoder.fine_tune(stage.fine_tunes, stage.encoder_from_block)
+        model.decoder.fine_tune_embeddings(embeddings)
+    else:
+        model.choose_trainable(stage.trainable)
+    seeing = set(model.encoder.parameters())
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    speaks = [weight for weight in learning if weight not in seeing]
+    sees = [weight for weight in learning if weight in seeing]
+    groups = [{"params": part} for part in (speaks, sees) if part]
+    optimizer = torch.optim.Adam(groups, fused=True)
+    warm_up(optimizer, stage.warmup)
+    return optimizer
+
+
+def batches_of(
+    config: TrainConfig, stage: StageConfig, number: int, train: CaptionDataset
+) -> CaptionBatches:
+    """The batches of stage `number`, as the config says."""
+    drawn = config.captions == "random"
+    learns_words = stage.objective == "likelihood"
+    return CaptionBatches(
+        train.lengths,
+        stage.batch_size,
+        by_length=config.by_length and learns_words,
+        mirror=config.mirror,
+        every=train.captions_per_image if drawn or not learns_words else 1,
+        drawn=drawn and learns_words,
+        together=stage.captions_per_sample,
+        seed=config.seed * 10 + number,
+    )
 
 
 def with_features(

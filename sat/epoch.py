@@ -54,7 +54,7 @@ def learn(
     preprocessing: Preprocessing,
     config: TrainConfig,
 ) -> dict[str, float]:
-    """One step of the optimizer; returns the two parts of the loss, apart and unweighted.
+    """One step of the optimizer; returns the loss's two parts, unweighted, and the gradient's norm.
 
     Raises `FloatingPointError`, before anything is changed, when the loss is not a number.
     """
@@ -76,13 +76,15 @@ def learn(
         output.alphas.float(), words, scaling=config.penalty_scaling
     )
     loss = likelihood + config.alpha_c * penalty
-    descend(optimizer, loss, config.grad_clip)
-    return {"cross_entropy": likelihood.item(), "penalty": penalty.item()}
+    norm = descend(optimizer, loss, config.grad_clip)
+    parts = {"cross_entropy": likelihood.item(), "penalty": penalty.item()}
+    return parts | {"gradient_norm": norm}
 
 
-def descend(optimizer: Optimizer, loss: Tensor, grad_clip: float) -> None:
-    """One step down the loss, with the norm of the whole gradient clipped (0: not clipped).
+def descend(optimizer: Optimizer, loss: Tensor, grad_clip: float) -> float:
+    """One step down the loss; returns the norm of the whole gradient before it was clipped.
 
+    `grad_clip` is the largest norm that is let through (0: any).
     Raises `FloatingPointError`, before anything is changed, when loss or gradient is no number.
     """
     if not math.isfinite(loss.item()):
@@ -94,6 +96,7 @@ def descend(optimizer: Optimizer, loss: Tensor, grad_clip: float) -> None:
     if not math.isfinite(norm.item()):
         raise FloatingPointError(f"the norm of the gradient is {norm.item()}")
     optimizer.step()
+    return norm.item()
 
 
 @torch.inference_mode()

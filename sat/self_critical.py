@@ -68,8 +68,9 @@ def learn_self_critical(
     captions, lengths = _as_batch([words for group in drawn for words in group], model, device)
     with autocast(config, device):
         logits = model(features, captions, lengths).logits
-    unsayable = torch.tensor([model.pad_id, model.start_id, model.unk_id], device=device)
-    logits = logits.index_fill(2, unsayable, float("-inf"))  # as when the captions were drawn
+    unsayable = {model.pad_id, model.start_id, model.unk_id} - {model.end_id, None}
+    banned = torch.tensor(sorted(unsayable), dtype=torch.long, device=device)
+    logits = logits.index_fill(2, banned, float("-inf"))  # as when the captions were drawn
     loss = policy_gradient(logits, captions[:, 1:], lengths - 1, advantages)
     descend(optimizer, loss, config.grad_clip)
     return {"reward": rewards.mean().item()}

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from sat import checkpoint
 from sat.beginning import (
     LOG,
+    batches_of,
     check_folder,
     check_resumable,
     claim_folder,
@@ -34,7 +35,7 @@ from sat.beginning import (
     with_features,
 )
 from sat.build import device_of
-from sat.data.batches import Batch, CaptionBatches, training_loader
+from sat.data.batches import Batch, training_loader
 from sat.epoch import learn, validate, whole_step
 from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
@@ -196,15 +197,7 @@ class Trainer:
             self.train_source = encoded(self.train, mirror=config.mirror)
             self.val_source = encoded(self.val, mirror=False)
         self.learn = self._objective(stage)
-        self.batches = CaptionBatches(
-            self.train.lengths,
-            stage.batch_size,
-            by_length=config.by_length and stage.objective == "likelihood",
-            mirror=config.mirror,
-            every=self.train.captions_per_image if stage.objective == "self_critical" else 1,
-            together=stage.captions_per_sample,
-            seed=config.seed * 10 + number,
-        )
+        self.batches = batches_of(config, stage, number, self.train)
         self.loader = training_loader(
             self.train_source,
             self.batches,

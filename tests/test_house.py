@@ -19,19 +19,23 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 # A module imports only from those before it (DESIGN.md, section 2).
 PLACES = """
     fields config recipe distributed
-    data.vocabulary data.images data.annotations data.shape_captions data.shapes
+    data.vocabulary data.images data.annotations data.subwords data.shape_captions data.shapes
     data.photo_files data.pictures data.input_files
     data.dataset data.batches data.embeddings data.features
     models.attention models.recurrence models.efficientnet_lite models.encoder models.decoder
-    models.show_attend_tell models.vit_gpt2
-    generate losses metrics cider coco_metrics visualize build packing checkpoint ship
+    models.fresh_parts models.show_attend_tell models.vit_gpt2
+    generate losses metrics cider coco_metrics visualize build hf_folder packing checkpoint ship
     inert_pickle legacy captioner
-    evaluate pointing beginning epoch self_critical position training cli
+    evaluate pointing warm_up beginning epoch self_critical position training cli
 """
 ORDER = PLACES.split()
 
 # Packages that one file alone may know.
-OWNERS = {"torchvision": "models.encoder", "transformers": "models.vit_gpt2"}
+OWNERS = {
+    "torchvision": "models.encoder",
+    "transformers": "models.vit_gpt2",
+    "tokenizers": "data.subwords",
+}
 
 
 def name_of(path: Path) -> str:

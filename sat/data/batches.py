@@ -34,7 +34,8 @@ class CaptionBatches(Sampler):
 
     With `by_length` a batch holds captions of like length, so that almost nothing is padding (Xu
     et al. 2015, section 4.3). With `mirror` each picture is mirrored with probability 1/2. `every`
-    takes only every so many-th caption (captions_per_image: one an image). With `together`, so many
+    takes only every so many-th caption (captions_per_image: one an image); with `drawn` it is one
+    drawn anew each epoch from every so many that follow one another. With `together`, so many
     captions of one image follow one another, in no order of length. `start` skips the batches an
     interrupted epoch has already seen.
     """
@@ -47,12 +48,14 @@ class CaptionBatches(Sampler):
         by_length: bool = True,
         mirror: bool = False,
         every: int = 1,
+        drawn: bool = False,
         together: int = 1,
         seed: int = 0,
     ) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
         self.by_length = by_length and together == 1
         self.mirror, self.every, self.together = mirror, every, together
+        self.drawn = drawn
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -62,7 +65,8 @@ class CaptionBatches(Sampler):
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths) // self.together)
         views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
-        order = order[order % self.every == 0]
+        picks = random.integers(self.every, size=len(order)) if self.drawn else np.zeros_like(order)
+        order = order[order % self.every == picks[order // self.every]]
         if self.by_length:
             order = order[np.argsort(self.lengths[order], kind="stable")]
         size = self.batch_size // self.together
