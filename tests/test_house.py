@@ -26,7 +26,7 @@ PLACES = """
     models.fresh_parts models.show_attend_tell models.vit_gpt2
     generate losses metrics cider coco_metrics visualize build hf_folder packing checkpoint ship
     inert_pickle legacy captioner
-    evaluate pointing warm_up beginning epoch self_critical position training cli
+    hub evaluate pointing warm_up beginning epoch self_critical position training cli
 """
 ORDER = PLACES.split()
 
@@ -35,6 +35,7 @@ OWNERS = {
     "torchvision": "models.encoder",
     "transformers": "models.vit_gpt2",
     "tokenizers": "data.subwords",
+    "huggingface_hub": "hub",
 }
 
 
