@@ -115,7 +115,9 @@ def load_weights(model: ShowAttendTell, folder: str | Path, *, own_encoder: bool
     """Fill the model from the folder's weights, strictly; `own_encoder`: all but the encoder."""
     path = _whole(folder) / WEIGHTS
     if not isinstance(model, ShowAttendTell):
-        model.load_weights(path.parent)
+        from sat import hf_folder
+
+        hf_folder.load_weights(model, path.parent)
         return
     try:
         weights = unpack(load_file(path))

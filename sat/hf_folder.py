@@ -57,6 +57,14 @@ def load(folder: Path) -> tuple[VitGpt2, Any, ModelConfig]:
     return around(network, config, vocabulary).eval(), vocabulary, config
 
 
+def load_weights(model: VitGpt2, folder: Path) -> None:
+    """Fill the model from a folder of the same architecture."""
+    try:
+        model.network.load_state_dict(read(folder).state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{folder} is of another architecture: {error}") from error
+
+
 def preprocessing_for(encoder: str, *, size: int, resize: str) -> Preprocessing:
     """Pictures of this size, scaled as the encoder's weights were trained on; fresh ones to ±1."""
     mean, std = HALF, HALF

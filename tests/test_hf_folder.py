@@ -153,9 +153,8 @@ def test_parts_saved_by_hugging_face_are_joined_with_fresh_cross_attention(capti
     assert not tiny.changed(tiny.weights(model.decoder), joined.decoder)
     found = hf_folder.preprocessing_for(parts["encoder"], size=tiny_vit.SIZE, resize="squash")
     assert found == captioner.preprocessing
+    tiny_vit.model(tiny_vit.Words(5)).decoder.save_pretrained(tmp_path / "small")
     with pytest.raises(ValueError, match="has 5: prepare the data with --tokenizer"):
-        small = tiny_vit.model(tiny_vit.Words(5))
-        small.decoder.save_pretrained(tmp_path / "small")
         build(tiny_vit.config(decoder=str(tmp_path / "small")), captioner.vocabulary)
 
 

@@ -117,7 +117,7 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not_stopped(data, tmp_path):
     fit(recipe(data, tmp_path / "halves", stage1=half, **shared))
     fit(recipe(data, tmp_path / "halves", stage1=stage, resume=True, **shared))
     assert tiny.equal(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
-    with pytest.raises(ValueError, match="captions is all, but the run in .* has random"):
+    with pytest.raises(ValueError, match=r"captions is all, but the run in .* has random"):
         fit(recipe(data, tmp_path / "halves", stage1=stage, resume=True))
 
 
@@ -171,3 +171,22 @@ def test_what_cannot_work_is_said_before_anything_is_done(data, tmp_path):
         recipe(data, tmp_path, stage1=StageConfig(trainable="all"))
     with pytest.raises(ValueError, match=r"stage1.captions_per_sample is 2: captions random"):
         recipe(data, tmp_path, captions="random", stage1=StageConfig(captions_per_sample=2))
+
+
+def test_cross_attention_alone_improves_on_a_decoder_that_never_saw_a_photo(data, tmp_path):
+    from benchmarks import captions_alone
+
+    stage = StageConfig(epochs=40, batch_size=8, learning_rate=1e-2)
+    config = recipe(data, tmp_path, stage1=stage)
+    captions_alone.main(config)
+    parts = {"encoder": str(tmp_path / "encoder"), "decoder": str(tmp_path / "decoder")}
+    stage = dataclasses.replace(stage, epochs=30, stop_patience=30)
+    changes = {"hf": dataclasses.replace(HF, **parts), "stage1": stage}
+    fit(recipe(data, tmp_path / "joined", **changes))
+    text = (tmp_path / "joined" / "log.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines[-1]["cross_entropy"] < 0.8 * lines[0]["cross_entropy"]
+    joined = weights(tmp_path / "joined")
+    decoder = load_file(tmp_path / "decoder" / "model.safetensors")
+    kept = [name for name in decoder if "cross" not in name]
+    assert all(torch.equal(decoder[name], joined[f"decoder.{name}"]) for name in kept)

@@ -7,6 +7,8 @@ decoder, T words, V vocabulary, N heads. Any encoder and decoder that `transform
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +23,14 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging
 
 from sat.config import Decoding
 from sat.fields import check, check_choice
 from sat.models.decoder import Output
 from sat.models.fresh_parts import FRESH
 
-CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")
-"""in the names of the weights that join the two; neither part brings them along"""
+CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")  # in names of weights
 
 
 class State(NamedTuple):
@@ -125,8 +127,7 @@ class VitGpt2(nn.Module):
         """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T].
 
         There may be several captions of each photo, its own one after another. Maps are of the
-        patches: the share of the class token is left out and the rest sums to one. While training
-        they are those that dropout left.
+        patches: the share of class tokens is left out, the rest sums to one (after any dropout).
         """
         repeats, rest = divmod(len(captions), len(features))
         if rest or not repeats:
@@ -151,13 +152,6 @@ class VitGpt2(nn.Module):
         """Logits float[B, T-1, V] of the decoder that sees no photo, a plain language model."""
         return self.decoder(input_ids=captions[:, :-1], use_cache=False).logits
 
-    def load_weights(self, folder: str | Path) -> None:
-        """Fill the network from a folder of the same architecture."""
-        try:
-            self.network.load_state_dict(read(folder).state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"{folder} is of another architecture: {error}") from error
-
     def _check_length(self, words: int) -> None:
         config = self.decoder.config
         taken = config.pad_token_id + 1 if config.model_type == "roberta" else 0
@@ -173,11 +167,10 @@ def _patches(maps: Tensor) -> Tensor:
 
 
 def _cache(past: tuple[Tensor, ...]) -> EncoderDecoderCache:
-    layers = [past[i : i + 4] for i in range(0, len(past), 4)]
     words, patches = DynamicCache(), DynamicCache()
-    for i, (keys, values, patch_keys, patch_values) in enumerate(layers):
-        words.update(keys, values, i)
-        patches.update(patch_keys, patch_values, i)
+    for i in range(0, len(past), 4):
+        words.update(*past[i : i + 2], i // 4)
+        patches.update(*past[i + 2 : i + 4], i // 4)
     return EncoderDecoderCache(words, patches)
 
 
@@ -188,7 +181,8 @@ def _tensors(cache: EncoderDecoderCache) -> tuple[Tensor, ...]:
 
 def read(folder: str | Path) -> VisionEncoderDecoderModel:
     """The network a local folder holds, whoever saved it there, in evaluation mode."""
-    return VisionEncoderDecoderModel.from_pretrained(folder, local_files_only=True).eval()
+    with _no_bars():
+        return VisionEncoderDecoderModel.from_pretrained(folder, local_files_only=True).eval()
 
 
 def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: Decoding) -> None:
@@ -196,7 +190,18 @@ def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: Deco
     generation = network.generation_config
     generation.num_beams, generation.max_length = decoding.beam_size, decoding.max_length + 1
     generation.length_penalty = decoding.length_penalty
-    network.save_pretrained(folder)
+    with _no_bars():
+        network.save_pretrained(folder)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the progress bars that transformers shows for files of any size."""
+    turn_on = logging.is_progress_bar_enabled() and logging.enable_progress_bar
+    logging.disable_progress_bar()
+    yield
+    if turn_on:
+        turn_on()
 
 
 def preprocessor(name: str) -> dict[str, Any]:
