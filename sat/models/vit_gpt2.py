@@ -1,7 +1,7 @@
-"""VitGpt2: a vision transformer and a language model joined by cross-attention (Hugging Face).
+"""VitGpt2: any vision transformer and language model that `transformers` can join.
 
-B images (or beams), P patches (with the encoder's class token, if any), D features, W width of the
-decoder, T words, V vocabulary, N heads. Any encoder and decoder that `transformers` can join.
+B images (or beams), P patches (class tokens among them), D features, W width of the decoder, T
+words, V vocabulary, N heads.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ class VitGpt2(nn.Module):
         for name, weight in self.network.named_parameters():
             joins = any(part in name for part in CROSS_ATTENTION)
             speaks = not name.startswith("encoder.")
-            weight.requires_grad_(
-                joins or trainable == "all" or (trainable == "decoder" and speaks)
-            )
+            learns = joins or trainable == "all" or (trainable == "decoder" and speaks)
+            weight.requires_grad_(learns)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VitGpt2:
@@ -102,8 +101,8 @@ class VitGpt2(nn.Module):
 
     def start(self, features: Tensor) -> State:
         """The state before the first word."""
-        projection = getattr(self.network, "enc_to_dec_proj", None)
-        return State(features if projection is None else projection(features), ())
+        project = getattr(self.network, "enc_to_dec_proj", nn.Identity())
+        return State(project(features), ())
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Logits float[B, V] of the word after tokens int[B], and the next state."""
@@ -144,8 +143,8 @@ class VitGpt2(nn.Module):
             output_attentions=True,
             use_cache=False,
         )
-        maps = output.cross_attentions[self.attention_layer]  # (B, N, T-1, P)
-        maps = maps.mean(1) if self.attention_head is None else maps[:, self.attention_head]
+        heads = output.cross_attentions[self.attention_layer]  # (B, N, T-1, P)
+        maps = heads.mean(1) if self.attention_head is None else heads[:, self.attention_head]
         return Output(output.logits, _patches(maps) * real.unsqueeze(2))
 
     def speak(self, captions: Tensor) -> Tensor:
@@ -196,12 +195,12 @@ def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: Deco
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Without the progress bars that transformers shows for files of any size."""
-    turn_on = logging.is_progress_bar_enabled() and logging.enable_progress_bar
+    """Without the bars that transformers shows for files of any size."""
+    restore = logging.enable_progress_bar if logging.is_progress_bar_enabled() else None
     logging.disable_progress_bar()
     yield
-    if turn_on:
-        turn_on()
+    if restore:
+        restore()
 
 
 def preprocessor(name: str) -> dict[str, Any]:
