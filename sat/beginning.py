@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from sat import checkpoint
 from sat.boards import EVENTS, RUNS
-from sat.build import build, preprocessing_for
-from sat.config import ModelConfig, Preprocessing
+from sat.config import Preprocessing
 from sat.data.batches import CaptionBatches
-from sat.data.dataset import CaptionDataset, find_data_name
-from sat.data.embeddings import load_embeddings
+from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary
 from sat.data.features import cache_features, fingerprint
 from sat.data.images import normalise
 from sat.data.vocabulary import Vocabulary
-from sat.evaluate import check_fit
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.position import Position
 from sat.recipe import TrainConfig
+
+if TYPE_CHECKING:
+    pass
 
 LOG = "log.jsonl"
 
@@ -59,6 +58,7 @@ def identity(config: TrainConfig, begun: int) -> dict[str, Any]:
         "optimizer": stage.optimizer,
         "fine_tune_embeddings": config.fine_tune_embeddings,
         "mirror": config.mirror,
+        "captions": config.captions,
         "seed": config.seed,
     }
 
@@ -140,52 +140,21 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
                 f"captions_per_sample is {together}: choose a divisor of "
                 f"{train.captions_per_image}, the captions that each image has in {folder}"
             )
-    return train, val, Vocabulary.load(folder / f"WORDMAP_{name}.json")
-
-
-def first_model(
-    config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
-) -> tuple[ShowAttendTell, ModelConfig]:
-    """The model to go on with or to start from, as the config says; else a fresh one."""
-    start = f"{config.output_dir}/last" if config.resume else config.init
-    if start is None and config.stages[0] > 1:
-        start = f"{config.output_dir}/best"
-    if start is None:
-        return _fresh_model(config, train, vocabulary)
-    model, words, model_config = checkpoint.load(start)
-    if words != vocabulary:
-        raise ValueError(
-            f"{start} was trained with another word map ({len(words)} words) than the data's "
-            f"({len(vocabulary)} words): use the data it was trained on"
-        )
-    check_fit(model_config.preprocessing, train)
-    return model, model_config
-
-
-def _fresh_model(
-    config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
-) -> tuple[ShowAttendTell, ModelConfig]:
-    decoder, vectors = config.decoder, None
-    if config.embeddings:
-        vectors = load_embeddings(config.embeddings, vocabulary)
-        decoder = dataclasses.replace(decoder, embed_dim=vectors.shape[1])
-    model_config = ModelConfig(encoder=config.encoder, decoder=decoder)
-    model = build(model_config, vocabulary)
-    if vectors is not None:
-        model.decoder.load_pretrained_embeddings(vectors)
-    preprocessing = preprocessing_for(model.encoder, size=train.image_size, resize=train.resize)
-    return model, dataclasses.replace(model_config, preprocessing=preprocessing)
+    return train, val, read_vocabulary(folder, name)
 
 
 def batches_for(config: TrainConfig, number: int, train: CaptionDataset) -> CaptionBatches:
     """The order in which a stage learns from the captions."""
     stage = getattr(config, f"stage{number}")
+    drawn = config.captions == "random"
+    learns_words = stage.objective == "likelihood"
     return CaptionBatches(
         train.lengths,
         stage.batch_size,
-        kind=config.batches if stage.objective == "likelihood" else "random",
+        kind=config.batches if learns_words else "random",
         mirror=config.mirror,
-        every=train.captions_per_image if stage.objective == "self_critical" else 1,
+        every=train.captions_per_image if drawn or not learns_words else 1,
+        drawn=drawn and learns_words,
         together=stage.captions_per_sample,
         seed=config.seed * 10 + number,
     )

@@ -1,5 +1,7 @@
 """A checkpoint is a folder: config.json, model.safetensors, word_map.json, README.md.
 
+That of the family vit_gpt2 has Hugging Face's layout (see `hf_folder`), and sat.json.
+
 To resume, trainer.pt stands beside them. Folders appear whole or not at all: they are written
 under a temporary name, flushed to the disk and renamed.
 """
@@ -26,13 +28,15 @@ from sat.fields import from_dict, to_dict
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.packing import unpack
 
-FAMILY = "show_attend_tell"
-CONFIG, WEIGHTS, WORD_MAP, TRAINER = (
+FAMILY, HF_FAMILY = "show_attend_tell", "vit_gpt2"
+CONFIG, HF_CONFIG, WEIGHTS, TRAINER = (
     "config.json",
+    "sat.json",  # where config.json is Hugging Face's own
     "model.safetensors",
-    "word_map.json",
     "trainer.pt",
 )
+WORD_MAP = Vocabulary.FILE
+HF_WEIGHTS = (f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def save(
@@ -51,11 +55,17 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        header = {"family": FAMILY, "model": to_dict(config), "scores": scores or {}}
-        (temporary / CONFIG).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
-        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, temporary / WEIGHTS)
-        vocabulary.save(temporary / WORD_MAP)
+        header = {"family": config.family, "model": to_dict(config), "scores": scores or {}}
+        name = HF_CONFIG if config.family == HF_FAMILY else CONFIG
+        (temporary / name).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+        if config.family == HF_FAMILY:
+            from sat import hf_folder
+
+            hf_folder.save(temporary, model, vocabulary, config)
+        else:
+            weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+            save_file(weights, temporary / WEIGHTS)
+            vocabulary.save(temporary / vocabulary.FILE)
         card = _card(config, vocabulary, scores or {})
         (temporary / "README.md").write_text(card, encoding="utf-8")
         if trainer is not None:
@@ -76,6 +86,10 @@ def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
     folder = _whole(folder)
     try:
         header = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if header.get("model_type") == "vision-encoder-decoder":
+            from sat import hf_folder
+
+            return hf_folder.load(folder)
         family = header.get("family")
         config = from_dict(ModelConfig, header["model"] if family == FAMILY else {})
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -100,6 +114,11 @@ def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
 def load_weights(model: ShowAttendTell, folder: str | Path, *, own_encoder: bool = False) -> None:
     """Fill the model from the folder's weights, strictly; `own_encoder`: all but the encoder."""
     path = _whole(folder) / WEIGHTS
+    if not isinstance(model, ShowAttendTell):
+        from sat import hf_folder
+
+        hf_folder.load_weights(model, path.parent)
+        return
     try:
         weights = unpack(load_file(path))
     except (SafetensorError, OSError) as error:
@@ -133,7 +152,9 @@ def load_trainer(folder: str | Path) -> dict[str, Any]:
 
 def scores(folder: str | Path) -> dict[str, float]:
     """The validation scores a checkpoint was saved with."""
-    return json.loads((_whole(folder) / CONFIG).read_text(encoding="utf-8"))["scores"]
+    folder = _whole(folder)
+    path = folder / (HF_CONFIG if (folder / HF_CONFIG).exists() else CONFIG)
+    return json.loads(path.read_text(encoding="utf-8"))["scores"]
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -164,7 +185,8 @@ def _whole(folder: str | Path) -> Path:
     """The folder, or its predecessor if the machine stopped between the two renames."""
     folder = Path(folder)
     for place in (folder, _previous(folder)):
-        if (place / CONFIG).exists() and (place / WEIGHTS).exists():
+        weights = any((place / name).exists() for name in (WEIGHTS, *HF_WEIGHTS))
+        if (place / CONFIG).exists() and weights:
             return place
     raise FileNotFoundError(
         f"{folder} is not a checkpoint folder (no {CONFIG} and {WEIGHTS} in it): "
@@ -204,8 +226,14 @@ def _card(config: ModelConfig, vocabulary: Vocabulary, scores: dict[str, float])
     rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in scores.items())
     return (
         "---\nlibrary_name: sat\npipeline_tag: image-to-text\n---\n\n"
-        f"# Show, Attend and Tell with {config.encoder.backbone}\n\n"
+        f"# {_title(config)}\n\n"
         f"{len(vocabulary)} words; {config.preprocessing.size} px pictures "
         f"({config.preprocessing.resize}). Load it with `sat.load(folder)`.\n"
         + (f"\n| validation | |\n| --- | --- |\n{rows}" if rows else "")
     )
+
+
+def _title(config: ModelConfig) -> str:
+    if config.family == HF_FAMILY:
+        return f"{config.hf.encoder} and {config.hf.decoder} joined by cross-attention"
+    return f"Show, Attend and Tell with {config.encoder.backbone}"

@@ -94,6 +94,44 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class HfConfig:
+    """A vision transformer and a language model joined by cross-attention (Hugging Face).
+
+    The sizes are those of parts that start from random weights; others bring their own.
+    """
+
+    encoder: str = "fresh:vit"
+    """Hub id, local folder, or fresh:vit, fresh:deit, fresh:beit, fresh:swin (random weights)"""
+    decoder: str = "fresh:gpt2"
+    """Hub id, local folder, or fresh:gpt2, fresh:bert, fresh:roberta (random weights)"""
+    patch_size: int = 16
+    """side of the encoder's patches, in pixels"""
+    encoder_layers: int = 4
+    encoder_width: int = 128
+    encoder_heads: int = 4
+    decoder_layers: int = 4
+    decoder_width: int = 128
+    decoder_heads: int = 4
+    positions: int = 64
+    """tokens that a caption may have, the start included"""
+    dropout: float = 0.1
+    """in the decoder"""
+    attention_layer: int = -1
+    """of the decoder, whose cross-attention is drawn; -1: the last"""
+    attention_head: int | None = None
+    """the head that is drawn; the mean over all when empty"""
+
+    def __post_init__(self) -> None:
+        sizes = ("layers", "width", "heads")
+        check_at_least(1, self, *(f"{p}_{size}" for p in ("encoder", "decoder") for size in sizes))
+        check_at_least(1, self, "patch_size", "positions")
+        check(0 <= self.dropout < 1, "dropout", self.dropout, "give a probability below 1")
+        for part in ("encoder", "decoder"):
+            width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
+            check(width % heads == 0, f"{part}_width", width, f"give a multiple of {heads} (heads)")
+
+
+@dataclass(frozen=True)
 class Decoding:
     """How words are chosen; names and meaning follow Hugging Face `generate`."""
 
@@ -148,8 +186,14 @@ class Decoding:
 class ModelConfig:
     """Everything needed to build a captioner again."""
 
+    family: Literal["show_attend_tell", "vit_gpt2"] = "show_attend_tell"
+    """vit_gpt2 is built from `hf`, the other from `encoder` and `decoder`"""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    hf: HfConfig = field(default_factory=HfConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     decoding: Decoding = field(default_factory=Decoding)
     """how it captions photos unless told otherwise"""
+
+    def __post_init__(self) -> None:
+        check_choices(self)

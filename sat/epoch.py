@@ -62,7 +62,7 @@ def learn(
     accumulate: int = 1,
     scaler: GradScaler | None = None,
 ) -> dict[str, float]:
-    """One step of the optimizer; returns the two parts of the loss, apart and unweighted.
+    """One step of the optimizer; returns the loss's two parts, unweighted, and the gradient's norm.
 
     The words shown are the true ones with probability `teacher_share`, else the model's own. With
     `accumulate` the batch is worked through in so many parts, for the same step. Raises

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.recipe import StageConfig, TrainConfig
+from sat.warm_up import warm_up
+
+if TYPE_CHECKING:
+    from sat.models.vit_gpt2 import VitGpt2
 
 Part = TypeVar("Part")
 
@@ -37,13 +41,23 @@ def rmsprop(groups: list[dict]) -> Optimizer:
 OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop}
 
 
-def optimizer_for(model: ShowAttendTell, stage: StageConfig, *, embeddings: bool) -> Optimizer:
+def optimizer_for(
+    model: ShowAttendTell | VitGpt2, stage: StageConfig, *, embeddings: bool
+) -> Optimizer:
     """The optimizer of what the stage learns, after freezing the rest; group 0 is the decoder's."""
-    model.encoder.fine_tune(stage.fine_tunes, stage.encoder_from_block)
-    model.decoder.fine_tune_embeddings(embeddings)
-    parts = [model.decoder, model.encoder] if stage.fine_tunes else [model.decoder]
-    groups = [{"params": [w for w in part.parameters() if w.requires_grad]} for part in parts]
-    return OPTIMIZERS[stage.optimizer](groups)
+    if isinstance(model, ShowAttendTell):
+        model.encoder.fine_tune(stage.fine_tunes, stage.encoder_from_block)
+        model.decoder.fine_tune_embeddings(embeddings)
+    else:
+        model.choose_trainable(stage.trainable)
+    seeing = set(model.encoder.parameters())
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    speaks = [weight for weight in learning if weight not in seeing]
+    sees = [weight for weight in learning if weight in seeing]
+    groups = [{"params": part} for part in (speaks, sees) if part]
+    optimizer = OPTIMIZERS[stage.optimizer](groups)
+    warm_up(optimizer, stage.warmup)
+    return optimizer
 
 
 def set_rates(optimizer: Optimizer, stage: StageConfig, scale: float) -> None:
@@ -90,6 +104,8 @@ def descend(
 ) -> dict[str, float]:
     """One step down the loss of a batch, worked through part by part; returns figures of the whole.
 
+    Among them the norm of the whole gradient before it was clipped.
+
     `loss_of` gives a part's share of the loss and of each figure: they are added up, and only one
     part is in memory at a time. The gradient is clipped as the config says. In float16 a step whose
     gradient overflows is left out and the scale lowered, as long as there is one to lower.
@@ -110,7 +126,7 @@ def descend(
         raise FloatingPointError(f"the norm of the gradient is {norm}")
     scaler.step(optimizer)
     scaler.update()
-    return figures
+    return figures | {"gradient_norm": norm}
 
 
 def _clip(optimizer: Optimizer, config: TrainConfig) -> float:

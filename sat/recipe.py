@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sat.config import DecoderConfig, Decoding, EncoderConfig
+from sat.config import DecoderConfig, Decoding, EncoderConfig, HfConfig
 from sat.fields import check, check_at_least, check_choices
 from sat.schedule import ScheduledSampling
 
@@ -50,6 +50,10 @@ class StageConfig:
     """of the encoder; 0: the encoder is frozen"""
     encoder_from_block: int | None = None
     """first block that learns; the backbone's own default when empty"""
+    trainable: Literal["cross_attention", "decoder", "all"] = "cross_attention"
+    """of vit_gpt2: what learns; the encoder too (at its own rate) where it is all"""
+    warmup: int = 0
+    """steps over which the learning rates grow to what they are"""
     decay: float = 0.8
     """the learning rates are multiplied by this ..."""
     decay_patience: int = 8
@@ -90,6 +94,7 @@ class StageConfig:
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a rate above 0")
         rate = self.encoder_learning_rate
         check(rate >= 0, "encoder_learning_rate", rate, "give 0 (frozen) or a rate")
+        check_at_least(0, self, "warmup")
         check(0 <= self.ema < 1, "ema", self.ema, "give 0 (off) or a share below 1, as 0.999")
         check(0 < self.decay <= 1, "decay", self.decay, "give a factor in (0, 1]")
 
@@ -109,12 +114,15 @@ class TrainConfig:
     """the common part of the prepared files' names; found by itself when the folder holds one"""
     output_dir: str = "runs/default"
     """gets best/, last/ and log.jsonl"""
+    family: Literal["show_attend_tell", "vit_gpt2"] = "show_attend_tell"
+    """vit_gpt2 is built from hf, the other from encoder and decoder"""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    hf: HfConfig = field(default_factory=HfConfig)
     stage1: StageConfig = field(default_factory=StageConfig)
     stage2: StageConfig = field(
         default_factory=lambda: StageConfig(
-            learning_rate=1e-4, encoder_learning_rate=1e-4, batch_size=32
+            learning_rate=1e-4, encoder_learning_rate=1e-4, batch_size=32, trainable="all"
         )
     )
     stage3: StageConfig = field(
@@ -134,6 +142,8 @@ class TrainConfig:
     """largest norm of the whole gradient, or size of its elements; 0: no clipping"""
     grad_clip_by: Literal["norm", "value"] = "norm"
     """value: clip each element, as the tutorial does"""
+    captions: Literal["all", "random"] = "all"
+    """each epoch shows all captions of an image, or one of them drawn anew"""
     batches: Literal["by_length", "equal_length", "random"] = "by_length"
     """by_length: captions of like length, so that almost nothing is padding; equal_length: of one
     length only, as the paper; random: as the tutorial"""
@@ -168,6 +178,8 @@ class TrainConfig:
     """go on where the run in output_dir was stopped"""
     overwrite: bool = False
     """replace the run that output_dir holds"""
+    push_to_hub: str | None = None
+    """in the end, upload best/ to this repository of the Hugging Face Hub (user/name)"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -185,3 +197,15 @@ class TrainConfig:
         check(started, "embeddings", self.embeddings, "leave it out, init brings word vectors")
         check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
         check_at_least(1, self, "validation_batch_size", "log_every")
+        for number in self.stages:
+            self._check_stage(f"stage{number}", getattr(self, f"stage{number}"))
+
+    def _check_stage(self, name: str, stage: StageConfig) -> None:
+        if self.captions == "random":
+            together, remedy = stage.captions_per_sample, "captions random shows one: give 1"
+            check(together == 1, f"{name}.captions_per_sample", together, remedy)
+            fitting = self.batches != "equal_length"
+            check(fitting, "batches", self.batches, "captions random draws any length")
+        if self.family == "vit_gpt2" and (stage.trainable == "all") != stage.fine_tunes:
+            remedy = "trainable all goes with a rate above 0, the others with 0 (frozen)"
+            check(False, f"{name}.encoder_learning_rate", stage.encoder_learning_rate, remedy)

@@ -92,8 +92,9 @@ def expected_loss(
     captions, lengths = _as_batch(lines, model, features.device)
     with autocast(config, features.device):
         logits = model(features, captions, lengths).logits
-    unsayable = torch.tensor([model.pad_id, model.start_id, model.unk_id], device=logits.device)
-    logits = logits.index_fill(2, unsayable, float("-inf"))  # as when the captions were drawn
+    unsayable = {model.pad_id, model.start_id, model.unk_id} - {model.end_id, None}
+    banned = torch.tensor(sorted(unsayable), dtype=torch.long, device=logits.device)
+    logits = logits.index_fill(2, banned, float("-inf"))  # as when the captions were drawn
     loss = policy_gradient(logits, captions[:, 1:], lengths - 1, (rewards - level).flatten())
     return loss, rewards.mean().item()
 

@@ -24,7 +24,6 @@ from sat.beginning import (
     batches_for,
     check_folder,
     claim_folder,
-    first_model,
     first_position,
     identity,
     open_data,
@@ -36,6 +35,7 @@ from sat.build import device_of
 from sat.data.batches import Batch, training_loader
 from sat.epoch import learn, validate, whole_step
 from sat.evaluate import check_fit
+from sat.first_model import first_model
 from sat.logs import Journal
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.optimization import average_for, optimizer_for, scaler_for, set_rates

@@ -19,21 +19,26 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 # A module imports only from those before it (DESIGN.md, section 2).
 PLACES = """
     fields config schedule recipe distributed
-    data.vocabulary data.images data.annotations data.shape_captions data.shapes
+    data.vocabulary data.images data.annotations data.subwords data.shape_captions data.shapes
     data.photo_files data.pictures data.selection data.input_files
     data.dataset data.batches data.embeddings data.features
     models.attention models.ragged models.recurrence models.decoder
     models.efficientnet_lite models.weights models.encoder
-    models.show_attend_tell models.vit_gpt2
-    generate losses metrics cider rouge coco_metrics visualize sheet boards build packing checkpoint
-    ship inert_pickle legacy captioner
-    evaluate pointing position logs beginning optimization own_words epoch self_critical training
-    cli
+    models.fresh_parts models.show_attend_tell models.vit_gpt2
+    generate losses metrics cider rouge coco_metrics visualize sheet boards build hf_folder packing
+    checkpoint ship inert_pickle legacy captioner
+    hub evaluate pointing warm_up position logs first_model beginning optimization own_words epoch
+    self_critical training cli
 """
 ORDER = PLACES.split()
 
 # Packages that one file alone may know.
-OWNERS = {"torchvision": "models.encoder", "transformers": "models.vit_gpt2"}
+OWNERS = {
+    "torchvision": "models.encoder",
+    "transformers": "models.vit_gpt2",
+    "tokenizers": "data.subwords",
+    "huggingface_hub": "hub",
+}
 
 
 def name_of(path: Path) -> str:

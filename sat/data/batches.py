@@ -49,9 +49,10 @@ class CaptionBatches(Sampler):
     `kind` is "by_length": captions of like length in a batch, so that almost nothing is padding;
     "equal_length": of one length only (Xu et al. 2015, section 4.3), which leaves some batches
     short; "random". With `mirror` each picture is mirrored with probability 1/2. `every` takes only
-    every so many-th caption (captions_per_image: one an image). With `together`, so many captions
-    of one image follow one another, in no order of length. `start` skips the batches an interrupted
-    epoch has already seen.
+    every so many-th caption (captions_per_image: one an image); with `drawn` it is one drawn anew
+    each epoch from every so many that follow one another. With `together`, so many captions of one
+    image follow one another, in no order of length. `start` skips the batches an interrupted epoch
+    has already seen.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class CaptionBatches(Sampler):
         kind: str = "by_length",
         mirror: bool = False,
         every: int = 1,
+        drawn: bool = False,
         together: int = 1,
         seed: int = 0,
     ) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
         self.kind = kind if together == 1 else "random"
         self.mirror, self.every, self.together = mirror, every, together
+        self.drawn = drawn
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -77,7 +80,8 @@ class CaptionBatches(Sampler):
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths) // self.together)
         views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
-        order = order[order % self.every == 0]
+        picks = random.integers(self.every, size=len(order)) if self.drawn else np.zeros_like(order)
+        order = order[order % self.every == picks[order // self.every]]
         if self.kind != "random":
             order = order[np.argsort(self.lengths[order], kind="stable")]
         batches = list(self._cut(order, self.batch_size // self.together))

@@ -167,7 +167,9 @@ class CaptionDataset(Dataset):
 def find_data_name(folder: str | Path) -> str:
     """The common part of the prepared files' names, where `folder` holds exactly one data set."""
     names = sorted(
-        path.stem.removeprefix("WORDMAP_") for path in Path(folder).glob("WORDMAP_*.json")
+        path.stem.removeprefix(kind)
+        for kind in ("WORDMAP_", "TOKENIZER_")
+        for path in Path(folder).glob(f"{kind}*.json")
     )
     if len(names) != 1:
         found = "none" if not names else ", ".join(names)
@@ -176,6 +178,16 @@ def find_data_name(folder: str | Path) -> str:
             + ("pass one as --data_name" if names else "run create_input_files.py first")
         )
     return names[0]
+
+
+def read_vocabulary(folder: str | Path, name: str) -> Vocabulary:
+    """The words of prepared files: the word map, or the tokenizer they were prepared with."""
+    tokenizer = Path(folder, f"TOKENIZER_{name}.json")
+    if not tokenizer.exists():
+        return Vocabulary.load(Path(folder, f"WORDMAP_{name}.json"))
+    from sat.data.subwords import Subwords
+
+    return Subwords.load(tokenizer)
 
 
 def _existing(path: Path) -> Path:

@@ -45,8 +45,12 @@ class InputFilesConfig:
     """keep this many words, the most frequent, and leave min_word_freq aside (the paper: 10000)"""
     vocabulary_splits: Literal["train", "all"] = "train"
     """train: count the words of the training captions; all: of every caption, as the tutorial"""
+    tokenizer: str | None = None
+    """store a tokenizer's pieces, not words: tokenizer.json, folder, Hub id, or train a new one"""
+    tokenizer_size: int = 8192
+    """pieces at most, of a new one"""
     max_len: int = 50
-    """words; training leaves longer captions out"""
+    """words (pieces with a tokenizer); training leaves longer captions out"""
     image_size: int = Preprocessing.size
     """side of the square pictures, in pixels"""
     resize: Literal["squash", "crop", "inner_crop"] = Preprocessing.resize
@@ -61,7 +65,7 @@ class InputFilesConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         positive = "give a whole number of at least 1"
-        for name in ("captions_per_image", "min_word_freq", "max_len"):
+        for name in ("captions_per_image", "min_word_freq", "max_len", "tokenizer_size"):
             check(getattr(self, name) >= 1, name, getattr(self, name), positive)
         for name in ("workers", "vocabulary_size"):
             value = getattr(self, name)
@@ -78,7 +82,12 @@ class InputFilesConfig:
         words = f"{self.min_word_freq}_min_word_freq"
         if self.vocabulary_size is not None:
             words = f"{self.vocabulary_size}_words"
+        words = "tokenizer" if self.tokenizer else words
         return f"{self.dataset}_{self.captions_per_image}_cap_per_img_{words}"
+
+    @property
+    def vocabulary_file(self) -> str:
+        return f"{'TOKENIZER' if self.tokenizer else 'WORDMAP'}_{self.name}.json"
 
 
 def create_input_files(
@@ -100,10 +109,15 @@ def create_input_files(
     output = Path(output_folder)
     if not overwrite:
         check_output(output, config)
+    tokenizer = None
+    if config.tokenizer:
+        from sat.data.subwords import in_pieces
+
+        records, tokenizer = in_pieces(records, config.tokenizer, config.tokenizer_size)
     splits = {split: usable(records, split, config.max_len) for split in SPLITS}
     if config.on_bad_image == "error":
         check_photos_exist(record for split in SPLITS for record in splits[split])
-    vocabulary = Vocabulary.build(
+    vocabulary = tokenizer or Vocabulary.build(
         words_counted(records, splits["train"], config.vocabulary_splits),
         config.min_word_freq,
         config.vocabulary_size,
@@ -115,7 +129,7 @@ def create_input_files(
         for split in SPLITS:
             paths = {kind: Path(folder, _file(split, kind, config)) for kind in SUFFIXES}
             _write_split(splits[split], split, paths, vocabulary, config, progress)
-        vocabulary.save(Path(folder, f"WORDMAP_{config.name}.json"))
+        vocabulary.save(Path(folder, config.vocabulary_file))
         for path in sorted(Path(folder).iterdir()):
             os.replace(path, output / path.name)
     return config.name
@@ -124,7 +138,7 @@ def create_input_files(
 def check_output(output_folder: str | Path, config: InputFilesConfig) -> None:
     """Raise `FileExistsError` if the files of an earlier run are there."""
     names = [_file(split, kind, config) for split in SPLITS for kind in SUFFIXES]
-    for name in [*names, f"WORDMAP_{config.name}.json"]:
+    for name in [*names, config.vocabulary_file]:
         if Path(output_folder, name).exists():
             raise FileExistsError(
                 f"{Path(output_folder, name)}: is there already; replace it with --overwrite"
@@ -178,10 +192,8 @@ def _write_split(
         for words in choose(record.captions, config.captions_per_image, generator)
     ]
     padding = [vocabulary.pad_id] * config.max_len
-    _write_list(
-        paths["CAPTIONS"],
-        (vocabulary.encode(words) + padding[len(words) :] for words in chosen),
-    )
+    lines = (vocabulary.encode(words) + padding[len(words) :] for words in chosen)
+    _write_list(paths["CAPTIONS"], lines)
     _write_list(paths["CAPLENS"], (len(words) + 2 for words in chosen))  # and <start>, <end>
     references = [_reference(record, size) for record, size in kept]
     paths["REFERENCES"].write_text(json.dumps({"images": references}), encoding="utf-8")

@@ -20,6 +20,8 @@ class Vocabulary:
     works too. Raises `ValueError` when `word_map` is not such a map.
     """
 
+    FILE = "word_map.json"
+
     def __init__(self, word_map: dict[str, int]) -> None:
         _check_word_map(word_map)
         self.word_map = dict(word_map)

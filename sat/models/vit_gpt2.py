@@ -1,0 +1,250 @@
+"""VitGpt2: any vision transformer and language model that `transformers` can join.
+
+B images (or beams), P patches (class tokens among them), D features, W width of the decoder, T
+words, V vocabulary, N heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+    EncoderDecoderCache,
+    VisionEncoderDecoderModel,
+)
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging
+
+from sat.config import Decoding
+from sat.fields import check, check_choice
+from sat.models.decoder import Output
+from sat.models.fresh_parts import FRESH
+
+CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")  # in names of weights
+
+
+class State(NamedTuple):
+    """What one step hands the next; every tensor is batch first."""
+
+    features: Tensor  # float[B, P, W]
+    past: tuple[Tensor, ...]  # of each layer: keys, values of the words, then those of the patches
+
+
+class VitGpt2(nn.Module):
+    """Photo in, tokens out, one step at a time, with every layer's keys and values kept.
+
+    `attention_layer` and `attention_head` choose the maps that `forward` returns: by default the
+    mean over the heads of the last layer.
+    """
+
+    def __init__(
+        self,
+        network: VisionEncoderDecoderModel,
+        *,
+        start_id: int,
+        end_id: int,
+        pad_id: int,
+        unk_id: int | None = None,
+        attention_layer: int = -1,
+        attention_head: int | None = None,
+    ) -> None:
+        super().__init__()
+        network.decoder.set_attn_implementation("eager")  # the only one that tells its weights
+        self.network = network
+        self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
+        config = network.decoder.config
+        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        remedy = f"the decoder has {layers} layers of {heads} heads"
+        check(-layers <= attention_layer < layers, "attention_layer", attention_layer, remedy)
+        inside = attention_head is None or 0 <= attention_head < heads
+        check(inside, "attention_head", attention_head, remedy)
+        self.attention_layer, self.attention_head = attention_layer, attention_head
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.network.encoder
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.network.decoder
+
+    def choose_trainable(self, trainable: str) -> None:
+        """Let the cross-attention learn, the whole decoder, or all; freeze the rest."""
+        check_choice("trainable", trainable, ("cross_attention", "decoder", "all"))
+        for name, weight in self.network.named_parameters():
+            joins = any(part in name for part in CROSS_ATTENTION)
+            speaks = not name.startswith("encoder.")
+            learns = joins or trainable == "all" or (trainable == "decoder" and speaks)
+            weight.requires_grad_(learns)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VitGpt2:
+        """As for any module, but an encoder that does not learn is left in evaluation mode."""
+        super().train(mode)
+        if not any(weight.requires_grad for weight in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features float[B, P, D] of normalised images float[B, 3, H, W]."""
+        return self.encoder(pixel_values=images).last_hidden_state
+
+    def start(self, features: Tensor) -> State:
+        """The state before the first word."""
+        project = getattr(self.network, "enc_to_dec_proj", nn.Identity())
+        return State(project(features), ())
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits float[B, V] of the word after tokens int[B], and the next state."""
+        spoken = state.past[0].shape[2] if state.past else 0
+        self._check_length(spoken + 1)
+        output = self.decoder(
+            input_ids=tokens.unsqueeze(1),
+            attention_mask=tokens.new_ones(len(tokens), spoken + 1),
+            encoder_hidden_states=state.features,
+            past_key_values=_cache(state.past),
+            use_cache=True,
+        )
+        return output.logits[:, -1], state._replace(past=_tensors(output.past_key_values))
+
+    def reorder(self, state: State, index: Tensor) -> State:
+        """The state with rows picked, repeated or dropped: row i becomes row index[i]."""
+        past = tuple(part.index_select(0, index) for part in state.past)
+        return State(state.features.index_select(0, index), past)
+
+    def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
+        """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T].
+
+        There may be several captions of each photo, its own one after another. Maps are of the
+        patches: the share of class tokens is left out, the rest sums to one (after any dropout).
+        """
+        repeats, rest = divmod(len(captions), len(features))
+        if rest or not repeats:
+            raise ValueError(
+                f"{len(captions)} captions of {len(features)} photos: give as many of each photo"
+            )
+        words = captions[:, :-1]
+        self._check_length(words.shape[1])
+        real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1
+        output = self.decoder(
+            input_ids=words,
+            attention_mask=real.long(),
+            encoder_hidden_states=self.start(features).features.repeat_interleave(repeats, dim=0),
+            output_attentions=True,
+            use_cache=False,
+        )
+        heads = output.cross_attentions[self.attention_layer]  # (B, N, T-1, P)
+        maps = heads.mean(1) if self.attention_head is None else heads[:, self.attention_head]
+        return Output(output.logits, _patches(maps) * real.unsqueeze(2))
+
+    def speak(self, captions: Tensor) -> Tensor:
+        """Logits float[B, T-1, V] of the decoder that sees no photo, a plain language model."""
+        return self.decoder(input_ids=captions[:, :-1], use_cache=False).logits
+
+    def _check_length(self, words: int) -> None:
+        config = self.decoder.config
+        taken = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+        room = config.max_position_embeddings - taken
+        remedy = f"the decoder has positions for {room} tokens: lower max_length"
+        check(words <= room, "the length of a caption", words, remedy)
+
+
+def _patches(maps: Tensor) -> Tensor:
+    """The maps float[..., P] without class tokens, which stand before the square of patches."""
+    patches = maps[..., maps.shape[-1] - math.isqrt(maps.shape[-1]) ** 2 :]
+    return patches / patches.sum(dim=-1, keepdim=True).clamp(min=1e-9)
+
+
+def _cache(past: tuple[Tensor, ...]) -> EncoderDecoderCache:
+    words, patches = DynamicCache(), DynamicCache()
+    for i in range(0, len(past), 4):
+        words.update(*past[i : i + 2], i // 4)
+        patches.update(*past[i + 2 : i + 4], i // 4)
+    return EncoderDecoderCache(words, patches)
+
+
+def _tensors(cache: EncoderDecoderCache) -> tuple[Tensor, ...]:
+    layers = zip(cache.self_attention_cache.layers, cache.cross_attention_cache.layers)
+    return tuple(part for pair in layers for one in pair for part in (one.keys, one.values))
+
+
+def read(folder: str | Path) -> VisionEncoderDecoderModel:
+    """The network a local folder holds, whoever saved it there, in evaluation mode."""
+    with _no_bars():
+        return VisionEncoderDecoderModel.from_pretrained(folder, local_files_only=True).eval()
+
+
+def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: Decoding) -> None:
+    """Save the network as Hugging Face does; its `generate` then decodes as we do by default."""
+    generation = network.generation_config
+    generation.num_beams, generation.max_length = decoding.beam_size, decoding.max_length + 1
+    generation.length_penalty = decoding.length_penalty
+    with _no_bars():
+        network.save_pretrained(folder)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the bars that transformers shows for files of any size."""
+    restore = logging.enable_progress_bar if logging.is_progress_bar_enabled() else None
+    logging.disable_progress_bar()
+    yield
+    if restore:
+        restore()
+
+
+def preprocessor(name: str) -> dict[str, Any]:
+    """What preprocessor_config.json says of an encoder: by Hub id or local folder."""
+    return ImageProcessingMixin.get_image_processor_dict(name)[0]
+
+
+def join(
+    encoder: str,
+    decoder: str,
+    *,
+    image_size: int,
+    vocab_size: int,
+    start_id: int,
+    end_id: int,
+    pad_id: int,
+    fresh_encoder: dict[str, Any],
+    fresh_decoder: dict[str, Any],
+) -> VisionEncoderDecoderModel:
+    """An encoder and a decoder with fresh cross-attention between them.
+
+    Each by Hub id, by local folder, or "fresh:" and its kind: then random, with the values of its
+    configuration given (see `fresh_parts`). Raises `ValueError` where they do not fit pictures or
+    vocabulary.
+    """
+    if encoder.startswith(FRESH):
+        config = AutoConfig.for_model(encoder.removeprefix(FRESH), **fresh_encoder)
+        sight = AutoModel.from_config(config)
+    else:
+        sight = AutoModel.from_pretrained(encoder)
+    if decoder.startswith(FRESH):
+        config = AutoConfig.for_model(decoder.removeprefix(FRESH), **fresh_decoder)
+        speech = AutoModelForCausalLM.from_config(config)
+    else:
+        config = AutoConfig.from_pretrained(decoder)
+        config.is_decoder = config.add_cross_attention = True
+        speech = AutoModelForCausalLM.from_pretrained(decoder, config=config)
+    expected, known = sight.config.image_size, speech.config.vocab_size
+    remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"
+    check(expected == image_size, "image_size", image_size, remedy)
+    remedy = f"{decoder} has {known}: prepare the data with --tokenizer {decoder}"
+    check(vocab_size <= known, "the number of tokens", vocab_size, remedy)
+    network = VisionEncoderDecoderModel(encoder=sight, decoder=speech)
+    for config in (network.config, network.generation_config):
+        config.decoder_start_token_id, config.eos_token_id = start_id, end_id
+        config.bos_token_id, config.pad_token_id = start_id, pad_id
+    return network.eval()
