@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sat.beginning import first_model, open_data
+from sat.beginning import open_data
 from sat.build import build, device_of
 from sat.data.batches import CaptionBatches
 from sat.data.dataset import CaptionDataset
 from sat.epoch import descend, validate
+from sat.first_model import first_model
 from sat.hf_folder import PREPROCESSOR, preprocessor_values
 from sat.losses import cross_entropy
 from sat.models.vit_gpt2 import VitGpt2

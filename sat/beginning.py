@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sat import checkpoint
 from sat.boards import EVENTS, RUNS
@@ -24,7 +24,7 @@ from sat.position import Position
 from sat.recipe import TrainConfig
 
 if TYPE_CHECKING:
-    pass
+    from sat.models.vit_gpt2 import VitGpt2
 
 LOG = "log.jsonl"
 
@@ -160,6 +160,20 @@ def batches_for(config: TrainConfig, number: int, train: CaptionDataset) -> Capt
     )
 
 
+def frozen_part(
+    model: ShowAttendTell | VitGpt2,
+) -> tuple[nn.Module, Callable[[Tensor], Tensor]] | None:
+    """What of the encoder does not learn, and what encodes pictures as far as that; None: nothing.
+
+    All of it, or the blocks before the first that learns.
+    """
+    if not any(weight.requires_grad for weight in model.encoder.parameters()):
+        return model.encoder, model.encode
+    if isinstance(model, ShowAttendTell) and model.encoder.learns_from > 0:
+        return model.encoder.body[: model.encoder.learns_from], model.encode_frozen
+    return None
+
+
 def with_features(
     model: ShowAttendTell,
     preprocessing: Preprocessing,
@@ -174,14 +188,12 @@ def with_features(
     """
     device = next(model.parameters()).device
     model.encoder.eval()
-    frozen = model.encoder.body[: model.encoder.learns_from]
-    whole = len(frozen) == len(model.encoder.body)
-    encode_all = model.encode if whole else model.encode_frozen
+    frozen, encode_so_far = frozen_part(model)
 
     def encode(images: Tensor) -> Tensor:
-        return encode_all(normalise(images.to(device), preprocessing))
+        return encode_so_far(normalise(images.to(device), preprocessing))
 
-    key = fingerprint(model.encoder if whole else frozen, preprocessing, 1 + mirror)
+    key = fingerprint(frozen, preprocessing, 1 + mirror)
     progress = partial(bar, desc=f"encoding {dataset.split.lower()}", unit="batch")
     path = cache_features(encode, dataset, key, mirror=mirror, progress=progress)
     return dataset.reading(path)

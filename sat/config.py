@@ -186,14 +186,14 @@ class Decoding:
 class ModelConfig:
     """Everything needed to build a captioner again."""
 
-    family: Literal["show_attend_tell", "vit_gpt2"] = "show_attend_tell"
-    """vit_gpt2 is built from `hf`, the other from `encoder` and `decoder`"""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    hf: HfConfig = field(default_factory=HfConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     decoding: Decoding = field(default_factory=Decoding)
     """how it captions photos unless told otherwise"""
+    family: Literal["show_attend_tell", "vit_gpt2"] = "show_attend_tell"
+    """vit_gpt2 is built from `hf`, the other from `encoder` and `decoder`"""
+    hf: HfConfig = field(default_factory=HfConfig)
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -25,6 +25,7 @@ from sat.beginning import (
     check_folder,
     claim_folder,
     first_position,
+    frozen_part,
     identity,
     open_data,
     saved_state,
@@ -196,7 +197,7 @@ class Trainer:
         self.optimizer = optimizer_for(self.model, stage, embeddings=config.fine_tune_embeddings)
         set_rates(self.optimizer, stage, self.position.scale)
         self.average = average_for(self.model, stage)
-        cached = config.cache_features and self.model.encoder.learns_from > 0
+        cached = config.cache_features and frozen_part(self.model) is not None
         self.train_source, self.val_source = self.train, self.val
         if cached:
             encoded = partial(with_features, self.model, self.preprocessing, bar=self.bar)

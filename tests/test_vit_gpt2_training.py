@@ -136,10 +136,10 @@ def test_rates_grow_as_worked_by_hand():
     np.testing.assert_allclose(steps, [0.025, 0.05, 0.075, 0.1, 0.1, 0.1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("by_length", [False, True])
-def test_one_caption_of_each_image_is_drawn_anew(by_length):
+@pytest.mark.parametrize("kind", ["random", "by_length"])
+def test_one_caption_of_each_image_is_drawn_anew(kind):
     lengths = np.random.default_rng(0).integers(3, 9, 40)
-    batches = CaptionBatches(lengths, 3, by_length=by_length, every=5, drawn=True)
+    batches = CaptionBatches(lengths, 3, kind=kind, every=5, drawn=True)
     counts: Counter[int] = Counter()
     for batches.epoch in range(500):
         chosen = [caption for batch in batches for caption, _ in batch]

@@ -20,7 +20,7 @@ from sat.boards import BOARDS
 from sat.training import fit
 
 HOW = {"log": "wandb", "log_every": 2, "stage1": {"epochs": 1}}
-STEP = ["step/cross_entropy", "step/learning_rate", "step/penalty"]
+STEP = [f"step/{name}" for name in ("cross_entropy", "gradient_norm", "learning_rate", "penalty")]
 
 
 @pytest.fixture(scope="module")
