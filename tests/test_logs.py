@@ -141,10 +141,14 @@ def test_samples_are_the_same_photos_with_what_the_model_said_then(data, run):
 
 
 class Remembering:
-    """A board that keeps the samples it was given."""
+    """A board that keeps the samples it was given, and the names of histograms."""
 
     def __init__(self, *_: Any) -> None:
         self.examples: list[Any] = []
+        self.names: set[str] = set()
+
+    def histograms(self, step: int, values: dict[str, Any]) -> None:
+        self.names |= set(values)
 
     def samples(self, step: int, examples: list[Any]) -> None:
         self.examples.append(examples)
@@ -167,6 +171,21 @@ def test_photos_are_those_of_the_captions(data, tmp_path, monkeypatch):
         assert np.array_equal(again.photo, pixels)
         assert (example.said, again.said) == (f"0 {i}", f"1 {i}")
         assert example.image_id == 90 + i
+
+
+def test_a_weight_that_no_longer_learns_is_not_shown(data, tmp_path, monkeypatch):
+    """As the encoder's after stage 2: an old gradient still hangs on it."""
+    monkeypatch.setitem(BOARDS, "tensorboard", Remembering)
+    config = tiny.config(data, tmp_path, log="tensorboard", log_every=5)
+    val = CaptionDataset(data, tiny.NAME.format(2), "val")
+    journal = Journal(config, tmp_path, val, tiny.captioner().vocabulary)
+    model = torch.nn.Linear(3, 2)
+    model(torch.ones(1, 3)).sum().backward()
+    model.weight.requires_grad_(False)
+    journal.after_step(9, model, {})
+    assert not journal.board.names
+    journal.after_step(10, model, {})
+    assert journal.board.names == {"weights/bias", "gradients/bias"}
 
 
 def test_few_photos_are_all_shown(data, tmp_path, monkeypatch):

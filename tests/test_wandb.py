@@ -89,10 +89,13 @@ def test_a_run_that_failed_is_said_to_have_failed(data, tmp_path, told, monkeypa
     def no_number(*_: Any, **__: Any) -> None:
         raise FloatingPointError("the loss is nan")
 
-    monkeypatch.setattr(training, "learn", no_number)
-    with pytest.raises(FloatingPointError):
-        fit(tiny.config(data, tmp_path, **HOW))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "learn", no_number)
+        with pytest.raises(FloatingPointError):
+            fit(tiny.config(data, tmp_path, **HOW))
     assert told[-1] == 1
+    fit(tiny.config(data, tmp_path, **HOW))  # nothing was saved: another run, from step 1
+    assert next(heard for heard in reversed(told) if isinstance(heard, dict))["asked"] is None
 
 
 def records(path: Path) -> Iterator[bytes]:
