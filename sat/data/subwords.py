@@ -72,8 +72,8 @@ class Subwords:
             tokenizer = read(str(file))
         except Exception as error:  # the only kind that this package raises
             raise ValueError(
-                f"{path}: is no tokenizer ({str(error).splitlines()[0]}): give a {cls.FILE}, a folder "
-                "that holds one, or a Hub id that can be reached"
+                f"{path}: is no tokenizer ({str(error).splitlines()[0]}): give a {cls.FILE}, "
+                "a folder that holds one, or a Hub id that can be reached"
             ) from error
         return cls(tokenizer)
 
