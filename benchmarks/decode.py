@@ -72,32 +72,24 @@ def together(
 
 
 def one_by_one(
-    reference: torch.nn.Module, features: Tensor, beam: int
+    reference: torch.nn.Module, features: Tensor, beam: int, widths: list[list[int]] | None = None
 ) -> list[tuple[list[int], float]]:
-    """The same from the reference."""
+    """The same from the reference; `widths` gets each image's number of beams, step by step."""
     start, end = reference.fc.out_features - 2, reference.fc.out_features - 1
-    best = []
+    best, counted = [], []
+    hook = reference.decode_step.register_forward_pre_hook(
+        lambda module, given: counted.append(len(given[0]))
+    )
     for image in features:
+        counted.clear()
         words, score, ended = max(
             reference.beam_search(image, beam, start, end), key=lambda caption: caption[1]
         )
         best.append((words[1 : -1 if ended else None], score))
-    return best
-
-
-def widths(reference: torch.nn.Module, features: Tensor, beam: int) -> list[list[int]]:
-    """How many beams each image had, step by step."""
-    counted: list[int] = []
-    hook = reference.decode_step.register_forward_hook(
-        lambda module, given, result: counted.append(len(given[0]))
-    )
-    found = []
-    for image in features:
-        one_by_one(reference, image[None], beam)
-        found.append(counted.copy())
-        counted.clear()
+        if widths is not None:
+            widths.append(counted.copy())
     hook.remove()
-    return found
+    return best
 
 
 def compare(
@@ -110,16 +102,15 @@ def compare(
     features = pair.random_features(row.images, sizes, device)
     same = row.regions == row.reference_regions
     others = features if same else pair.enlarged(features)
-    ways: list[Callable[[], list]] = [
+    ways: list[Callable[..., list]] = [
         partial(together, ours, features, row.beam, row.batch),
         partial(one_by_one, reference, others, row.beam),
     ]
-    told = "another grid"
+    told, widths = "another grid", []
     if same:
-        told = _same_captions(row.name, *(way() for way in ways))
+        told = _same_captions(row.name, ways[0](), ways[1](widths=widths))
     mine, theirs = measure.in_turn(ways, rounds, device, warm_up=int(not same))
-    searched = widths(reference, features, row.beam) if same else None
-    least = _floor(sizes, searched, row.batch, peaks) if searched else None
+    least = _floor(sizes, widths, row.batch, peaks) if same else None
     each = [measure.Timing(*(part / row.images for part in time)) for time in (mine, theirs)]
     return [
         *(row.name, *each, measure.ratio(theirs.median, mine.median)),

@@ -168,7 +168,7 @@ def phases_of(row: Row, size: int, quick: bool) -> list[Phase]:
 
 def report(quick: bool, device: torch.device) -> str:
     """The tables: time, where the floor is, and peak memory."""
-    size, rounds = (4, 2) if quick else (BATCH, 7)
+    size, rounds = (4, 2) if quick else (BATCH, 5)
     peaks = measure.measure_peaks(device, quick)
     lines, memory = [], []
     for row in ROWS:
