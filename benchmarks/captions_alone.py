@@ -23,11 +23,12 @@ from sat.beginning import open_data
 from sat.build import build, device_of
 from sat.data.batches import CaptionBatches
 from sat.data.dataset import CaptionDataset
-from sat.epoch import descend, validate
+from sat.epoch import validate
 from sat.first_model import first_model
 from sat.hf_folder import PREPROCESSOR, preprocessor_values
 from sat.losses import cross_entropy
 from sat.models.vit_gpt2 import VitGpt2
+from sat.optimization import descend
 from sat.recipe import TrainConfig
 from sat.warm_up import warm_up
 from train import parse
@@ -78,7 +79,7 @@ def read_captions(model: VitGpt2, train: CaptionDataset, config: TrainConfig) ->
             logits = model.speak(captions.to(device))
             words = (lengths - 1).to(device)
             loss = cross_entropy(logits, captions[:, 1:].to(device), words)
-            descend(optimizer, loss, config.grad_clip)
+            descend(optimizer, [loss], lambda part: (part, {}), config)
             bar.set_postfix(cross_entropy=round(loss.item(), 3), refresh=False)
     model.eval()
 
