@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from sat.config import Look
 from sat.fields import check_choice
 
-CACHED = 2**19
-"""numbers of an intermediate result that a CPU's cache holds (2 MB in single precision)"""
+CACHED = 2**18
+"""numbers of an intermediate result that a CPU's cache holds (1 MB in single precision)"""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_}
 """in place, since what they are given is large and needed no more"""
@@ -27,6 +27,13 @@ def locations(alpha: Tensor, look: str) -> Tensor:
     """One region a row of the map float[B, P], as ones and zeros: drawn from it, or its peak."""
     chosen = alpha.argmax(1, keepdim=True) if look == "argmax" else alpha.multinomial(1)  # (B, 1)
     return torch.zeros_like(alpha).scatter_(1, chosen, 1)
+
+
+def photos_cached(projected: Tensor, queries: int = 1) -> int:
+    """Photos of float[B, P, A] whose hidden layer a CPU's cache holds, for so many queries each."""
+    if projected.device.type != "cpu":
+        return len(projected)
+    return CACHED // (queries * projected[0].numel()) + 1
 
 
 class Attention(nn.Module):
@@ -82,8 +89,7 @@ class Attention(nn.Module):
 
         On the CPU a few photos at a time, whose hidden layer stays in the cache: twice as fast.
         """
-        size = query.shape[1] * projected[0].numel()  # of a photo's hidden layer
-        few = CACHED // size + 1 if projected.device.type == "cpu" else len(query)
+        few = photos_cached(projected, query.shape[1])
         act = ACTIVATIONS[self.activation]
         scores = [
             self.full_att(act(part.unsqueeze(1) + asked.unsqueeze(2))).squeeze(3)

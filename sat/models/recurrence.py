@@ -12,13 +12,14 @@ then those of step 1 of the captions that have one, and so on; `rows` counts the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sat.models.attention import ACTIVATIONS, locations
+from sat.models.attention import ACTIVATIONS, locations, photos_cached
 
 DERIVATIVES = {
     "tanh": torch.ops.aten.tanh_backward,
@@ -87,14 +88,15 @@ class _Unroll(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         w, dtype = Weights(*weights), features.dtype
         rows, activation, look = how
-        before, layers, maps, seen, gates, raw, gated, cells, parts = ([] for _ in range(9))
+        before, queries, maps, seen, gates, raw, gated, cells, parts = ([] for _ in range(9))
         hidden = hidden.to(dtype)
         for n, words in zip(rows, inputs.split(rows)):
             hidden, cell = hidden[:n], cell[:n]
             before.append(hidden)
             query = torch.addmm(w.query_bias, hidden, w.query.t())
-            layer = ACTIVATIONS[activation](projected[:n] + query.unsqueeze(1))  # (n, P, A)
-            alpha = (layer @ w.score).to(cell.dtype).softmax(dim=1)
+            layers = _layers(projected[:n], query, activation)
+            scores = torch.cat([layer @ w.score for layer in layers])  # (n, P)
+            alpha = scores.to(cell.dtype).softmax(dim=1)
             seen.append(alpha if look == "expected" else locations(alpha, look))
             context = torch.bmm(seen[-1].to(dtype).unsqueeze(1), features[:n]).squeeze(1)  # (n, D)
             raw.append(context)
@@ -108,7 +110,7 @@ class _Unroll(torch.autograd.Function):
             cell = kept * cell + into * new
             bounded = cell.tanh()
             hidden = (out * bounded).to(dtype)
-            layers.append(layer)
+            queries.append(query)
             maps.append(alpha)
             gated.append(context)
             parts.append((into, kept, new, out, bounded, hidden))
@@ -118,14 +120,14 @@ class _Unroll(torch.autograd.Function):
         if looks is not None:
             ctx.mark_non_differentiable(looks)
         ctx.save_for_backward(features, projected, hiddens, contexts, alphas, looks, *w)
-        ctx.steps = (rows, activation, before, layers, gates, raw, cells, parts)
+        ctx.steps = (rows, activation, before, queries, gates, raw, cells, parts)
         return hiddens, contexts, alphas, looks
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_hiddens: Tensor, d_contexts: Tensor, d_alphas: Tensor, _: Any) -> Any:
         features, projected, _, contexts, alphas, looks, *weights = ctx.saved_tensors
-        rows, activation, before, layers, gates, raw, cells, parts = ctx.steps
+        rows, activation, before, queries, gates, raw, cells, parts = ctx.steps
         w, dtype, exact = Weights(*weights), features.dtype, alphas.dtype
         d_projected = torch.zeros_like(projected)
         d_score = torch.zeros_like(w.score, dtype=exact)
@@ -134,9 +136,9 @@ class _Unroll(torch.autograd.Function):
         found = []  # from the last step to the first
         steps = zip(
             rows, d_hiddens.split(rows), d_contexts.split(rows), d_alphas.split(rows),
-            alphas.split(rows), before, layers, gates or before, raw, cells, parts,
+            alphas.split(rows), queries, gates or before, raw, cells, parts,
         )  # fmt: skip
-        for n, *ds, alpha, _, layer, gate, context, cell, part in reversed(list(steps)):
+        for n, *ds, alpha, query, gate, context, cell, part in reversed(list(steps)):
             into, kept, new, out, bounded, *_ = part
             d_h, d_c = d_hidden[:n] + ds[0], d_cell[:n]
             d_c += d_h * out * (1 - bounded * bounded)
@@ -163,10 +165,8 @@ class _Unroll(torch.autograd.Function):
             if looks is None:
                 d_alpha = d_alpha + torch.bmm(features[:n], d_context.unsqueeze(2)).squeeze(2)
             d_scores = (alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))).to(dtype)
-            d_score += d_scores.flatten() @ layer.flatten(0, 1)
-            d_layer = DERIVATIVES[activation](d_scores.unsqueeze(2), layer)  # but for w.score
-            d_projected[:n] += d_layer
-            d_query = d_layer.sum(1) * w.score  # (n, A)
+            ours = d_projected[:n], d_score
+            d_query = _through_layers(projected[:n], query, d_scores, activation, *ours) * w.score
             d_hidden[:n] = torch.addmm(d_before, d_query, w.query)
             found.append((d_sums, d_query, d_gate, d_context))
         d_sums, d_query, d_gate, d_context = (_packed(part) for part in zip(*reversed(found)))
@@ -182,6 +182,37 @@ class _Unroll(torch.autograd.Function):
             None if d_gate is None else d_gate.t() @ hiddens,
             None if d_gate is None else d_gate.sum(0),
         )  # fmt: skip
+
+
+def _layers(projected: Tensor, query: Tensor, activation: str) -> Iterator[Tensor]:
+    """f_att's hidden layer float[<=n, P, A], a few photos at a time: kept nowhere, made again."""
+    few = photos_cached(projected)
+    for photos, asked in zip(projected.split(few), query.split(few)):
+        yield ACTIVATIONS[activation](photos + asked.unsqueeze(1))
+
+
+def _through_layers(
+    projected: Tensor,
+    query: Tensor,
+    d_scores: Tensor,
+    activation: str,
+    d_projected: Tensor,
+    d_score: Tensor,
+) -> Tensor:
+    """The gradient float[n, A] of the queries from that of the scores float[n, P].
+
+    Adds to that of the projections and of the score's weights; all but the last lack its factor.
+    """
+    few = photos_cached(projected)
+    d_queries = []
+    for layer, slopes, d_photos in zip(
+        _layers(projected, query, activation), d_scores.split(few), d_projected.split(few)
+    ):
+        d_score += slopes.flatten() @ layer.flatten(0, 1)
+        d_layer = DERIVATIVES[activation](slopes.unsqueeze(2), layer)
+        d_photos += d_layer
+        d_queries.append(d_layer.sum(1))
+    return torch.cat(d_queries)
 
 
 def _packed(parts: tuple[Tensor | None, ...]) -> Tensor | None:
