@@ -78,16 +78,22 @@ def test_files_hold_what_the_tutorials_rules_say(records, output):
             assert caption[1 : length - 1] in numbers
 
 
-def test_word_map_holds_the_frequent_words_of_fitting_training_captions(records, output):
-    rare = Record(1, records[0].path, "train", (("rare", "rare"), ("rare",) * 9), ("", ""))
-    elsewhere = Record(2, records[0].path, "val", (("hidden",) * 7,), ("",))
-    create_input_files([*records, rare, elsewhere], output, CONFIG)
+def in_fitting_training_captions(records: list[Record]) -> dict[str, int]:
+    """How often each word occurs there, in the order of its first occurrence."""
     counted: dict[str, int] = {}
     for record in records:
         for words in record.captions:
             for word in words:
                 if record.split == "train" and len(words) <= 8:
                     counted[word] = counted.get(word, 0) + 1
+    return counted
+
+
+def test_word_map_holds_the_frequent_words_of_fitting_training_captions(records, output):
+    rare = Record(1, records[0].path, "train", (("rare", "rare"), ("rare",) * 9), ("", ""))
+    elsewhere = Record(2, records[0].path, "val", (("hidden",) * 7,), ("",))
+    create_input_files([*records, rare, elsewhere], output, CONFIG)
+    counted = in_fitting_training_captions(records)
     frequent = [word for word, count in counted.items() if count >= 3]
     expected = ["<pad>", *frequent, "<unk>", "<start>", "<end>"]
     word_map = json.loads((output / f"WORDMAP_{NAME}.json").read_text())
@@ -119,12 +125,7 @@ def test_a_word_map_of_a_given_size_names_its_files(records, output):
     config = replace(CONFIG, vocabulary_size=5, min_word_freq=1)
     name = create_input_files(records, output, config)
     assert name == "flickr8k_3_cap_per_img_5_words"
-    counted: dict[str, int] = {}
-    for record in records:
-        for words in record.captions:
-            for word in words:
-                if record.split == "train" and len(words) <= 8:
-                    counted[word] = counted.get(word, 0) + 1
+    counted = in_fitting_training_captions(records)
     frequent = sorted(counted, key=counted.get, reverse=True)[:5]
     word_map = json.loads((output / f"WORDMAP_{name}.json").read_text())
     assert set(word_map) == {"<pad>", *frequent, "<unk>", "<start>", "<end>"}

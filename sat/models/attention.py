@@ -6,7 +6,7 @@ B photos, N rows (photos times beams), P regions, D features, A attention units,
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,17 @@ def photos_cached(projected: Tensor, queries: int = 1) -> int:
     if projected.device.type != "cpu":
         return len(projected)
     return CACHED // (queries * projected[0].numel()) + 1
+
+
+def hidden_layers(projected: Tensor, query: Tensor, activation: str) -> Iterator[Tensor]:
+    """f_att's hidden layer of a few photos at a time, float[<=B, K, P, A] each.
+
+    From projections float[B, P, A] and queries float[B, K, A]. It is the largest thing there is: on
+    the CPU so few photos are taken that it stays in the cache, which is twice as fast.
+    """
+    few = photos_cached(projected, query.shape[1])
+    for photos, asked in zip(projected.split(few), query.split(few)):
+        yield ACTIVATIONS[activation](photos.unsqueeze(1) + asked.unsqueeze(2))
 
 
 class Attention(nn.Module):
@@ -79,20 +90,9 @@ class Attention(nn.Module):
         context, or that of one region drawn or at the peak.
         """
         query = self.decoder_att(hidden).unflatten(0, (len(features), -1))  # (B, K, A)
-        alpha = self._scores(projected, query).softmax(dim=2).flatten(0, 1)  # (N, P)
+        layers = hidden_layers(projected, query, self.activation)
+        scores = torch.cat([self.full_att(layer).squeeze(3) for layer in layers])  # (B, K, P)
+        alpha = scores.softmax(dim=2).flatten(0, 1)  # (N, P)
         seen = alpha if look == "expected" else locations(alpha, look)
         context = torch.bmm(seen.unflatten(0, query.shape[:2]), features)  # (B, K, D)
         return context.flatten(0, 1), alpha
-
-    def _scores(self, projected: Tensor, query: Tensor) -> Tensor:
-        """e_i float[B, K, P] of every region, from float[B, P, A] and float[B, K, A].
-
-        On the CPU a few photos at a time, whose hidden layer stays in the cache: twice as fast.
-        """
-        few = photos_cached(projected, query.shape[1])
-        act = ACTIVATIONS[self.activation]
-        scores = [
-            self.full_att(act(part.unsqueeze(1) + asked.unsqueeze(2))).squeeze(3)
-            for part, asked in zip(projected.split(few), query.split(few))
-        ]
-        return torch.cat(scores)

@@ -12,14 +12,13 @@ then those of step 1 of the captions that have one, and so on; `rows` counts the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sat.models.attention import ACTIVATIONS, locations, photos_cached
+from sat.models.attention import hidden_layers, locations, photos_cached
 
 DERIVATIVES = {
     "tanh": torch.ops.aten.tanh_backward,
@@ -94,8 +93,8 @@ class _Unroll(torch.autograd.Function):
             hidden, cell = hidden[:n], cell[:n]
             before.append(hidden)
             query = torch.addmm(w.query_bias, hidden, w.query.t())
-            layers = _layers(projected[:n], query, activation)
-            scores = torch.cat([layer @ w.score for layer in layers])  # (n, P)
+            layers = hidden_layers(projected[:n], query.unsqueeze(1), activation)
+            scores = torch.cat([layer.squeeze(1) @ w.score for layer in layers])  # (n, P)
             alpha = scores.to(cell.dtype).softmax(dim=1)
             seen.append(alpha if look == "expected" else locations(alpha, look))
             context = torch.bmm(seen[-1].to(dtype).unsqueeze(1), features[:n]).squeeze(1)  # (n, D)
@@ -184,13 +183,6 @@ class _Unroll(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _layers(projected: Tensor, query: Tensor, activation: str) -> Iterator[Tensor]:
-    """f_att's hidden layer float[<=n, P, A], a few photos at a time: kept nowhere, made again."""
-    few = photos_cached(projected)
-    for photos, asked in zip(projected.split(few), query.split(few)):
-        yield ACTIVATIONS[activation](photos + asked.unsqueeze(1))
-
-
 def _through_layers(
     projected: Tensor,
     query: Tensor,
@@ -206,8 +198,11 @@ def _through_layers(
     few = photos_cached(projected)
     d_queries = []
     for layer, slopes, d_photos in zip(
-        _layers(projected, query, activation), d_scores.split(few), d_projected.split(few)
+        hidden_layers(projected, query.unsqueeze(1), activation),
+        d_scores.split(few),
+        d_projected.split(few),
     ):
+        layer = layer.squeeze(1)  # (<=n, P, A): made again, kept nowhere
         d_score += slopes.flatten() @ layer.flatten(0, 1)
         d_layer = DERIVATIVES[activation](slopes.unsqueeze(2), layer)
         d_photos += d_layer
