@@ -82,11 +82,14 @@ def enlarged(features: Tensor, side: int = 14) -> Tensor:
 def random_captions(
     number: int, vocabulary: int, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """int[B, T] and lengths int[B], start and end counted: COCO's 10.5 words, give or take 2.4."""
+    """int[B, T] and lengths int[B], start and end counted: COCO's 10.5 words, give or take 2.4.
+
+    The longest first, as `CaptionBatches` brings them.
+    """
     generator = torch.Generator().manual_seed(3)
     if lengths is None:
         lengths = 10.5 + 2.4 * torch.randn(number, generator=generator)
-        lengths = lengths.round().clamp(6, 20).long() + 2
+        lengths = lengths.round().clamp(6, 20).long().sort(descending=True).values + 2
     captions = torch.randint(1, vocabulary - 3, (number, int(lengths.max())), generator=generator)
     captions[:, 0] = vocabulary - 2
     for line, length in zip(captions, lengths.tolist()):

@@ -1,8 +1,8 @@
 """Choosing the words: greedy, batched beam search, sampling, over any captioner that can step.
 
-B images, K beams, V vocabulary, N rows of state (images times beams). Nothing here knows a model:
-`Captions` says what is asked of one. Attention maps are not carried along; one teacher-forced
-pass over the finished caption gives exactly those that stepping saw.
+B images, K beams, V vocabulary, N rows of state (beams that search, image by image). Nothing here
+knows a model: `Captions` says what is asked of one. Attention maps are not carried along; one
+teacher-forced pass over the finished caption gives exactly those that stepping saw.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sat.config import Decoding
+from sat.seats import Seats
 
 DEAD = float("-inf")
 
@@ -80,46 +81,55 @@ def beam_search(model: Captions, features: Tensor, options: Decoding) -> list[li
     log-probability wins. An image in which no beam ended gives its best unfinished one. Width one
     is greedy decoding.
     """
-    device = features.device
-    done: list[list[Hypothesis]] = [[] for _ in range(len(features))]
+    device, number = features.device, len(features)
+    done: list[list[Hypothesis]] = [[] for _ in range(number)]
     state = model.start(features)
-    images = torch.arange(len(features), device=device)  # of the rows still searching
-    room = torch.full((len(features),), options.beam_size, device=device)  # beams yet to end
-    scores = torch.zeros(len(features), 1, device=device)  # (B, K): one beam until the first fork
-    words = torch.empty(len(features), 1, 0, dtype=torch.long, device=device)  # (B, K, t)
-    tokens = torch.full((len(features),), model.start_id, device=device)
+    images = torch.arange(number, device=device)  # of each row: a beam that still searches
+    room = torch.full((number,), options.beam_size, device=device)  # beams yet to end
+    scores = torch.zeros(number, device=device)
+    words = torch.empty(number, 0, dtype=torch.long, device=device)  # (N, t)
+    tokens = torch.full((number,), model.start_id, device=device)
     for _ in range(options.max_length):
         logits, state = model.step(tokens, state)
-        log_p = logits.float().log_softmax(dim=-1)
-        log_p = _forbid(log_p, words.flatten(0, 1), model, options).view(*scores.shape, -1)
-        vocabulary = log_p.shape[-1]
-        candidates = log_p.add_(scores.unsqueeze(2)).flatten(1)  # (B, K * V)
-        best, index = candidates.topk(min(int(room.max()), candidates.shape[1]), dim=1)
-        beam, word = index // vocabulary, index % vocabulary
-        words = torch.cat([_pick(words, beam), word.unsqueeze(2)], dim=2)
-        kept = (torch.arange(best.shape[1], device=device) < room.unsqueeze(1)) & (best > DEAD)
+        log_p = _forbid(logits.float().log_softmax(dim=-1), words, model, options)
+        rows, word, scores = _best_of_each_image(log_p, scores, images, room)  # (B, K)
+        kept = (torch.arange(scores.shape[1], device=device) < room.unsqueeze(1)) & (scores > DEAD)
         ended = kept & (word == model.end_id)
-        _set_aside(done, images, words, best, ended)
-        room = room - ended.sum(1)
-        alive = kept & ~ended & (room > 0).unsqueeze(1)
-        width = int(alive.sum(1).max())
-        if width == 0:
+        _set_aside(done, words[rows[ended]], scores[ended], ended.nonzero()[:, 0])
+        alive = kept & ~ended
+        rows, tokens, scores, images = (
+            rows[alive],
+            word[alive],
+            scores[alive],
+            alive.nonzero()[:, 0],
+        )
+        if len(rows) == 0:
             return _finish(done, options)
-        front = alive.int().argsort(dim=1, descending=True, stable=True)[:, :width]
-        scores = best.masked_fill(~alive, DEAD).gather(1, front)
-        words, beam = _pick(words, front), beam.gather(1, front)
-        searching = alive.any(1).nonzero().flatten()
-        if len(searching) > len(alive) / 2:  # to drop images copies the state: seldom, then
-            searching = torch.arange(len(alive), device=device)
-        rows = searching.unsqueeze(1) * log_p.shape[1] + beam[searching]  # (B, K) rows of the state
-        state = model.reorder(state, rows.flatten())
-        images, room, scores, words = (part[searching] for part in (images, room, scores, words))
-        tokens = words[:, :, -1].flatten()
+        room = room - ended.sum(1)
+        words = torch.cat([words[rows], tokens.unsqueeze(1)], dim=1)
+        state = model.reorder(state, rows)
     for image, row, score in zip(images.tolist(), words.tolist(), scores.tolist()):
-        wanted = options.num_return_sequences - len(done[image])
-        beams = [Hypothesis(*pair, finished=False) for pair in zip(row, score) if pair[1] > DEAD]
-        done[image] += beams[: max(wanted, 0)]
+        if len(done[image]) < options.num_return_sequences:
+            done[image].append(Hypothesis(row, score, finished=False))
     return _finish(done, options)
+
+
+def _best_of_each_image(
+    log_p: Tensor, scores: Tensor, images: Tensor, room: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The beams an image's rows may go on as, best first: row, next word, total score; each [B, K].
+
+    From log_p float[N, V] of the next words after rows of `scores` float[N]. K is the largest room;
+    where there are not so many, the score is dead.
+    """
+    width = min(int(room.max()), log_p.shape[1])
+    best, word = log_p.topk(width, dim=1)  # no image takes more of one row
+    seats = Seats(images, len(room))
+    table = seats.table(best + scores.unsqueeze(1), free=DEAD).flatten(1)
+    best, place = table.topk(min(int(room.max()), table.shape[1]), dim=1)
+    here = torch.arange(len(images), device=images.device)
+    row = seats.table(here).gather(1, place // width)
+    return row, seats.table(word).flatten(1).gather(1, place), best
 
 
 def sample(
@@ -205,18 +215,10 @@ def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) ->
     return log_p
 
 
-def _pick(words: Tensor, beam: Tensor) -> Tensor:
-    """words int[B, K, t] of the beams int[B, K'] -> int[B, K', t]."""
-    return words.gather(1, beam.unsqueeze(2).expand(-1, -1, words.shape[2]))
-
-
-def _set_aside(
-    done: list[list[Hypothesis]], images: Tensor, words: Tensor, scores: Tensor, ended: Tensor
-) -> None:
-    """Add the beams that ended, bool[B, K], to their images' finished captions."""
-    rows = images.unsqueeze(1).expand_as(ended)[ended].tolist()
-    for image, line, score in zip(rows, words[ended].tolist(), scores[ended].tolist()):
-        done[image].append(Hypothesis(line[:-1], score, finished=True))
+def _set_aside(done: list[list[Hypothesis]], words: Tensor, scores: Tensor, images: Tensor) -> None:
+    """Add captions int[N, t] that ended to those of their images."""
+    for image, line, score in zip(images.tolist(), words.tolist(), scores.tolist()):
+        done[image].append(Hypothesis(line, score, finished=True))
 
 
 def _finish(done: list[list[Hypothesis]], options: Decoding) -> list[list[Hypothesis]]:

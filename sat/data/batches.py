@@ -46,13 +46,13 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 class CaptionBatches(Sampler):
     """Batches of caption indices, shuffled anew each epoch, the same for the same seed and epoch.
 
-    `kind` is "by_length": captions of like length in a batch, so that almost nothing is padding;
-    "equal_length": of one length only (Xu et al. 2015, section 4.3), which leaves some batches
-    short; "random". With `mirror` each picture is mirrored with probability 1/2. `every` takes only
-    every so many-th caption (captions_per_image: one an image); with `drawn` it is one drawn anew
-    each epoch from every so many that follow one another. With `together`, so many captions of one
-    image follow one another, in no order of length. `start` skips the batches an interrupted epoch
-    has already seen.
+    `kind` is "by_length": captions of like length in a batch, the longest first as the decoder
+    wants them, so that almost nothing is padding or moved; "equal_length": of one length only (Xu
+    et al. 2015, section 4.3), which leaves some batches short; "random". With `mirror` each picture
+    is mirrored with probability 1/2. `every` takes only every so many-th caption
+    (captions_per_image: one an image); with `drawn` it is one drawn anew each epoch from every so
+    many that follow one another. With `together`, so many captions of one image follow one another,
+    in no order of length. `start` skips the batches an interrupted epoch has already seen.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class CaptionBatches(Sampler):
         picks = random.integers(self.every, size=len(order)) if self.drawn else np.zeros_like(order)
         order = order[order % self.every == picks[order // self.every]]
         if self.kind != "random":
-            order = order[np.argsort(self.lengths[order], kind="stable")]
+            order = order[np.argsort(-self.lengths[order], kind="stable")]
         batches = list(self._cut(order, self.batch_size // self.together))
         turns = np.arange(len(batches))
         if self.kind != "random":
@@ -99,7 +99,7 @@ class CaptionBatches(Sampler):
         """How many captions there are to be cut into batches: in all, or of each length."""
         lengths = self.lengths[:: self.every]
         if self.kind == "equal_length":
-            return np.unique(lengths, return_counts=True)[1].tolist()
+            return np.unique(-lengths, return_counts=True)[1].tolist()
         return [len(lengths)]
 
     def _cut(self, order: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from sat.config import Preprocessing
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ORIENTATION = ExifTags.Base.Orientation
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "PA")
 
 
@@ -133,6 +134,8 @@ def _unreadable(name: object, error: Exception) -> ValueError:
 def _upright(image: Image.Image, name: object) -> Image.Image:
     """The image turned as its EXIF orientation says; a damaged tag must not cost the photo."""
     try:
+        if image.getexif().get(ORIENTATION, 1) == 1:
+            return image  # exif_transpose would copy it all the same
         return ImageOps.exif_transpose(image)
     except Exception as error:  # as above: EXIF readers raise nearly anything
         logger.warning("%s: EXIF data cannot be read (%s); taken as upright", name, error)
@@ -146,7 +149,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert copies in any case
 
 
 def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Attention: which regions of the photo matter for the next word.
 
-B photos, N rows (photos times beams), P regions, D features, A attention units, H hidden units.
+B photos, N rows (their beams), K rows of the photo with most, P regions, D features, A attention
+units, H hidden units.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from sat.config import Look
 from sat.fields import check_choice
+from sat.models.products import Linear
+from sat.seats import Seats
 
 CACHED = 2**18
 """numbers of an intermediate result that a CPU's cache holds (1 MB in single precision)"""
@@ -37,14 +40,19 @@ def photos_cached(projected: Tensor, queries: int = 1) -> int:
 
 
 def hidden_layers(projected: Tensor, query: Tensor, activation: str) -> Iterator[Tensor]:
-    """f_att's hidden layer of a few photos at a time, float[<=B, K, P, A] each.
+    """f_att's hidden layer of a few photos at a time, float[<=B, K, P, A]; the next overwrites it.
 
     From projections float[B, P, A] and queries float[B, K, A]. It is the largest thing there is: on
-    the CPU so few photos are taken that it stays in the cache, which is twice as fast.
+    the CPU so few photos are taken that it stays in the cache, and without gradients all of them
+    use the same memory one after another, which is three times as fast as asking for new.
     """
     few = photos_cached(projected, query.shape[1])
-    for photos, asked in zip(projected.split(few), query.split(few)):
-        yield ACTIVATIONS[activation](photos.unsqueeze(1) + asked.unsqueeze(2))
+    room = None
+    for photos, asked in zip(projected.unsqueeze(1).split(few), query.unsqueeze(2).split(few)):
+        here = None if room is None else room[: len(photos)]
+        layer = torch.add(photos, asked, out=here)
+        room = layer if room is None and not layer.requires_grad else room
+        yield ACTIVATIONS[activation](layer)
 
 
 class Attention(nn.Module):
@@ -69,7 +77,7 @@ class Attention(nn.Module):
         check_choice("attention_depth", depth, (1, 2))
         self.encoder_att = nn.Linear(encoder_dim, attention_dim)
         self.photo_att = nn.Linear(attention_dim, attention_dim) if depth == 2 else None
-        self.decoder_att = nn.Linear(decoder_dim, attention_dim)
+        self.decoder_att = Linear(decoder_dim, attention_dim)
         self.full_att = nn.Linear(attention_dim, 1)
         self.activation = activation
 
@@ -81,18 +89,18 @@ class Attention(nn.Module):
         return projected
 
     def forward(
-        self, features: Tensor, projected: Tensor, hidden: Tensor, look: str = "expected"
+        self, features: Tensor, projected: Tensor, hidden: Tensor, seats: Seats, look: str
     ) -> tuple[Tensor, Tensor]:
         """The context float[N, D] and the map alpha float[N, P], which sums to one.
 
-        Takes features float[B, P, D], their `project`ion float[B, P, A], hidden float[N, H]: as
-        many rows of each photo, its own one after another. `look` is one of `LOOKS`: the expected
-        context, or that of one region drawn or at the peak.
+        Takes features float[B, P, D], their `project`ion float[B, P, A], hidden float[N, H] of rows
+        that look at the photos `seats` says. `look` is one of `LOOKS`: the expected context, or
+        that of one region drawn or at the peak.
         """
-        query = self.decoder_att(hidden).unflatten(0, (len(features), -1))  # (B, K, A)
+        query = seats.table(self.decoder_att(hidden))  # (B, K, A)
         layers = hidden_layers(projected, query, self.activation)
         scores = torch.cat([self.full_att(layer).squeeze(3) for layer in layers])  # (B, K, P)
-        alpha = scores.softmax(dim=2).flatten(0, 1)  # (N, P)
+        alpha = seats.rows(scores).softmax(dim=1)  # (N, P)
         seen = alpha if look == "expected" else locations(alpha, look)
-        context = torch.bmm(seen.unflatten(0, query.shape[:2]), features)  # (B, K, D)
-        return context.flatten(0, 1), alpha
+        context = torch.bmm(seats.table(seen), features)  # (B, K, D)
+        return seats.rows(context), alpha

@@ -15,17 +15,20 @@ from torch.nn.functional import linear
 from sat.config import DROPOUT_SITES
 from sat.fields import check_choice
 from sat.models.attention import LOOKS, Attention
+from sat.models.products import Linear, LSTMCell
 from sat.models.ragged import Ragged
 from sat.models.recurrence import Weights, unroll
+from sat.seats import Seats
 
 
 class State(NamedTuple):
-    """What one step hands the next: B photos, and N rows, as many of each photo in a row."""
+    """What one step hands the next: B photos, and N rows, each looking at one of them."""
 
     features: Tensor  # float[B, P, D]
     projected: Tensor  # float[B, P, A]: the part of f_att that depends on the photo alone
     hidden: Tensor  # float[N, H]
     cell: Tensor  # float[N, H]
+    seats: Seats  # which photo each row looks at
 
 
 class Output(NamedTuple):
@@ -82,15 +85,15 @@ class DecoderWithAttention(nn.Module):
         )
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         self.dropout = nn.Dropout(dropout)
-        self.decode_step = nn.LSTMCell(embed_dim + encoder_dim, decoder_dim)
+        self.decode_step = LSTMCell(embed_dim + encoder_dim, decoder_dim)
         self.init_h = nn.Linear(encoder_dim, decoder_dim)
         self.init_c = nn.Linear(encoder_dim, decoder_dim)
         if gate != "none":
-            self.f_beta = nn.Linear(decoder_dim, encoder_dim if gate == "vector" else 1)
+            self.f_beta = Linear(decoder_dim, encoder_dim if gate == "vector" else 1)
         if output == "deep":
-            self.hidden_out = nn.Linear(decoder_dim, embed_dim)  # L_h
-            self.context_out = nn.Linear(encoder_dim, embed_dim)  # L_z
-        self.fc = nn.Linear(embed_dim if output == "deep" else decoder_dim, vocab_size)
+            self.hidden_out = Linear(decoder_dim, embed_dim)  # L_h
+            self.context_out = Linear(encoder_dim, embed_dim)  # L_z
+        self.fc = Linear(embed_dim if output == "deep" else decoder_dim, vocab_size)
         for weight in (self.embedding.weight, self.fc.weight):
             nn.init.uniform_(weight, -0.1, 0.1)
         nn.init.zeros_(self.fc.bias)
@@ -122,31 +125,33 @@ class DecoderWithAttention(nn.Module):
         hidden, cell = self.init_h(mean), self.init_c(mean)
         if self.initial_state == "tanh":
             hidden, cell = hidden.tanh(), cell.tanh()
-        return State(features, self.attention.project(features), hidden, cell)
+        one_each = Seats(torch.arange(len(features), device=features.device), len(features))
+        return State(features, self.attention.project(features), hidden, cell, one_each)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """The logits float[N, V] of the word after tokens int[N], and the next state."""
+        features, projected, hidden, cell, seats = state
         embedded = self.embedding(tokens)
-        context, _ = self.attention(*state[:3], self.test_attention)
+        context, _ = self.attention(features, projected, hidden, seats, self.test_attention)
         if self.gate != "none":
-            context = self.f_beta(state.hidden).sigmoid() * context
+            context = self.f_beta(hidden).sigmoid() * context
         inputs = torch.cat([embedded, context], dim=1)  # (N, E + D)
-        hidden, cell = self.decode_step(inputs, (state.hidden, state.cell))
+        hidden, cell = self.decode_step(inputs, (hidden, cell))
         logits = self._predict(embedded, hidden, context, self._drop([len(tokens)]))
         return logits, state._replace(hidden=hidden, cell=cell)
 
     def reorder(self, state: State, index: Tensor) -> State:
         """The state with rows picked, repeated or dropped: row i becomes row index[i].
 
-        As long as there are as many rows of every photo, the photos stay where they are.
+        Photos stay where they are until half of them have no row: they are large.
         """
-        photos = index // (len(state.hidden) // len(state.features))
-        kept, counts = photos.unique_consecutive(return_counts=True)
-        kept = kept if (counts == counts[:1]).all() else photos
-        here = state.features, state.projected
-        if not _is_count(kept, len(state.features)):
-            here = tuple(part.index_select(0, kept) for part in here)  # large: seldom, please
-        return State(*here, *(part.index_select(0, index) for part in state[2:]))
+        here, photos = state[:2], state.seats.photos[index]
+        kept = photos.unique()
+        if len(kept) <= len(state.features) / 2:
+            here = tuple(part.index_select(0, kept) for part in here)
+            photos = torch.searchsorted(kept, photos)
+        rows = (part.index_select(0, index) for part in state[2:4])
+        return State(*here, *rows, Seats(photos, len(here[0])))
 
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         """The unrolled `step` over captions int[B, T] of `lengths` int[B] (start and end counted).
@@ -162,19 +167,19 @@ class DecoderWithAttention(nn.Module):
             raise ValueError(
                 f"{len(captions)} captions of {len(features)} photos: give as many of each photo"
             )
-        state = self.start(features)
-        ragged = Ragged(lengths.flatten() - 1, captions.shape[1] - 1, state.features.dtype)
+        start = self.start(features)[:4]
+        ragged = Ragged(lengths.flatten() - 1, captions.shape[1] - 1, start[0].dtype)
         photos = ragged.order // repeats
         if not _is_count(photos, len(features)):
-            state = State(*(part.index_select(0, photos) for part in state))
+            start = tuple(part.index_select(0, photos) for part in start)
         embedded = self.embedding(ragged.pack(captions[:, :-1]))  # (N, E)
         lstm = self.decode_step
-        inputs = linear(
-            embedded, lstm.weight_ih[:, : embedded.shape[1]], lstm.bias_ih + lstm.bias_hh
-        )
+        # One split: two slices would each get a gradient as large as the whole, mostly zero.
+        of_word, of_context = lstm.weight_ih.split([embedded.shape[1], features.shape[-1]], dim=1)
+        inputs = linear(embedded, of_word, lstm.bias_ih + lstm.bias_hh)
         unrolled = unroll(
-            *state[:2], inputs, *state[2:],
-            ragged.rows, self._recurrent_weights(), self.attention.activation, self._look(),
+            *start[:2], inputs, *start[2:], ragged.rows,
+            self._recurrent_weights(of_context), self.attention.activation, self._look(),
         )  # fmt: skip
         spoken = (embedded, unrolled.hiddens, unrolled.contexts)
         logits = self._predict(*map(ragged.only_spoken, spoken), self._drop(ragged.spoken))
@@ -221,7 +226,7 @@ class DecoderWithAttention(nn.Module):
         steps = [[drawn(site, n) for site in sizes] for n in rows]
         return tuple(torch.cat(masks) for masks in zip(*steps))
 
-    def _recurrent_weights(self) -> Weights:
+    def _recurrent_weights(self, of_context: Tensor) -> Weights:
         attention, cell = self.attention, self.decode_step
         none = cell.weight_hh.new_empty(0, cell.hidden_size)
         gated = self.gate != "none"
@@ -230,7 +235,7 @@ class DecoderWithAttention(nn.Module):
             query_bias=attention.decoder_att.bias,
             score=attention.full_att.weight.flatten(),
             score_bias=attention.full_att.bias,
-            context=cell.weight_ih[:, self.embedding.embedding_dim :],
+            context=of_context,
             hidden=cell.weight_hh,
             gate=self.f_beta.weight if gated else none,
             gate_bias=self.f_beta.bias if gated else none[:, 0],

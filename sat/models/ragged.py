@@ -45,7 +45,7 @@ class Ragged:
     def unpack(self, packed: Tensor) -> Tensor:
         """float[B, T, X] in the order of the batch, zero past a caption, of spoken float[N, X]."""
         everywhere = packed.new_zeros(len(self.order) * self.steps, packed.shape[1])
-        return everywhere.index_copy(0, self._places, packed).unflatten(0, (-1, self.steps))
+        return everywhere.index_copy_(0, self._places, packed).unflatten(0, (-1, self.steps))
 
 
 def _rounded(rows: list[int], batch: int, dtype: torch.dtype) -> list[int]:

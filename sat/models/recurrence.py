@@ -19,11 +19,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sat.models.attention import hidden_layers, locations, photos_cached
+from sat.models.products import linear, lstm, times
 
 DERIVATIVES = {
-    "tanh": torch.ops.aten.tanh_backward,
-    "relu": lambda gradient, value: torch.ops.aten.threshold_backward(gradient, value, 0),
+    "tanh": lambda slope, value: torch.ops.aten.tanh_backward.grad_input(
+        slope, value, grad_input=value
+    ),
+    "relu": lambda slope, value: torch.ops.aten.threshold_backward.grad_input(
+        slope, value, 0, grad_input=value
+    ),
 }
+"""the slope before an activation from that behind it and its value, in whose place it is written"""
 
 
 class Weights(NamedTuple):
@@ -92,7 +98,7 @@ class _Unroll(torch.autograd.Function):
         for n, words in zip(rows, inputs.split(rows)):
             hidden, cell = hidden[:n], cell[:n]
             before.append(hidden)
-            query = torch.addmm(w.query_bias, hidden, w.query.t())
+            query = linear(hidden, w.query, w.query_bias)
             layers = hidden_layers(projected[:n], query.unsqueeze(1), activation)
             scores = torch.cat([layer.squeeze(1) @ w.score for layer in layers])  # (n, P)
             alpha = scores.to(cell.dtype).softmax(dim=1)
@@ -100,20 +106,16 @@ class _Unroll(torch.autograd.Function):
             context = torch.bmm(seen[-1].to(dtype).unsqueeze(1), features[:n]).squeeze(1)  # (n, D)
             raw.append(context)
             if len(w.gate):
-                gates.append(torch.addmm(w.gate_bias, hidden, w.gate.t()).sigmoid_())
+                gates.append(linear(hidden, w.gate, w.gate_bias).sigmoid_())
                 context = gates[-1] * context
-            sums = words + torch.addmm(hidden @ w.hidden.t(), context, w.context.t())  # (n, 4H)
-            into, kept, new, out = sums.to(cell.dtype).chunk(4, dim=1)
-            into, kept, new, out = into.sigmoid(), kept.sigmoid(), new.tanh(), out.sigmoid()
+            found = lstm(words + times(hidden, w.hidden) + times(context, w.context), cell)
             cells.append(cell)
-            cell = kept * cell + into * new
-            bounded = cell.tanh()
-            hidden = (out * bounded).to(dtype)
+            cell, hidden = found.cell, found.hidden.to(dtype)
             queries.append(query)
             maps.append(alpha)
             gated.append(context)
-            parts.append((into, kept, new, out, bounded, hidden))
-        hiddens = torch.cat([part[-1] for part in parts])
+            parts.append(found)
+        hiddens = torch.cat([part.hidden.to(dtype) for part in parts])
         contexts, alphas = torch.cat(gated), torch.cat(maps)
         looks = None if look == "expected" else torch.cat(seen)
         if looks is not None:

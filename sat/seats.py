@@ -1,0 +1,40 @@
+"""Rows that belong to photos, as many of each as there are: beams, and what is searched with them.
+
+N rows, B photos, K seats of each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Seats:
+    """Where each row stands in a table with as many seats for every photo as any of them needs.
+
+    Rows are kept packed, so that a photo with fewer beams, or none, costs nothing more; only what
+    must go photo by photo is spread over the table. Rows of one photo need not stand together.
+    """
+
+    def __init__(self, photos: Tensor, number: int) -> None:
+        """`photos` int[N] is the photo of each row, one of `number`."""
+        self.photos, self.number = photos, number
+        theirs = photos.unsqueeze(1) == torch.arange(number, device=photos.device)  # (N, B)
+        counts = theirs.cumsum(0)
+        self.width = int(counts[-1].max())
+        rank = counts.gather(1, photos.unsqueeze(1)).squeeze(1) - 1
+        self.places = photos * self.width + rank
+        in_order = torch.arange(number * self.width, device=photos.device)
+        self._full = torch.equal(self.places, in_order)  # then there is nothing to move
+
+    def table(self, rows: Tensor, free: float = 0.0) -> Tensor:
+        """[B, K, ...] of the rows [N, ...], with the value `free` in the seats nobody has."""
+        if not self._full:
+            size = (self.number * self.width, *rows.shape[1:])
+            rows = rows.new_full(size, free).index_copy_(0, self.places, rows)
+        return rows.unflatten(0, (self.number, self.width))
+
+    def rows(self, table: Tensor) -> Tensor:
+        """The rows [N, ...] of a table [B, K, ...]."""
+        rows = table.flatten(0, 1)
+        return rows if self._full else rows.index_select(0, self.places)
