@@ -16,9 +16,6 @@ $(READY): setup.py
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev,metrics,log,hf]'
 	@touch $(READY)
 
-# glibc gives freed memory back at once; keeping it makes convolutions on the CPU twice as fast.
-demo: export MALLOC_MMAP_THRESHOLD_ = 2000000000
-demo: export MALLOC_TRIM_THRESHOLD_ = 8000000000
 demo: $(READY)
 	@echo "== 1/5 drawing scenes and preparing them"
 	$(PY) create_input_files.py --dataset shapes --output_folder $(DEMO)/data --image_size 224 \

@@ -20,19 +20,11 @@ CHOICES: dict[str, list[str]] = {
     "attention with ReLU (tutorial)": ["--decoder.activation", "relu"],
     "attention of depth 2 (authors' code)": ["--decoder.attention_depth", "2"],
     "scalar gate (paper)": ["--decoder.gate", "scalar"],
-    "no gate": ["--decoder.gate", "none"],
     "linear initial state (tutorial)": ["--decoder.initial_state", "linear"],
     "output from h alone (tutorial)": ["--decoder.output", "linear"],
-    "dropout on the mean feature too (authors' code)": [
-        *("--decoder.dropout_sites", "[mean,hidden,readout]"),
-    ],
     "penalty summed, weight 1 (paper)": ["--alpha_c", "1"],
     "penalty averaged, weight 1 (tutorial)": ["--alpha_c", "1", "--penalty_scaling", "mean"],
-    "no penalty": ["--alpha_c", "0"],
     "gradient clipped by element (tutorial)": ["--grad_clip_by", "value"],
-    "RMSProp at 1e-4 (paper)": [
-        *("--stage1.optimizer", "rmsprop", "--stage1.learning_rate", "1e-4"),
-    ],
     "hard attention (paper)": ["--decoder.attention", "hard"],
     "all of the tutorial's of these": [
         *("--decoder.activation", "relu", "--decoder.initial_state", "linear"),

@@ -1,7 +1,8 @@
-"""What the four scripts share: where log lines go, and errors as one line, not a traceback."""
+"""What the four scripts share: log lines, errors as one line, and how memory is kept."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 TRACEBACK_VARIABLE = "SAT_TRACEBACK"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 
@@ -21,6 +23,7 @@ def main_errors() -> Iterator[None]:
     in the environment all do. Ctrl-C exits with 130, as shells expect.
     """
     set_up_logging()
+    keep_freed_memory()
     try:
         yield
     except KeyboardInterrupt:
@@ -37,3 +40,19 @@ def set_up_logging() -> None:
     """Send log lines to stderr: all that `sat` tells, but only the warnings of other packages."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("sat").setLevel(logging.INFO)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, up to 2 GB: convolutions on the CPU are twice as fast then.
+
+    It would give large pieces back to the system at once, which fills new ones with zeros. Where
+    the environment says how it shall be (MALLOC_...), or there is no glibc, nothing is done.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 2**30)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

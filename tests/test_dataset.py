@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import Prepared
 
+from sat.data import dataset as module
 from sat.data.batches import CaptionBatches, collate, evaluation_loader, training_loader
 from sat.data.dataset import MIRRORED, CaptionDataset, find_data_name
 from sat.data.vocabulary import Vocabulary
@@ -228,3 +229,18 @@ def test_a_batch_reads_the_picture_of_captions_in_a_row_once(
     assert torch.equal(batch.images, torch.stack([dataset[5].image, dataset[20, 1].image]))
     assert batch.indices.tolist() == [1, 4]
     assert len(batch.captions) == len(batch.lengths) == 4
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 10_000])
+def test_captions_are_read_in_blocks_of_any_size(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
+    path, lines = tmp_path / "captions.json", [[9490, 1, 22, 0], [9490, 333, 0, 0], [9, 8, 7, 6]]
+    for written in (json.dumps(lines), json.dumps(lines, indent=1), json.dumps(lines) + "\n"):
+        path.write_text(written, encoding="utf-8")
+        assert module._read_captions(path).tolist() == lines
+    for cut in range(1, len(json.dumps(lines))):
+        path.write_text(json.dumps(lines)[:-cut], encoding="utf-8")
+        with pytest.raises(ValueError, match="prepare the data again"):
+            module._read_captions(path)

@@ -11,7 +11,7 @@ import copy
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ from sat.data.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 SPLITS = ("TRAIN", "VAL", "TEST")
+BLOCK = 2**22
+"""bytes of captions parsed at once"""
 MIRRORED = 1  # the second view of an image; the first, 0, is the image as it is
 
 
@@ -200,14 +202,31 @@ def _existing(path: Path) -> Path:
 
 def _read_captions(path: Path) -> np.ndarray:
     """int32[N, T] from a JSON list of lists of one length, without a Python object a word."""
-    text = path.read_bytes().strip()
-    rows = text.split(b"],")
-    numbers = text.translate(None, b"[]").decode("ascii", errors="replace")
+    parts, widths, closed = [], set(), 0
     try:
-        if len({row.count(b",") for row in rows}) > 1 or not text.endswith(b"]]"):
-            raise ValueError("rows differ, or the last one is not closed")
-        return np.fromstring(numbers, dtype=np.int32, sep=",").reshape(len(rows), -1)
+        for block in _whole_rows(path):
+            rows = [row[row.rfind(b"[") + 1 :] for row in block.split(b"]") if b"[" in row]
+            widths |= {row.count(b",") for row in rows}
+            closed += block.count(b"]") - len(rows)
+            numbers = b",".join(rows).decode("ascii")
+            parts.append(np.fromstring(numbers, dtype=np.int32, sep=","))
+        if len(widths) != 1 or closed != 1:
+            raise ValueError("rows differ, or the list is not closed")
+        return np.concatenate(parts).reshape(-1, widths.pop() + 1)
     except (ValueError, DeprecationWarning) as error:
         raise ValueError(
             f"{path} is not a list of captions of one length: prepare the data again"
         ) from error
+
+
+def _whole_rows(path: Path) -> Iterator[bytes]:
+    """A file of JSON lists block by block, cut behind brackets so that rows stay whole."""
+    rest = b""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            rest += block
+            end = rest.rfind(b"]") + 1
+            yield rest[:end]
+            rest = rest[end:]
+    if rest.strip():
+        raise ValueError("it ends within a row")
