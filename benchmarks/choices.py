@@ -15,6 +15,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sat.beginning import open_data, with_features
+from sat.captioner import load
+from sat.checkpoint import write_json
+from sat.config import Decoding
+from sat.evaluate import evaluate
+from sat.recipe import TrainConfig
+from train import parse
+
 CHOICES: dict[str, list[str]] = {
     "ours": [],
     "attention with ReLU (tutorial)": ["--decoder.activation", "relu"],
@@ -37,20 +45,28 @@ BEAM = 3
 
 def main(flags: list[str]) -> None:
     """Run what is missing, and print the table."""
-    root = Path(flags[flags.index("--output_dir") + 1])
-    data = ["--data_folder", flags[flags.index("--data_folder") + 1]]
     scores = {}
+    root = Path(parse(flags).output_dir)
     for i, (name, change) in enumerate(tqdm(CHOICES.items(), unit="training")):
-        run = root / f"{i:02d}"
-        found = run / "best" / f"captions_val_beam{BEAM}_scores.json"
+        here = [*flags, "--output_dir", str(root / f"{i:02d}"), *change]
+        found = root / f"{i:02d}" / "scores.json"
         if not found.exists():
-            here = ["--output_dir", str(run), "--overwrite"]
-            subprocess.run([sys.executable, "train.py", *flags, *here, *change], check=True)
-            scoring = ["--split", "val", "--beam_size", str(BEAM), "--metrics", "bleu", "cider"]
-            model = ["--model", str(run / "best")]
-            subprocess.run([sys.executable, "eval.py", *model, *data, *scoring], check=True)
+            subprocess.run([sys.executable, "train.py", *here, "--overwrite"], check=True)
+            write_json(found, score(parse(here)))
         scores[name] = json.loads(found.read_text(encoding="utf-8"))
     print(table(scores))
+
+
+def score(config: TrainConfig) -> dict[str, float]:
+    """The best model of a run on the validation split, from the features training has cached."""
+    captioner = load(Path(config.output_dir, "best"))
+    captioner.model.encoder.requires_grad_(False)
+    _, val, vocabulary = open_data(config)
+    model, preprocessing = captioner.model, captioner.preprocessing
+    val = with_features(model, preprocessing, val, mirror=False, bar=tqdm)
+    runs = [Decoding(beam_size=BEAM)]
+    (found,) = evaluate(model, val, vocabulary, preprocessing, runs, metrics=("bleu", "cider"))
+    return found.scores
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:

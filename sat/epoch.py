@@ -69,7 +69,9 @@ def learn(
     `FloatingPointError`, before anything is changed, when the loss is not a number.
     """
     loss_of = partial(likelihood, model, batch, preprocessing, config, teacher_share)
-    figures = descend(optimizer, split(batch, accumulate), loss_of, config, scaler)
+    hard = getattr(model.decoder, "hard", False)
+    with model.decoder.one_look() if hard else nullcontext():
+        figures = descend(optimizer, split(batch, accumulate), loss_of, config, scaler)
     drawn, log_p = figures.pop("drawn", 0.0), figures.pop("log_p", 0.0)
     if drawn:  # share of the words for which hard attention drew a region
         model.decoder.baseline.lerp_(

@@ -170,6 +170,27 @@ def test_steps_estimate_the_gradient_within_their_standard_error(decoder, monkey
     assert squares.mean() < 2  # about one; weights go together, so it varies
 
 
+def test_parts_of_a_minibatch_share_one_draw_of_soft_or_hard(decoder, monkeypatch):
+    batch = Batch(
+        one_photo().expand(4, -1, -1), CAPTION.expand(4, -1), torch.full((4,), WORDS + 1),
+        torch.arange(4),
+    )  # fmt: skip
+    drawn = []
+
+    def note(optimizer: None, parts: list, loss_of: Callable, *rest: object) -> dict:
+        drawn.append([loss_of(part)[1].get("drawn", 0) > 0 for part in parts])
+        return {}
+
+    monkeypatch.setattr(decoder_module, "EXPECTED_SHARE", 0.5)
+    monkeypatch.setattr(epoch, "descend", note)
+    torch.manual_seed(0)
+    for _ in range(12):
+        epoch.learn(captioner(decoder), None, batch, Preprocessing(), TrainConfig(), accumulate=4)
+    assert [len(parts) for parts in drawn] == [4] * 12
+    assert all(len(set(parts)) == 1 for parts in drawn)
+    assert {parts[0] for parts in drawn} == {True, False}
+
+
 def test_the_terms_by_hand():
     """Two captions, of two words and one; three regions, of which these were drawn: 1, 2 and 0."""
     probabilities = torch.tensor([[[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], [[0.7, 0.2, 0.1], [0] * 3]])

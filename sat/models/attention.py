@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu
 """in place, since what they are given is large and needed no more"""
 
 LOOKS = typing.get_args(Look)
+EXPECTED_SHARE = 0.5  # of the minibatches of hard attention: arctic-captions' semi_sampling_p
 
 
 def locations(alpha: Tensor, look: str) -> Tensor:

@@ -6,6 +6,8 @@ B images (or beams), P regions, D features, H hidden units, E embedding, T words
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,9 +16,9 @@ from torch.nn.functional import linear
 
 from sat.config import DROPOUT_SITES
 from sat.fields import check_choice
-from sat.models.attention import LOOKS, Attention
+from sat.models.attention import EXPECTED_SHARE, LOOKS, Attention
 from sat.models.products import Linear, LSTMCell
-from sat.models.ragged import Ragged
+from sat.models.ragged import Ragged, is_count
 from sat.models.recurrence import Weights, unroll
 from sat.seats import Seats
 
@@ -37,9 +39,6 @@ class Output(NamedTuple):
     logits: Tensor  # float[B, T-1, V]
     alphas: Tensor  # float[B, T-1, P]
     looks: Tensor | None = None  # float[B, T-1, P], one at the region looked at, if it was one
-
-
-EXPECTED_SHARE = 0.5  # of the minibatches of hard attention: arctic-captions' semi_sampling_p
 
 
 class DecoderWithAttention(nn.Module):
@@ -78,6 +77,7 @@ class DecoderWithAttention(nn.Module):
             check_choice("dropout_sites", site, DROPOUT_SITES)
         self.vocab_size = vocab_size
         self.hard, self.test_attention = attention == "hard", test_attention
+        self._shared_look: str | None = None
         self.gate, self.initial_state, self.output = gate, initial_state, output
         self.dropout_sites = dropout_sites
         self.attention = Attention(
@@ -156,11 +156,10 @@ class DecoderWithAttention(nn.Module):
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         """The unrolled `step` over captions int[B, T] of `lengths` int[B] (start and end counted).
 
-        There may be several captions of each photo, as many of each, its own one after another.
-        The projection of the features runs once a photo and the vocabulary layer once a batch;
-        rows are sorted by length so that a caption that has ended costs nothing more. In training,
-        hard attention looks at one region drawn for each word, or, with probability 1/2 for the
-        whole batch, at the expected context.
+        Of each photo there may be as many captions, its own one after another. The features are
+        projected once a photo, the vocabulary layer runs once a batch, and a caption that has ended
+        costs nothing more. In training, hard attention looks at one region drawn for each word, or,
+        with probability 1/2 for the whole batch, at the expected context.
         """
         repeats, rest = divmod(len(captions), len(features))
         if rest or not repeats:
@@ -170,7 +169,7 @@ class DecoderWithAttention(nn.Module):
         start = self.start(features)[:4]
         ragged = Ragged(lengths.flatten() - 1, captions.shape[1] - 1, start[0].dtype)
         photos = ragged.order // repeats
-        if not _is_count(photos, len(features)):
+        if not is_count(photos, len(features)):
             start = tuple(part.index_select(0, photos) for part in start)
         embedded = self.embedding(ragged.pack(captions[:, :-1]))  # (N, E)
         lstm = self.decode_step
@@ -189,10 +188,19 @@ class DecoderWithAttention(nn.Module):
         )
         return Output(ragged.unpack(logits), alphas, looks)
 
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """What is trained on in the block, parts of a minibatch, shares one draw of the look."""
+        self._shared_look = self._look()
+        try:
+            yield
+        finally:
+            self._shared_look = None
+
     def _look(self) -> str:
         """How the words of this batch get their context: one of `LOOKS`."""
-        if not self.training:
-            return self.test_attention
+        if self._shared_look or not self.training:
+            return self._shared_look or self.test_attention
         drawn = self.hard and torch.rand(()).item() >= EXPECTED_SHARE
         return "sampled" if drawn else "expected"
 
@@ -240,8 +248,3 @@ class DecoderWithAttention(nn.Module):
             gate=self.f_beta.weight if gated else none,
             gate_bias=self.f_beta.bias if gated else none[:, 0],
         )
-
-
-def _is_count(index: Tensor, length: int) -> bool:
-    """True for 0, 1, ... length - 1: an index that moves nothing."""
-    return torch.equal(index, torch.arange(length, device=index.device))
