@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from sat.build import build
 from sat.config import ModelConfig
+from sat.data.dataset import vocabulary_of
 from sat.data.features import digest
 from sat.data.vocabulary import Vocabulary
 from sat.fields import from_dict, to_dict
@@ -35,7 +36,7 @@ CONFIG, HF_CONFIG, WEIGHTS, TRAINER = (
     "model.safetensors",
     "trainer.pt",
 )
-WORD_MAP = Vocabulary.FILE
+WORD_MAP, TOKENIZER = Vocabulary.FILE, "tokenizer.json"
 HF_WEIGHTS = (f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -96,9 +97,10 @@ def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
         raise ValueError(f"{folder / CONFIG} is not a checkpoint's config: {error}") from error
     if family != FAMILY:
         raise ValueError(f"{folder} holds a captioner of family {family!r}: this reads {FAMILY!r}")
-    if not (folder / WORD_MAP).exists():
-        raise FileNotFoundError(f"{folder / WORD_MAP} does not exist: copy the whole folder")
-    vocabulary = Vocabulary.load(folder / WORD_MAP)
+    words, pieces = folder / WORD_MAP, folder / TOKENIZER
+    if not words.exists() and not pieces.exists():
+        raise FileNotFoundError(f"{words} does not exist: copy the whole folder")
+    vocabulary = vocabulary_of(words, pieces)
     expected = header.get("encoder_sha256")  # of an encoder whose weights come from elsewhere
     encoder = config.encoder if expected else dataclasses.replace(config.encoder, weights="none")
     model = build(dataclasses.replace(config, encoder=encoder), vocabulary)

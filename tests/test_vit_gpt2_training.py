@@ -18,6 +18,7 @@ from sat.config import Decoding, HfConfig
 from sat.data.annotations import Record
 from sat.data.batches import CaptionBatches
 from sat.data.input_files import InputFilesConfig, create_input_files
+from sat.data.subwords import Subwords
 from sat.recipe import StageConfig, TrainConfig
 from sat.training import fit
 from sat.warm_up import warm_up
@@ -190,3 +191,12 @@ def test_cross_attention_alone_improves_on_a_decoder_that_never_saw_a_photo(data
     decoder = load_file(tmp_path / "decoder" / "model.safetensors")
     kept = [name for name in decoder if "cross" not in name]
     assert all(torch.equal(decoder[name], joined[f"decoder.{name}"]) for name in kept)
+
+
+def test_the_other_family_learns_pieces_too_and_is_read_again(data, tmp_path):
+    config = tiny.config(data, tmp_path / "run", stage1=StageConfig(epochs=1, batch_size=8))
+    fit(config)
+    found = sat.load(tmp_path / "run" / "best")
+    assert isinstance(found.vocabulary, Subwords)
+    photo = sorted(data.parent.glob("*.png"))[0]
+    assert isinstance(found.caption(photo).text, str)

@@ -184,9 +184,15 @@ def find_data_name(folder: str | Path) -> str:
 
 def read_vocabulary(folder: str | Path, name: str) -> Vocabulary:
     """The words of prepared files: the word map, or the tokenizer they were prepared with."""
-    tokenizer = Path(folder, f"TOKENIZER_{name}.json")
+    return vocabulary_of(
+        Path(folder, f"WORDMAP_{name}.json"), Path(folder, f"TOKENIZER_{name}.json")
+    )
+
+
+def vocabulary_of(word_map: Path, tokenizer: Path) -> Vocabulary:
+    """What the tokenizer's file holds where there is one, else the word map's."""
     if not tokenizer.exists():
-        return Vocabulary.load(Path(folder, f"WORDMAP_{name}.json"))
+        return Vocabulary.load(word_map)
     from sat.data.subwords import Subwords
 
     return Subwords.load(tokenizer)
