@@ -2,7 +2,8 @@
 
     python -m benchmarks [--device cuda] [--threads 2] [--quick] [--output FILE]
 
-With --quick nothing is written unless --output says where.
+The file is written anew after each, and ends with how long all took. With --quick nothing is
+written unless --output says where.
 """
 
 from __future__ import annotations
@@ -73,9 +74,9 @@ def main() -> None:
         )
         sections.append(done.stdout.strip())
         print(done.stdout)
-    sections.append(f"All of it took {(time.monotonic() - began) / 60:.1f} minutes.")
-    if output:
-        output.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+        so_far = f"{script}: {(time.monotonic() - began) / 60:.1f} minutes after the beginning."
+        if output:
+            output.write_text("\n\n".join([*sections, so_far]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

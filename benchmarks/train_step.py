@@ -169,7 +169,7 @@ def phases_of(row: Row, size: int, quick: bool) -> list[Phase]:
 
 def report(quick: bool, device: torch.device) -> str:
     """The tables: time, where the floor is, and peak memory."""
-    size, rounds = (4, 2) if quick else (BATCH, 5)
+    size, rounds = (4, 2) if quick else (BATCH, 3)
     peaks = measure.measure_peaks(device, quick)
     lines, memory = [], []
     for row in ROWS:
@@ -199,7 +199,7 @@ def report(quick: bool, device: torch.device) -> str:
     return "\n\n".join(
         [
             f"## Decoder training step\n\n{measure.machine(device, peaks)} Batch {size}, {rounds} "
-            "rounds in turn; median and quartiles.",
+            "rounds in turn; median, lowest and highest.",
             measure.table(HEAD, lines),
             "Where the floor of the first row is:",
             measure.table(("phase", "GFLOP", "GB", "at least"), where),
