@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import decode, floor, measure, pair, train_step
+from benchmarks import choices, decode, floor, measure, pair, train_step
+from sat.recipe import TrainConfig
+from train import parse
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train_step", "decode", "evaluate", "prepare", "loader", "startup")
@@ -159,3 +161,18 @@ def test_each_prints_its_table(script: str) -> None:
     for ratio in ratios:
         assert re.fullmatch(r"[\d.]+×", ratio)
         assert math.isfinite(float(ratio[:-1]))
+
+
+@pytest.mark.parametrize("name", [name for name in choices.CHOICES if name != "ours"])
+def test_each_choice_is_a_recipe_of_its_own(name: str) -> None:
+    assert parse(choices.CHOICES[name]) != TrainConfig()
+
+
+def test_choices_are_told_as_differences_to_ours() -> None:
+    found = choices.table(
+        {"ours": {"Bleu_4": 0.2, "CIDEr": 0.5}, "other": {"Bleu_4": 0.21, "CIDEr": 0.46}}
+    )
+    assert found.splitlines()[2:] == [
+        "| ours | 20.0 | +0.0 | 50.0 | +0.0 |",
+        "| other | 21.0 | +1.0 | 46.0 | -4.0 |",
+    ]
