@@ -39,6 +39,7 @@ CHOICES: dict[str, list[str]] = {
         *("--decoder.output", "linear", "--alpha_c", "1", "--penalty_scaling", "mean"),
         *("--grad_clip_by", "value"),
     ],
+    "ours, another seed": ["--seed", "1"],
 }
 BEAM = 3
 
