@@ -6,7 +6,8 @@
 trains a fresh decoder on the training captions (stage1's epochs, rate and batches), and writes it
 to decoder/ and an encoder (of --init; else a random one) to encoder/ in output_dir. It prints how
 both score when joined by cross-attention that has learnt nothing: the start that the run printed
-below it, which trains nothing but the cross-attention, must improve on.
+below it, which trains nothing but the cross-attention, must improve on. With --stage1.epochs 3 and
+the encoder of --init it did, on scenes: BLEU-4 0.333 at the start; 0.541, 0.703 and 0.750 after.
 """
 
 from __future__ import annotations

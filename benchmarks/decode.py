@@ -22,7 +22,7 @@ from sat.generate import generate
 from sat.models.decoder import DecoderWithAttention
 
 IMAGES, NATIVE = 32, 64
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+BATCH_SIZES = (1, 4, 16, 64)
 AT_ONE = 4
 """images captioned by themselves, for the comparison at batch 1"""
 

@@ -25,7 +25,7 @@ class Scale(NamedTuple):
     images: int = 64
     side: int = 256
     backbone: str = "resnet101"
-    rounds: int = 3
+    rounds: int = 2
     ours: int = 8  # batches of ours a round, since they are short
 
 
