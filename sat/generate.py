@@ -124,13 +124,13 @@ def _best_of_each_image(
     From log_p float[N, V] of the next words after rows of `scores` float[N]. K is the largest room;
     where there are not so many, the score is dead.
     """
-    width = min(int(room.max()), log_p.shape[1])
-    best, word = _top(log_p, width)  # no image takes more of one row
+    most = int(room.max())
+    best, word = _top(log_p, min(most, log_p.shape[1]))  # no image takes more of one row
     seats = Seats(images, len(room))
     table = seats.table(best + scores.unsqueeze(1), free=DEAD).flatten(1)
-    best, place = table.topk(min(int(room.max()), table.shape[1]), dim=1)
+    best, place = table.topk(min(most, table.shape[1]), dim=1)
     here = torch.arange(len(images), device=images.device)
-    row = seats.table(here).gather(1, place // width)
+    row = seats.table(here).gather(1, place // word.shape[1])
     return row, seats.table(word).flatten(1).gather(1, place), best
 
 

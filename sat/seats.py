@@ -24,8 +24,7 @@ class Seats:
         self.width = int(counts[-1].max())
         rank = counts.gather(1, photos.unsqueeze(1)).squeeze(1) - 1
         self.places = photos * self.width + rank
-        in_order = torch.arange(number * self.width, device=photos.device)
-        self._full = torch.equal(self.places, in_order)  # then there is nothing to move
+        self._full = is_count(self.places, number * self.width)
 
     def table(self, rows: Tensor, free: float = 0.0) -> Tensor:
         """[B, K, ...] of the rows [N, ...], with the value `free` in the seats nobody has."""
@@ -38,3 +37,8 @@ class Seats:
         """The rows [N, ...] of a table [B, K, ...]."""
         rows = table.flatten(0, 1)
         return rows if self._full else rows.index_select(0, self.places)
+
+
+def is_count(index: Tensor, length: int) -> bool:
+    """True for 0, 1, ... length - 1: an index that moves nothing."""
+    return torch.equal(index, torch.arange(length, device=index.device))

@@ -18,9 +18,9 @@ from sat.config import DROPOUT_SITES
 from sat.fields import check_choice
 from sat.models.attention import EXPECTED_SHARE, LOOKS, Attention
 from sat.models.products import Linear, LSTMCell
-from sat.models.ragged import Ragged, is_count
+from sat.models.ragged import Ragged
 from sat.models.recurrence import Weights, unroll
-from sat.seats import Seats
+from sat.seats import Seats, is_count
 
 
 class State(NamedTuple):

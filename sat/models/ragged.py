@@ -56,8 +56,3 @@ def _rounded(rows: list[int], batch: int, dtype: torch.dtype) -> list[int]:
     """
     grain = 16 if dtype in (torch.bfloat16, torch.float16) else 1
     return [min(batch, -(-n // grain) * grain) for n in rows]
-
-
-def is_count(index: Tensor, length: int) -> bool:
-    """True for 0, 1, ... length - 1: an index that moves nothing."""
-    return torch.equal(index, torch.arange(length, device=index.device))

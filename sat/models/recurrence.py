@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sat.models.attention import hidden_layers, locations, photos_cached
-from sat.models.products import linear, lstm, times
+from sat.models.products import linear, lstm
 
 DERIVATIVES = {
     "tanh": lambda slope, value: torch.ops.aten.tanh_backward.grad_input(
@@ -108,14 +108,14 @@ class _Unroll(torch.autograd.Function):
             if len(w.gate):
                 gates.append(linear(hidden, w.gate, w.gate_bias).sigmoid_())
                 context = gates[-1] * context
-            found = lstm(words + times(hidden, w.hidden) + times(context, w.context), cell)
+            found = lstm(words + linear(hidden, w.hidden) + linear(context, w.context), cell)
             cells.append(cell)
             cell, hidden = found.cell, found.hidden.to(dtype)
             queries.append(query)
             maps.append(alpha)
             gated.append(context)
-            parts.append(found)
-        hiddens = torch.cat([part.hidden.to(dtype) for part in parts])
+            parts.append(found._replace(hidden=hidden))
+        hiddens = torch.cat([part.hidden for part in parts])
         contexts, alphas = torch.cat(gated), torch.cat(maps)
         looks = None if look == "expected" else torch.cat(seen)
         if looks is not None:
