@@ -1,10 +1,11 @@
 """What the decoder's work costs at least: operations and bytes, counted by hand, over the peaks.
 
-B images, P regions, D features, A attention and H hidden units, E embedding, V vocabulary, N words.
-A product of (n, k) and (k, m) is 2nkm operations; numbers have 4 bytes. Each phase takes the longer
-of its two floors, and the phases follow one another. Every word is taken to read its photo's
-features and projection once, as a step-by-step recurrence must; where these fit a cache, they come
-faster than memory gives them, and this floor is a little too high.
+B images, P regions, C cells (fewer where a grid is enlarged, see `sat/models/grid.py`), D features,
+A attention and H hidden units, E embedding, V vocabulary, N words. A product of (n, k) and (k, m)
+is 2nkm operations; numbers have 4 bytes. Each phase takes the longer of its two floors, and the
+phases follow one another. Every word is taken to read its photo's features and projection once, as
+a step-by-step recurrence must; where these fit a cache, they come faster than memory gives them,
+and this floor is a little too high.
 """
 
 from __future__ import annotations
@@ -19,12 +20,18 @@ class Sizes(NamedTuple):
     """Of one decoder and the grid it looks at."""
 
     regions: int = 196  # P
+    cells: int = 196  # C
     features: int = 2048  # D
     attention: int = 512  # A
     embedding: int = 512  # E
     hidden: int = 512  # H
     vocabulary: int = 9490  # V
     deep: bool = False  # deep output rather than linear
+
+    @property
+    def photo(self) -> int:
+        """Numbers of one photo: its features and their projection."""
+        return self.cells * self.features + self.regions * self.attention
 
     @property
     def recurrent(self) -> int:
@@ -59,14 +66,13 @@ def training_step(sizes: Sizes, images: int, words: int, steps: int) -> list[Pha
     nothing is passed back to them. Clipping reads the gradient; Adam reads it, weight and two
     moments, and writes the last three.
     """
-    photos = images * sizes.regions
-    seen, scored = words * sizes.regions * sizes.features, words * sizes.regions * sizes.attention
-    entering = sizes.features * (sizes.regions * sizes.attention + 2 * sizes.hidden)
+    seen, scored = words * sizes.cells * sizes.features, words * sizes.regions * sizes.attention
+    entering = sizes.features * (sizes.cells * sizes.attention + 2 * sizes.hidden)
     return [
         Phase(
             "projection of the features, initial state",
             2 * 2 * images * entering,
-            2 * 4 * photos * (sizes.features + sizes.attention),
+            2 * 4 * images * sizes.photo,
         ),
         # forward: add, activation, product; backward: as many and the sums over words and regions
         Phase("attention scores", 10 * scored, 4 * 4 * scored),
@@ -91,14 +97,13 @@ def search(sizes: Sizes, widths: Sequence[Sequence[int]]) -> list[Phase]:
     """
     images, rows = len(widths), sum(map(sum, widths))
     visits, steps = sum(map(len, widths)), max(map(len, widths))
-    entering = sizes.features * (sizes.regions * sizes.attention + 2 * sizes.hidden)
-    both = sizes.features + sizes.attention
+    entering = sizes.features * (sizes.cells * sizes.attention + 2 * sizes.hidden)
     return [
-        Phase("projection", 2 * images * entering, 4 * images * sizes.regions * both),
+        Phase("projection", 2 * images * entering, 4 * images * sizes.photo),
         Phase(
             "attention",
-            rows * sizes.regions * (4 * sizes.attention + 2 * sizes.features),
-            4 * visits * sizes.regions * both,
+            rows * (4 * sizes.regions * sizes.attention + 2 * sizes.cells * sizes.features),
+            4 * visits * sizes.photo,
         ),
         Phase("query, gate, LSTM", 2 * rows * sizes.recurrent, 4 * steps * sizes.recurrent),
         Phase(

@@ -1,10 +1,11 @@
 """Our decoder and the reference with the same weights, and what they are given.
 
-B captions or images, P regions, D features, T words.
+B captions or images, P regions, C cells, D features, T words.
 """
 
 from __future__ import annotations
 
+import math
 import runpy
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,25 @@ ReferenceDecoder = runpy.run_path(str(_path))["ReferenceDecoder"]
 TUTORIAL = {"activation": "relu", "gate": "vector", "initial_state": "linear", "output": "linear"}
 OURS = {"activation": "tanh", "gate": "vector", "initial_state": "tanh", "output": "deep"}
 SMALL = Sizes(features=24, attention=16, embedding=12, hidden=16, vocabulary=60)
+NATIVE = 64
+"""cells of ResNet's own grid, 8×8 of a picture of 256×256"""
 CLOCK = 0.1
 """what the cell that counts the words adds at each of them"""
 
 
-def sizes_for(quick: bool, regions: int = 196, deep: bool = False) -> Sizes:
-    """The sizes that everybody reports, or small ones."""
-    return (SMALL if quick else Sizes())._replace(regions=regions, deep=deep)
+def sizes_for(
+    quick: bool, regions: int = 196, cells: int | None = None, deep: bool = False
+) -> Sizes:
+    """The sizes that everybody reports, or small ones; as many cells as regions unless given."""
+    sizes = SMALL if quick else Sizes()
+    return sizes._replace(regions=regions, cells=cells or regions, deep=deep)
 
 
 def decoder(kind: type[nn.Module], sizes: Sizes, reading: dict[str, str]) -> Any:
-    """A decoder of either kind with random weights, the same each time."""
+    """A decoder of either kind with random weights, the same each time.
+
+    Ours enlarges the grid it is given where there are to be more regions.
+    """
     torch.manual_seed(1)
     ours = DecoderWithAttention(
         sizes.attention,
@@ -41,6 +50,7 @@ def decoder(kind: type[nn.Module], sizes: Sizes, reading: dict[str, str]) -> Any
         sizes.hidden,
         sizes.vocabulary,
         sizes.features,
+        encoded_image_size=None if sizes.cells == sizes.regions else math.isqrt(sizes.regions),
         **reading,
     )
     if kind is DecoderWithAttention:
@@ -65,18 +75,21 @@ def captioner(decoder: nn.Module, encoder: nn.Module | None = None) -> ShowAtten
 
 
 def random_features(images: int, sizes: Sizes, device: torch.device) -> Tensor:
-    """float[B, P, D], not negative, as a network with a ReLU gives; each image is its own."""
+    """float[B, C, D], not negative, as a network with a ReLU gives; each image is its own."""
     generator = torch.Generator().manual_seed(2)
     image = torch.randn(images, 1, sizes.features, generator=generator)
-    place = torch.randn(images, sizes.regions, sizes.features, generator=generator)
+    place = torch.randn(images, sizes.cells, sizes.features, generator=generator)
     return (image + 0.5 * place).relu().to(device)
 
 
-def enlarged(features: Tensor, side: int = 14) -> Tensor:
-    """float[B, side * side, D]: a square grid pooled up, as the tutorial's encoder ends."""
-    cells = round(features.shape[1] ** 0.5)
-    grid = features.transpose(1, 2).unflatten(2, (cells, cells))
-    return functional.adaptive_avg_pool2d(grid, side).flatten(2).transpose(1, 2).contiguous()
+def enlarged(features: Tensor, regions: int) -> Tensor:
+    """float[B, P, D] of float[B, C, D], what the reference is given: a square grid pooled up, as
+    the tutorial's encoder ends, where there are fewer cells than regions."""
+    if features.shape[1] == regions:
+        return features
+    grid = features.transpose(1, 2).unflatten(2, (math.isqrt(features.shape[1]), -1))
+    pooled = functional.adaptive_avg_pool2d(grid, math.isqrt(regions))
+    return pooled.flatten(2).transpose(1, 2).contiguous()
 
 
 def random_captions(

@@ -25,7 +25,7 @@ from sat.epoch import learn
 from sat.models.decoder import DecoderWithAttention
 from sat.recipe import TrainConfig
 
-BATCH, NATIVE = 32, 64
+BATCH = 32
 CONFIG = {"alpha_c": 1.0, "penalty_scaling": "mean", "grad_clip": 5.0}
 AGREE, NOTHING = 1e-3, 1e-6
 """how far losses and gradients may be apart, relatively; gradients too small a share to compare"""
@@ -38,22 +38,18 @@ class Row(NamedTuple):
 
     name: str
     regions: int = 196
-    reference_regions: int = 196
+    cells: int = 196  # of the features that ours is given
     reading: dict[str, str] = pair.TUTORIAL
     precision: str = "float32"
 
-    @property
-    def same(self) -> bool:
-        return self.regions == self.reference_regions
-
     def sizes(self, quick: bool) -> Sizes:
-        return pair.sizes_for(quick, self.regions, self.reading["output"] == "deep")
+        return pair.sizes_for(quick, self.regions, self.cells, self.reading["output"] == "deep")
 
 
 ROWS = (
     Row("14×14 as given"),
-    Row("native 8×8, reference on 8×8", NATIVE, NATIVE),
-    Row("native 8×8, reference on its 14×14 enlargement", NATIVE),
+    Row("14×14 from the native 8×8", cells=pair.NATIVE),
+    Row("8×8", pair.NATIVE, pair.NATIVE),
     Row("14×14, our reading (tanh, deep output)", reading=pair.OURS),
     Row("14×14, bfloat16 (an approximation)", precision="bfloat16"),
 )
@@ -64,6 +60,11 @@ def batch_of(size: int, sizes: Sizes, device: torch.device) -> Batch:
     captions, lengths = pair.random_captions(size, sizes.vocabulary)
     images = pair.random_features(size, sizes, device)
     return Batch(images, captions.to(device), lengths.to(device), torch.arange(size))
+
+
+def for_reference(batch: Batch, sizes: Sizes) -> Batch:
+    """The batch with all regions in it."""
+    return batch._replace(images=pair.enlarged(batch.images, sizes.regions))
 
 
 def our_step(
@@ -120,7 +121,7 @@ def agreement(row: Row, size: int, quick: bool, device: torch.device) -> str:
     ours, our = our_step(sizes, device, row.reading, row.precision)
     reference, other = reference_step(sizes, device, row.reading)
     ours.eval(), reference.eval()
-    figures = [step(batch) for step in (our, other)]
+    figures = [our(batch), other(for_reference(batch, sizes))]
     losses = [found["cross_entropy"] + found["penalty"] for found in figures]
     apart = abs(losses[0] - losses[1]) / losses[1]
     slopes = [{k: w.grad for k, w in part.named_parameters()} for part in (ours, reference)]
@@ -141,7 +142,7 @@ def compare(
 ) -> list[measure.Timing]:
     """Ours and the reference in turn, with dropout."""
     sizes, batch = row.sizes(quick), batch_of(size, row.sizes(quick), device)
-    other = batch if row.same else batch._replace(images=pair.enlarged(batch.images))
+    other = for_reference(batch, sizes)
     _, ours = our_step(sizes, device, row.reading, row.precision)
     _, reference = reference_step(sizes, device, row.reading)
     return measure.in_turn([partial(ours, batch), partial(reference, other)], rounds, device)
@@ -151,13 +152,13 @@ def alone(
     whose: str, row: Row, size: int, quick: bool, device: torch.device
 ) -> Callable[[], dict[str, float]]:
     """One side's first step, for its peak memory in a process of its own."""
-    regions = row.regions if whose == "ours" else row.reference_regions
-    sizes = row.sizes(quick)._replace(regions=regions)
+    sizes = row.sizes(quick)
+    batch = batch_of(size, sizes, device)
     if whose == "ours":
         _, step = our_step(sizes, device, row.reading, row.precision)
-    else:
-        _, step = reference_step(sizes, device, row.reading)
-    return partial(step, batch_of(size, sizes, device))
+        return partial(step, batch)
+    _, step = reference_step(sizes, device, row.reading)
+    return partial(step, for_reference(batch, sizes))
 
 
 def phases_of(row: Row, size: int, quick: bool) -> list[Phase]:
@@ -173,7 +174,7 @@ def report(quick: bool, device: torch.device) -> str:
     peaks = measure.measure_peaks(device, quick)
     lines, memory = [], []
     for row in ROWS:
-        told = agreement(row, size, quick, device) if row.same else "another grid"
+        told = agreement(row, size, quick, device)
         ours, reference = compare(row, size, rounds, quick, device)
         rate = peaks.half_flops if row.precision == "bfloat16" else peaks.flops
         least = floor(phases_of(row, size, quick), peaks._replace(flops=rate))

@@ -30,6 +30,7 @@ def _show_attend_tell(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttend
     decoder = DecoderWithAttention(
         vocab_size=len(vocabulary),
         encoder_dim=encoder.encoder_dim,
+        encoded_image_size=config.encoder.encoded_image_size,
         **dataclasses.asdict(config.decoder),
     )
     return ShowAttendTell(encoder=encoder, decoder=decoder, **_special_ids(vocabulary))

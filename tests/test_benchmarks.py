@@ -20,7 +20,7 @@ from train import parse
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train_step", "decode", "evaluate", "prepare", "loader", "startup")
 CPU = torch.device("cpu")
-SIZES = pair.SMALL._replace(regions=9)
+SIZES = pair.SMALL._replace(regions=9, cells=9)
 READINGS = {"tutorial": pair.TUTORIAL, "ours": pair.OURS}
 
 each_reading = pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
@@ -132,7 +132,7 @@ def test_other_captions_are_refused() -> None:
 @each_reading
 def test_random_captions_end_as_they_were_taught(reading: dict) -> None:
     sizes = SIZES._replace(deep=reading["output"] == "deep")
-    ours = decode.decoder(pair.DecoderWithAttention, True, reading, CPU)
+    ours = decode.decoder(pair.DecoderWithAttention, sizes, reading, CPU)
     found = decode.together(ours, pair.random_features(16, sizes, CPU), 3, 16)
     lengths = [len(words) for words, _ in found]
     assert min(lengths) > 2

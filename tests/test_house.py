@@ -22,8 +22,8 @@ PLACES = """
     data.vocabulary data.images data.annotations data.subwords data.shape_captions data.shapes
     data.photo_files data.pictures data.selection data.input_files
     data.dataset data.batches data.embeddings data.features
-    seats models.products models.attention models.ragged models.recurrence models.decoder
-    models.efficientnet_lite models.weights models.encoder
+    seats models.products models.grid models.attention models.ragged models.recurrence
+    models.decoder models.efficientnet_lite models.weights models.encoder
     models.fresh_parts models.show_attend_tell models.vit_gpt2
     generate losses metrics cider rouge coco_metrics visualize sheet boards build hf_folder packing
     checkpoint ship inert_pickle legacy captioner

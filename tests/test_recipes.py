@@ -80,7 +80,9 @@ def test_a_recipe_can_be_built_and_says_a_word(path, monkeypatch):
     if path in PAPER:
         assert features.shape == (1, (64 // 16) ** 2, 512)  # 14×14×512 of 224 pixels
     if path.stem == "tutorial_coco":
-        assert features.shape == (1, 14 * 14, 2048)
+        assert model.encoder(torch.zeros(1, 3, 64, 64)).shape == (1, 14, 14, 2048)
+        assert features.shape == (1, 2 * 2, 2048)  # of which attention makes as many
+        assert model.start(features).projected.shape[1] == 14 * 14
 
 
 def test_the_tutorials_recipe_is_the_tutorials(monkeypatch):

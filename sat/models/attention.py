@@ -1,11 +1,13 @@
 """Attention: which regions of the photo matter for the next word.
 
-B photos, N rows (their beams), K rows of the photo with most, P regions, D features, A attention
-units, H hidden units.
+B photos, N rows (their beams), K rows of the photo with most, P regions, C cells, D features, A
+attention units, H hidden units.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 import typing
 from collections.abc import Callable, Iterator
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from sat.config import Look
 from sat.fields import check_choice
+from sat.models.grid import enlarge, on_cells
 from sat.models.products import Linear
 from sat.seats import Seats
 
@@ -33,27 +36,38 @@ def locations(alpha: Tensor, look: str) -> Tensor:
     return torch.zeros_like(alpha).scatter_(1, chosen, 1)
 
 
-def photos_cached(projected: Tensor, queries: int = 1) -> int:
-    """Photos of float[B, P, A] whose hidden layer a CPU's cache holds, for so many queries each."""
+def rows_cached(projected: Tensor) -> int:
+    """Queries of photos float[B, P, A] whose hidden layers a CPU's cache holds."""
     if projected.device.type != "cpu":
-        return len(projected)
-    return CACHED // (queries * projected[0].numel()) + 1
+        return sys.maxsize
+    return -(-CACHED // projected[0].numel())
 
 
-def hidden_layers(projected: Tensor, query: Tensor, activation: str) -> Iterator[Tensor]:
-    """f_att's hidden layer of a few photos at a time, float[<=B, K, P, A]; the next overwrites it.
+def working_memory(projected: Tensor) -> Tensor | None:
+    """Where `hidden_layers` works word after word if no gradient is asked for: asking for new
+    memory each time takes longer than the work. None where that is not so."""
+    if torch.is_grad_enabled() or projected.device.type != "cpu":
+        return None
+    return projected.new_empty(rows_cached(projected) * projected[0].numel())
 
-    From projections float[B, P, A] and queries float[B, K, A]. It is the largest thing there is: on
-    the CPU so few photos are taken that it stays in the cache, and without gradients all of them
-    use the same memory one after another, which is three times as fast as asking for new.
+
+def hidden_layers(
+    projected: Tensor, query: Tensor, activation: str, room: Tensor | None
+) -> Iterator[Tensor]:
+    """f_att's hidden layer of a few rows at a time, float[n, P, A]; the next may overwrite it.
+
+    Row by row of queries float[B, K, A] of photos whose projections are float[B, P, A]. It is the
+    largest thing there is: on the CPU so few rows are taken that it stays in the cache, in the
+    `room` that `working_memory` gave.
     """
-    few = photos_cached(projected, query.shape[1])
-    room = None
-    for photos, asked in zip(projected.unsqueeze(1).split(few), query.unsqueeze(2).split(few)):
-        here = None if room is None else room[: len(photos)]
-        layer = torch.add(photos, asked, out=here)
-        room = layer if room is None and not layer.requires_grad else room
-        yield ACTIVATIONS[activation](layer)
+    few = rows_cached(projected)
+    photos_at_once = max(1, few // query.shape[1])
+    for photos, asked in zip(projected.split(photos_at_once), query.split(photos_at_once)):
+        for queries in asked.split(few, dim=1):
+            shape = (*queries.shape[:2], *photos.shape[1:])  # (b, k, P, A)
+            here = None if room is None else room[: math.prod(shape)].view(shape)
+            layer = torch.add(photos.unsqueeze(1), queries.unsqueeze(2), out=here)
+            yield ACTIVATIONS[activation](layer).flatten(0, 1)
 
 
 class Attention(nn.Module):
@@ -61,7 +75,8 @@ class Attention(nn.Module):
 
     Xu et al. 2015, eq. 4-6 and sections 4.1 and 4.2: e_i = f_att(a_i, h), alpha = softmax(e),
     z = sum_i alpha_i a_i, with f_att a network of one hidden layer. At depth 2 the regions pass
-    one more before they meet h, so that it too runs once a photo.
+    one more before they meet h, so that it too runs once a photo. Where `encoded_image_size` says
+    more regions a side than features have cells, it looks at the grid enlarged (see `grid.py`).
     """
 
     def __init__(
@@ -72,6 +87,7 @@ class Attention(nn.Module):
         *,
         activation: str = "tanh",
         depth: int = 1,
+        encoded_image_size: int | None = None,
     ) -> None:
         super().__init__()
         check_choice("activation", activation, ACTIVATIONS)
@@ -81,27 +97,43 @@ class Attention(nn.Module):
         self.decoder_att = Linear(decoder_dim, attention_dim)
         self.full_att = nn.Linear(attention_dim, 1)
         self.activation = activation
+        self.encoded_image_size = encoded_image_size
+
+    def enlarges(self, cells: int) -> bool:
+        """Whether a grid of so many cells has fewer than there are regions to look at."""
+        return cells < (self.encoded_image_size or 0) ** 2
+
+    def regions(self, features: Tensor) -> int:
+        """P of features float[B, C, D]."""
+        cells = features.shape[1]
+        return self.encoded_image_size**2 if self.enlarges(cells) else cells
 
     def project(self, features: Tensor) -> Tensor:
-        """The part of f_att that no word changes: float[B, P, D] -> float[B, P, A]."""
-        projected = self.encoder_att(features)
+        """The part of f_att that no word changes: float[B, C, D] -> float[B, P, A]."""
+        projected = enlarge(self.encoder_att(features), self.regions(features))
         if self.photo_att is not None:
             projected = self.photo_att(ACTIVATIONS[self.activation](projected))
         return projected
 
     def forward(
-        self, features: Tensor, projected: Tensor, hidden: Tensor, seats: Seats, look: str
+        self,
+        features: Tensor,
+        projected: Tensor,
+        hidden: Tensor,
+        seats: Seats,
+        look: str,
+        room: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The context float[N, D] and the map alpha float[N, P], which sums to one.
 
-        Takes features float[B, P, D], their `project`ion float[B, P, A], hidden float[N, H] of rows
+        Takes features float[B, C, D], their `project`ion float[B, P, A], hidden float[N, H] of rows
         that look at the photos `seats` says. `look` is one of `LOOKS`: the expected context, or
-        that of one region drawn or at the peak.
+        that of one region drawn or at the peak. `room` is for `hidden_layers`.
         """
         query = seats.table(self.decoder_att(hidden))  # (B, K, A)
-        layers = hidden_layers(projected, query, self.activation)
-        scores = torch.cat([self.full_att(layer).squeeze(3) for layer in layers])  # (B, K, P)
-        alpha = seats.rows(scores).softmax(dim=1)  # (N, P)
+        layers = hidden_layers(projected, query, self.activation, room)
+        scores = torch.cat([self.full_att(layer).squeeze(2) for layer in layers])  # (B * K, P)
+        alpha = seats.rows(scores.unflatten(0, query.shape[:2])).softmax(dim=1)  # (N, P)
         seen = alpha if look == "expected" else locations(alpha, look)
-        context = torch.bmm(seats.table(seen), features)  # (B, K, D)
+        context = torch.bmm(seats.table(on_cells(seen, features)), features)  # (B, K, D)
         return seats.rows(context), alpha

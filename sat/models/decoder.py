@@ -1,6 +1,7 @@
 """The recurrent decoder: one step, and its unrolling under teacher forcing.
 
-B images (or beams), P regions, D features, H hidden units, E embedding, T words, V vocabulary.
+B images (or beams), P regions, C cells, D features, H hidden units, E embedding, T words, V
+vocabulary. Cells are fewer than regions only where a grid is enlarged (see `grid.py`).
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ from torch.nn.functional import linear
 
 from sat.config import DROPOUT_SITES
 from sat.fields import check_choice
-from sat.models.attention import EXPECTED_SHARE, LOOKS, Attention
+from sat.models.attention import EXPECTED_SHARE, LOOKS, Attention, working_memory
+from sat.models.grid import mean_of_regions
 from sat.models.products import Linear, LSTMCell
 from sat.models.ragged import Ragged
-from sat.models.recurrence import Weights, unroll
+from sat.models.recurrence import recurrent_weights, unroll
 from sat.seats import Seats, is_count
 
 
 class State(NamedTuple):
     """What one step hands the next: B photos, and N rows, each looking at one of them."""
 
-    features: Tensor  # float[B, P, D]
+    features: Tensor  # float[B, C, D]
     projected: Tensor  # float[B, P, A]: the part of f_att that depends on the photo alone
     hidden: Tensor  # float[N, H]
     cell: Tensor  # float[N, H]
     seats: Seats  # which photo each row looks at
+    room: Tensor | None  # for attention to work in
 
 
 class Output(NamedTuple):
@@ -61,6 +64,7 @@ class DecoderWithAttention(nn.Module):
         attention: str = "soft",
         test_attention: str = "expected",
         attention_depth: int = 1,
+        encoded_image_size: int | None = None,
         activation: str = "tanh",
         gate: str = "vector",
         initial_state: str = "tanh",
@@ -81,7 +85,10 @@ class DecoderWithAttention(nn.Module):
         self.gate, self.initial_state, self.output = gate, initial_state, output
         self.dropout_sites = dropout_sites
         self.attention = Attention(
-            *(encoder_dim, decoder_dim, attention_dim), activation=activation, depth=attention_depth
+            *(encoder_dim, decoder_dim, attention_dim),
+            activation=activation,
+            depth=attention_depth,
+            encoded_image_size=encoded_image_size,
         )
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         self.dropout = nn.Dropout(dropout)
@@ -115,24 +122,25 @@ class DecoderWithAttention(nn.Module):
         self.embedding.weight.requires_grad_(fine_tune)
 
     def start(self, features: Tensor) -> State:
-        """The state before the first word; features float[B, P, D] or a grid float[B, h, w, D]."""
-        features = features.flatten(1, -2)  # (B, P, D)
+        """The state before the first word; features float[B, C, D] or a grid float[B, h, w, D]."""
+        features = features.flatten(1, -2)  # (B, C, D)
         if torch.is_autocast_enabled(features.device.type):  # once, not at every word
             features = features.to(torch.get_autocast_dtype(features.device.type))
-        mean = features.mean(dim=1)
+        mean = mean_of_regions(features, self.attention.regions(features))
         if "mean" in self.dropout_sites:
             mean = self.dropout(mean)
         hidden, cell = self.init_h(mean), self.init_c(mean)
         if self.initial_state == "tanh":
             hidden, cell = hidden.tanh(), cell.tanh()
         one_each = Seats(torch.arange(len(features), device=features.device), len(features))
-        return State(features, self.attention.project(features), hidden, cell, one_each)
+        projected = self.attention.project(features)
+        return State(features, projected, hidden, cell, one_each, working_memory(projected))
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """The logits float[N, V] of the word after tokens int[N], and the next state."""
-        features, projected, hidden, cell, seats = state
+        features, projected, hidden, cell, seats, room = state
         embedded = self.embedding(tokens)
-        context, _ = self.attention(features, projected, hidden, seats, self.test_attention)
+        context, _ = self.attention(features, projected, hidden, seats, self.test_attention, room)
         if self.gate != "none":
             context = self.f_beta(hidden).sigmoid() * context
         inputs = torch.cat([embedded, context], dim=1)  # (N, E + D)
@@ -151,7 +159,7 @@ class DecoderWithAttention(nn.Module):
             here = tuple(part.index_select(0, kept) for part in here)
             photos = torch.searchsorted(kept, photos)
         rows = (part.index_select(0, index) for part in state[2:4])
-        return State(*here, *rows, Seats(photos, len(here[0])))
+        return State(*here, *rows, Seats(photos, len(here[0])), state.room)
 
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         """The unrolled `step` over captions int[B, T] of `lengths` int[B] (start and end counted).
@@ -172,13 +180,14 @@ class DecoderWithAttention(nn.Module):
         if not is_count(photos, len(features)):
             start = tuple(part.index_select(0, photos) for part in start)
         embedded = self.embedding(ragged.pack(captions[:, :-1]))  # (N, E)
-        lstm = self.decode_step
+        lstm, gate = self.decode_step, self.f_beta if self.gate != "none" else None
         # One split: two slices would each get a gradient as large as the whole, mostly zero.
         of_word, of_context = lstm.weight_ih.split([embedded.shape[1], features.shape[-1]], dim=1)
         inputs = linear(embedded, of_word, lstm.bias_ih + lstm.bias_hh)
         unrolled = unroll(
             *start[:2], inputs, *start[2:], ragged.rows,
-            self._recurrent_weights(of_context), self.attention.activation, self._look(),
+            recurrent_weights(self.attention, lstm, gate, of_context),
+            self.attention.activation, self._look(),
         )  # fmt: skip
         spoken = (embedded, unrolled.hiddens, unrolled.contexts)
         logits = self._predict(*map(ragged.only_spoken, spoken), self._drop(ragged.spoken))
@@ -233,18 +242,3 @@ class DecoderWithAttention(nn.Module):
 
         steps = [[drawn(site, n) for site in sizes] for n in rows]
         return tuple(torch.cat(masks) for masks in zip(*steps))
-
-    def _recurrent_weights(self, of_context: Tensor) -> Weights:
-        attention, cell = self.attention, self.decode_step
-        none = cell.weight_hh.new_empty(0, cell.hidden_size)
-        gated = self.gate != "none"
-        return Weights(
-            query=attention.decoder_att.weight,
-            query_bias=attention.decoder_att.bias,
-            score=attention.full_att.weight.flatten(),
-            score_bias=attention.full_att.bias,
-            context=of_context,
-            hidden=cell.weight_hh,
-            gate=self.f_beta.weight if gated else none,
-            gate_bias=self.f_beta.bias if gated else none[:, 0],
-        )

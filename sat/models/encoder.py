@@ -98,12 +98,16 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """float[B, h, w, D] from normalised float[B, 3, H, W]."""
+        return self.pool(self.maps(images)).permute(0, 2, 3, 1)  # (B, h, w, D)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """float[B, D, h, w] from normalised float[B, 3, H, W], the grid as it comes."""
         if not images.is_floating_point():
             raise TypeError(
                 f"images are {images.dtype}: convert them to float in 0..1 and normalise them with "
                 "the encoder's mean and std"
             )
-        return self.pool(self.body(images)).permute(0, 2, 3, 1)  # (B, h, w, D)
+        return self.body(images)
 
     def fine_tune(self, fine_tune: bool = True, from_block: int | None = None) -> None:
         """Let the blocks of the body from `from_block` on learn, or none at all.

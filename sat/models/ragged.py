@@ -48,6 +48,14 @@ class Ragged:
         return everywhere.index_copy_(0, self._places, packed).unflatten(0, (-1, self.steps))
 
 
+def padded(packed: Tensor, rows: list[int]) -> Tensor:
+    """float[B, T, X] of the words float[N, X] of sorted captions, zero where one is over."""
+    table = packed.new_zeros(len(rows), rows[0], packed.shape[1])
+    for step, part in enumerate(packed.split(rows)):
+        table[step, : len(part)] = part
+    return table.transpose(0, 1)
+
+
 def _rounded(rows: list[int], batch: int, dtype: torch.dtype) -> list[int]:
     """Captions to step through: a few that have ended too, so that few different sizes occur.
 

@@ -5,9 +5,10 @@ of narrow matrices, and as many passes over a gradient as large as the features.
 gradient is one product over all words at the end. The mathematics is that of
 `DecoderWithAttention.step`, and a test holds the two equal.
 
-B captions sorted from long to short, N their words in all, P regions, D features, A attention and H
-hidden units, G units of the gate (D, 1 or 0). Words are packed: those of step 0 of all captions,
-then those of step 1 of the captions that have one, and so on; `rows` counts them at each step.
+B captions sorted from long to short, N their words in all, P regions, C cells (fewer than regions
+only where a grid is enlarged, see `grid.py`), D features, A attention and H hidden units, G units
+of the gate (D, 1 or 0). Words are packed: those of step 0 of all captions, then those of step 1 of
+the captions that have one, and so on; `rows` counts them at each step.
 """
 
 from __future__ import annotations
@@ -15,11 +16,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sat.models.attention import hidden_layers, locations, photos_cached
+from sat.models.attention import (
+    Attention,
+    hidden_layers,
+    locations,
+    rows_cached,
+    working_memory,
+)
+from sat.models.grid import from_cells, on_cells
 from sat.models.products import linear, lstm
+from sat.models.ragged import padded
 
 DERIVATIVES = {
     "tanh": lambda slope, value: torch.ops.aten.tanh_backward.grad_input(
@@ -45,6 +54,23 @@ class Weights(NamedTuple):
     gate_bias: Tensor  # float[G]
 
 
+def recurrent_weights(
+    attention: Attention, cell: nn.LSTMCell, gate: nn.Linear | None, context: Tensor
+) -> Weights:
+    """Those of a decoder's layers; `context` float[4H, D] is a part of the LSTM's weight_ih."""
+    none = cell.weight_hh.new_empty(0, cell.hidden_size)
+    return Weights(
+        query=attention.decoder_att.weight,
+        query_bias=attention.decoder_att.bias,
+        score=attention.full_att.weight.flatten(),
+        score_bias=attention.full_att.bias,
+        context=context,
+        hidden=cell.weight_hh,
+        gate=none if gate is None else gate.weight,
+        gate_bias=none[:, 0] if gate is None else gate.bias,
+    )
+
+
 class Unrolled(NamedTuple):
     """What the words of all captions saw and left, packed."""
 
@@ -67,7 +93,7 @@ def unroll(
 ) -> Unrolled:
     """All steps of attention and LSTM over float[N, 4H] `inputs`: W [E y] + b of each word.
 
-    features float[B, P, D], their projection float[B, P, A], hidden and cell float[B, H].
+    features float[B, C, D], their projection float[B, P, A], hidden and cell float[B, H].
     No gradient passes from a context to the map where `look` took one region by it.
     Products are taken in the features' precision; maps, cell and sums in that of the cell.
     """
@@ -94,16 +120,17 @@ class _Unroll(torch.autograd.Function):
         w, dtype = Weights(*weights), features.dtype
         rows, activation, look = how
         before, queries, maps, seen, gates, raw, gated, cells, parts = ([] for _ in range(9))
-        hidden = hidden.to(dtype)
+        hidden, room = hidden.to(dtype), working_memory(projected)
         for n, words in zip(rows, inputs.split(rows)):
             hidden, cell = hidden[:n], cell[:n]
             before.append(hidden)
             query = linear(hidden, w.query, w.query_bias)
-            layers = hidden_layers(projected[:n], query.unsqueeze(1), activation)
-            scores = torch.cat([layer.squeeze(1) @ w.score for layer in layers])  # (n, P)
+            layers = hidden_layers(projected[:n], query.unsqueeze(1), activation, room)
+            scores = torch.cat([layer @ w.score for layer in layers])  # (n, P)
             alpha = scores.to(cell.dtype).softmax(dim=1)
             seen.append(alpha if look == "expected" else locations(alpha, look))
-            context = torch.bmm(seen[-1].to(dtype).unsqueeze(1), features[:n]).squeeze(1)  # (n, D)
+            weighed = on_cells(seen[-1].to(dtype), features).unsqueeze(1)  # (n, 1, C)
+            context = torch.bmm(weighed, features[:n]).squeeze(1)  # (n, D)
             raw.append(context)
             if len(w.gate):
                 gates.append(linear(hidden, w.gate, w.gate_bias).sigmoid_())
@@ -133,7 +160,7 @@ class _Unroll(torch.autograd.Function):
         d_projected = torch.zeros_like(projected)
         d_score = torch.zeros_like(w.score, dtype=exact)
         d_hidden = alphas.new_zeros(rows[0], w.hidden.shape[1])
-        d_cell = torch.zeros_like(d_hidden)
+        d_cell, room = torch.zeros_like(d_hidden), working_memory(projected)
         found = []  # from the last step to the first
         steps = zip(
             rows, d_hiddens.split(rows), d_contexts.split(rows), d_alphas.split(rows),
@@ -164,9 +191,10 @@ class _Unroll(torch.autograd.Function):
                 d_context = d_context * gate
             d_alpha = ds[2]  # (n, P)
             if looks is None:
-                d_alpha = d_alpha + torch.bmm(features[:n], d_context.unsqueeze(2)).squeeze(2)
+                d_cells = torch.bmm(features[:n], d_context.unsqueeze(2)).squeeze(2)  # (n, C)
+                d_alpha = d_alpha + from_cells(d_cells, features, alpha.shape[1])
             d_scores = (alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))).to(dtype)
-            ours = d_projected[:n], d_score
+            ours = d_projected[:n], d_score, room
             d_query = _through_layers(projected[:n], query, d_scores, activation, *ours) * w.score
             d_hidden[:n] = torch.addmm(d_before, d_query, w.query)
             found.append((d_sums, d_query, d_gate, d_context))
@@ -174,8 +202,9 @@ class _Unroll(torch.autograd.Function):
         hiddens = torch.cat(before)
         d_features = None
         if ctx.needs_input_grad[1]:
-            seen = _padded((alphas if looks is None else looks).to(dtype), rows)
-            d_features = torch.bmm(seen.transpose(1, 2), _padded(d_context, rows))  # (B, P, D)
+            seen = on_cells((alphas if looks is None else looks).to(dtype), features)
+            seen = padded(seen, rows)
+            d_features = torch.bmm(seen.transpose(1, 2), padded(d_context, rows))  # (B, C, D)
         return (
             None, d_features, d_projected * w.score, d_sums, d_hidden.to(dtype), d_cell,
             d_query.t() @ hiddens, d_query.sum(0), d_score.to(dtype), w.score_bias * 0,
@@ -192,19 +221,20 @@ def _through_layers(
     activation: str,
     d_projected: Tensor,
     d_score: Tensor,
+    room: Tensor | None,
 ) -> Tensor:
     """The gradient float[n, A] of the queries from that of the scores float[n, P].
 
     Adds to that of the projections and of the score's weights; all but the last lack its factor.
     """
-    few = photos_cached(projected)
+    few = rows_cached(projected)
     d_queries = []
     for layer, slopes, d_photos in zip(
-        hidden_layers(projected, query.unsqueeze(1), activation),
+        hidden_layers(projected, query.unsqueeze(1), activation, room),
         d_scores.split(few),
         d_projected.split(few),
     ):
-        layer = layer.squeeze(1)  # (<=n, P, A): made again, kept nowhere
+        # The layer float[<=n, P, A] is made again and kept nowhere.
         d_score += slopes.flatten() @ layer.flatten(0, 1)
         d_layer = DERIVATIVES[activation](slopes.unsqueeze(2), layer)
         d_photos += d_layer
@@ -214,11 +244,3 @@ def _through_layers(
 
 def _packed(parts: tuple[Tensor | None, ...]) -> Tensor | None:
     return None if parts[0] is None else torch.cat(parts)
-
-
-def _padded(packed: Tensor, rows: list[int]) -> Tensor:
-    """float[N, X] of packed words as float[B, T, X], zero where a caption is over."""
-    padded = packed.new_zeros(len(rows), rows[0], packed.shape[1])
-    for step, part in enumerate(packed.split(rows)):
-        padded[step, : len(part)] = part
-    return padded.transpose(0, 1)

@@ -11,7 +11,7 @@ from sat.models.encoder import Encoder
 class ShowAttendTell(nn.Module):
     """Photo in, words out, one step at a time (Xu et al. 2015).
 
-    B images (or beams), P regions, D features, T words, V vocabulary. `generate.py` drives
+    B images (or beams), C cells, P regions, D features, T words, V vocabulary. `generate.py` drives
     `start`, `step` and `reorder`; training calls the module itself, their unrolled form.
     """
 
@@ -31,17 +31,23 @@ class ShowAttendTell(nn.Module):
         self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features float[B, P, D] of normalised images float[B, 3, H, W]."""
-        return self.encoder(images).flatten(1, 2)
+        """Features float[B, C, D] of normalised images float[B, 3, H, W]."""
+        return self._cells(self.encoder.maps(images))
 
     def encode_frozen(self, images: Tensor) -> Tensor:
         """What the frozen blocks make of images, float[B, h, w, C]: where `encode_rest` goes on."""
         return self.encoder.body[: self.encoder.learns_from](images).permute(0, 2, 3, 1)
 
     def encode_rest(self, activations: Tensor) -> Tensor:
-        """Features float[B, P, D] from what the frozen blocks made."""
-        maps = self.encoder.body[self.encoder.learns_from :](activations.permute(0, 3, 1, 2))
-        return self.encoder.pool(maps).flatten(2).transpose(1, 2)
+        """Features float[B, C, D] from what the frozen blocks made."""
+        rest = self.encoder.body[self.encoder.learns_from :]
+        return self._cells(rest(activations.permute(0, 3, 1, 2)))
+
+    def _cells(self, maps: Tensor) -> Tensor:
+        """Features of the body's maps float[B, D, h, w]; attention itself enlarges their grid."""
+        if not self.decoder.attention.enlarges(maps[0, 0].numel()):
+            maps = self.encoder.pool(maps)
+        return maps.flatten(2).transpose(1, 2)
 
     def start(self, features: Tensor) -> State:
         """The state before the first word."""
