@@ -97,17 +97,14 @@ def beam_search(model: Captions, features: Tensor, options: Decoding) -> list[li
         rows, word, scores = _best_of_each_image(log_p, scores, images, room)  # (B, K)
         kept = (torch.arange(scores.shape[1], device=device) < room.unsqueeze(1)) & (scores > DEAD)
         ended = kept & (word == model.end_id)
-        _set_aside(done, words[rows[ended]], scores[ended], ended.nonzero()[:, 0])
-        alive = kept & ~ended
-        rows, tokens, scores, images = (
-            rows[alive],
-            word[alive],
-            scores[alive],
-            alive.nonzero()[:, 0],
-        )
-        if len(rows) == 0:
+        image, place = ended.nonzero(as_tuple=True)
+        if len(image):
+            _set_aside(done, words[rows[image, place]], scores[image, place], image)
+            room = room - ended.sum(1)
+        images, place = (kept & ~ended).nonzero(as_tuple=True)
+        if len(images) == 0:
             return _finish(done, options)
-        room = room - ended.sum(1)
+        rows, tokens, scores = (part[images, place] for part in (rows, word, scores))
         words = torch.cat([words[rows], tokens.unsqueeze(1)], dim=1)
         state = model.reorder(state, rows)
     for image, row, score in zip(images.tolist(), words.tolist(), scores.tolist()):
@@ -230,7 +227,8 @@ def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) ->
             repeats = [line[i + size - 1] for i in starts if line[i : i + size - 1] == tail]
             log_p[row, repeats] = DEAD
     stuck = log_p.amax(dim=1) == DEAD  # where nothing may be said the caption may end
-    log_p[stuck, model.end_id] = ending[stuck]
+    if stuck.any():
+        log_p[stuck, model.end_id] = ending[stuck]
     return log_p
 
 

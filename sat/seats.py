@@ -19,24 +19,28 @@ class Seats:
     def __init__(self, photos: Tensor, number: int) -> None:
         """`photos` int[N] is the photo of each row, one of `number`."""
         self.photos, self.number = photos, number
+        self._full = number == 1
+        if self._full:  # what follows would find as much, after several small steps a word
+            self.width = len(photos)
+            return
         theirs = photos.unsqueeze(1) == torch.arange(number, device=photos.device)  # (N, B)
         counts = theirs.cumsum(0)
         self.width = int(counts[-1].max())
         rank = counts.gather(1, photos.unsqueeze(1)).squeeze(1) - 1
-        self.places = photos * self.width + rank
-        self._full = is_count(self.places, number * self.width)
+        self._places = photos * self.width + rank
+        self._full = is_count(self._places, number * self.width)
 
     def table(self, rows: Tensor, free: float = 0.0) -> Tensor:
         """[B, K, ...] of the rows [N, ...], with the value `free` in the seats nobody has."""
         if not self._full:
             size = (self.number * self.width, *rows.shape[1:])
-            rows = rows.new_full(size, free).index_copy_(0, self.places, rows)
+            rows = rows.new_full(size, free).index_copy_(0, self._places, rows)
         return rows.unflatten(0, (self.number, self.width))
 
     def rows(self, table: Tensor) -> Tensor:
         """The rows [N, ...] of a table [B, K, ...]."""
         rows = table.flatten(0, 1)
-        return rows if self._full else rows.index_select(0, self.places)
+        return rows if self._full else rows.index_select(0, self._places)
 
 
 def is_count(index: Tensor, length: int) -> bool:

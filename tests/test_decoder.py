@@ -12,7 +12,7 @@ from torch import Tensor
 from sat.config import Decoding
 from sat.generate import generate
 from sat.losses import word_mask
-from sat.models.attention import Attention
+from sat.models.attention import Attention, weighted_sums
 from sat.models.decoder import DecoderWithAttention
 from sat.seats import Seats
 
@@ -207,3 +207,15 @@ def test_attention_by_hand() -> None:
     first = 1 / (1 + 2.718281828 ** (-2 * 0.635148952))  # tanh(0.75) - tanh(0) = 0.635148952
     torch.testing.assert_close(alpha, torch.tensor([[first, 1 - first]]), **EXACT)
     torch.testing.assert_close(context, torch.tensor([[0.75 * first - 0.25]]), **EXACT)
+
+
+@pytest.mark.parametrize("cells", [1, 31, 32, 70])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_sums_of_a_few_cells_at_a_time_are_the_whole(rows: int, cells: int) -> None:
+    random = torch.Generator().manual_seed(6)
+    weights = torch.rand(2, rows, cells, generator=random, requires_grad=True)
+    features = torch.randn(2, cells, 5, generator=random)
+    sums = weighted_sums(weights, features)
+    torch.testing.assert_close(sums, weights @ features)
+    (slope,) = torch.autograd.grad(sums.sum(), weights)
+    torch.testing.assert_close(slope, features.sum(2).unsqueeze(1).expand_as(weights))

@@ -17,6 +17,12 @@ CASES = {
 }
 
 
+def test_one_photo_has_all_seats() -> None:
+    seats, rows = Seats(torch.zeros(3, dtype=torch.long), 1), torch.arange(6.0).unflatten(0, (3, 2))
+    assert torch.equal(seats.table(rows), rows.unsqueeze(0))
+    assert torch.equal(seats.rows(rows.unsqueeze(0)), rows)
+
+
 @pytest.mark.parametrize("photos", CASES.values(), ids=CASES)
 def test_rows_sit_with_their_photo_in_their_order(photos: list[int]) -> None:
     seats = Seats(torch.tensor(photos), 3)

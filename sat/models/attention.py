@@ -20,8 +20,11 @@ from sat.models.grid import enlarge, on_cells
 from sat.models.products import Linear
 from sat.seats import Seats
 
-CACHED = 2**18
-"""numbers of an intermediate result that a CPU's cache holds (1 MB in single precision)"""
+CACHED = 2**19
+"""numbers of an intermediate result that a CPU's cache holds (2 MB in single precision)"""
+
+AT_ONCE = 32
+"""cells that are summed together for several rows"""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_}
 """in place, since what they are given is large and needed no more"""
@@ -68,6 +71,20 @@ def hidden_layers(
             here = None if room is None else room[: math.prod(shape)].view(shape)
             layer = torch.add(photos.unsqueeze(1), queries.unsqueeze(2), out=here)
             yield ACTIVATIONS[activation](layer).flatten(0, 1)
+
+
+def weighted_sums(weights: Tensor, features: Tensor) -> Tensor:
+    """float[B, K, D] of weights float[B, K, C] and features float[B, C, D].
+
+    On the CPU the library sums a few cells at a time nearly twice as fast as all for several rows.
+    """
+    if features.device.type != "cpu" or weights.shape[1] == 1:
+        return torch.bmm(weights, features)
+    (first, cells), *rest = zip(weights.split(AT_ONCE, 2), features.split(AT_ONCE, 1))
+    sums = torch.bmm(first, cells)
+    for part, cells in rest:
+        sums = sums.baddbmm_(part, cells)
+    return sums
 
 
 class Attention(nn.Module):
@@ -135,5 +152,5 @@ class Attention(nn.Module):
         scores = torch.cat([self.full_att(layer).squeeze(2) for layer in layers])  # (B * K, P)
         alpha = seats.rows(scores.unflatten(0, query.shape[:2])).softmax(dim=1)  # (N, P)
         seen = alpha if look == "expected" else locations(alpha, look)
-        context = torch.bmm(seats.table(on_cells(seen, features)), features)  # (B, K, D)
+        context = weighted_sums(seats.table(on_cells(seen, features)), features)  # (B, K, D)
         return seats.rows(context), alpha

@@ -154,8 +154,8 @@ class DecoderWithAttention(nn.Module):
         Photos stay where they are until half of them have no row: they are large.
         """
         here, photos = state[:2], state.seats.photos[index]
-        kept = photos.unique()
-        if len(kept) <= len(state.features) / 2:
+        number = len(state.features)
+        if number > 1 and len(kept := photos.unique()) <= number / 2:
             here = tuple(part.index_select(0, kept) for part in here)
             photos = torch.searchsorted(kept, photos)
         rows = (part.index_select(0, index) for part in state[2:4])
