@@ -51,7 +51,6 @@ def _packs(rows: Tensor, weight: Tensor) -> bool:
     """Whether these may be multiplied by a packed weight: no gradient can pass through one."""
     return (
         not torch.is_grad_enabled()
-        and rows.dim() == 2
         and len(rows) >= PACKED_FROM
         and rows.device.type == "cpu"
         and rows.dtype == weight.dtype == torch.float32
