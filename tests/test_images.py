@@ -94,3 +94,14 @@ def test_pixels_that_were_scaled_already_are_refused():
         TypeError, match=r"torch\.float32, not torch\.uint8.*must not be scaled twice"
     ):
         normalise(pixels, Preprocessing())
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (37, 1000), (224, 224), (100, 80)])
+def test_a_whole_photo_is_scaled_as_pillow_does_but_for_one_value(shape):
+    pixels = np.random.default_rng(3).integers(0, 256, (*shape, 3), np.uint8)
+    got = resize(pixels, Preprocessing(size=224))
+    photo = Image.fromarray(pixels)
+    expected = np.asarray(photo.resize((224, 224), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.abs(got.astype(int) - expected).max() <= 1
+    assert np.array_equal(got, resize(photo, Preprocessing(size=224)))
+    assert np.array_equal(got, expected) or shape != (224, 224)

@@ -1,6 +1,6 @@
 """Photos → one HDF5 file of pictures, decoded by threads, written in order.
 
-S side of the square pictures. Pillow lets go of Python's lock while it decodes and resizes, so
+S side of the square pictures. Decoders and torch let go of Python's lock while they work, so
 threads are enough and nothing has to be copied between processes.
 """
 
@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from sat.config import Preprocessing
-from sat.data.images import read_photo, resize
+from sat.data.images import read_pixels, resize
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def in_order(
 def _decode(photo: Path, preprocessing: Preprocessing) -> Picture | ValueError | FileNotFoundError:
     """The picture, or the error as a value: its turn in the order comes later."""
     try:
-        image = read_photo(photo)
+        pixels = read_pixels(photo)
     except (ValueError, FileNotFoundError) as error:
         return error
-    return Picture(resize(image, preprocessing), image.size)
+    return Picture(resize(pixels, preprocessing), (pixels.shape[1], pixels.shape[0]))
