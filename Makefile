@@ -13,7 +13,7 @@ DEMO ?= demo
 $(READY): setup.py
 	@echo "== setting up .venv (torch is large: a few minutes and 6 GB the first time)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev,metrics,log,hf]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev,metrics,log,hf,fast]'
 	@touch $(READY)
 
 demo: $(READY)

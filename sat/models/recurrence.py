@@ -27,7 +27,7 @@ from sat.models.attention import (
     working_memory,
 )
 from sat.models.grid import from_cells, on_cells
-from sat.models.products import linear, lstm
+from sat.models.products import linear, lstm, transposed
 from sat.models.ragged import padded
 
 DERIVATIVES = {
@@ -161,6 +161,7 @@ class _Unroll(torch.autograd.Function):
         d_score = torch.zeros_like(w.score, dtype=exact)
         d_hidden = alphas.new_zeros(rows[0], w.hidden.shape[1])
         d_cell, room = torch.zeros_like(d_hidden), working_memory(projected)
+        context_back = transposed(w.context)  # once, as every step multiplies by it
         found = []  # from the last step to the first
         steps = zip(
             rows, d_hiddens.split(rows), d_contexts.split(rows), d_alphas.split(rows),
@@ -181,7 +182,7 @@ class _Unroll(torch.autograd.Function):
             ).to(dtype)  # (n, 4H)
             d_c *= kept
             d_before = d_sums @ w.hidden
-            d_context = torch.addmm(ds[1].to(dtype), d_sums, w.context)  # (n, D)
+            d_context = linear(d_sums, context_back) + ds[1].to(dtype)  # (n, D)
             d_gate = None
             if gates:
                 d_gate = d_context * context
