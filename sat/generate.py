@@ -214,10 +214,11 @@ def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) ->
     banned = {model.pad_id, model.start_id} - {model.end_id}
     if options.forbid_unknown and model.unk_id is not None:
         banned.add(model.unk_id)
-    if words.shape[1] < options.min_length:
+    early = words.shape[1] < options.min_length
+    if early:
         banned.add(model.end_id)
+        ending = log_p[:, model.end_id].clone()
     ids = torch.tensor(sorted(banned), dtype=torch.long, device=log_p.device)
-    ending = log_p[:, model.end_id].clone()
     log_p.index_fill_(1, ids, DEAD)
     size = options.no_repeat_ngram_size
     if size and words.shape[1] >= size:
@@ -226,8 +227,8 @@ def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) ->
             starts = range(len(line) - size + 1)
             repeats = [line[i + size - 1] for i in starts if line[i : i + size - 1] == tail]
             log_p[row, repeats] = DEAD
-    stuck = log_p.amax(dim=1) == DEAD  # where nothing may be said the caption may end
-    if stuck.any():
+    if early:  # where nothing may be said the caption may end
+        stuck = log_p.amax(dim=1) == DEAD
         log_p[stuck, model.end_id] = ending[stuck]
     return log_p
 

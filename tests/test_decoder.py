@@ -12,6 +12,7 @@ from torch import Tensor
 from sat.config import Decoding
 from sat.generate import generate
 from sat.losses import word_mask
+from sat.models import attention
 from sat.models.attention import Attention, weighted_sums
 from sat.models.decoder import DecoderWithAttention
 from sat.seats import Seats
@@ -92,7 +93,12 @@ def test_forward_is_step_unrolled(choices: dict[str, str]) -> None:
 
 
 @each_choice
-def test_beam_search_is_the_slow_one_of_each_image(choices: dict[str, str]) -> None:
+@pytest.mark.parametrize("cached", [1, 150, attention.CACHED], ids=["one", "three", "all"])
+def test_beam_search_is_the_slow_one_of_each_image(
+    choices: dict[str, str], cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows of attention's hidden layer, 70 numbers each, the cache holds."""
+    monkeypatch.setattr(attention, "CACHED", cached)
     decoder, features = random_decoder(**choices), random_batch()[0]
     decoder.pad_id, decoder.unk_id, decoder.start_id, decoder.end_id = 0, 8, 9, 10
     decoder.fc.bias.data[[0, 9]] = -1e4  # the slow one may say anything

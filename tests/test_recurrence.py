@@ -11,6 +11,7 @@ from test_decoder import EVERY_CHOICE, SIZES, each_choice
 from torch import Tensor, nn
 
 from sat.losses import word_mask
+from sat.models import attention
 from sat.models.decoder import DecoderWithAttention
 
 SCALE = 0.5
@@ -105,3 +106,18 @@ def test_bfloat16_is_close(choices: dict[str, str]) -> None:
     for name, single in gradients[0].items():
         error = (gradients[1][name] - single).norm() / single.norm().clamp_min(1e-6)
         assert error < 0.05 or name == "attention.full_att.bias", (name, error)
+
+
+@pytest.mark.parametrize("cached", [1, 71, 150])
+@pytest.mark.parametrize("choices", [EVERY_CHOICE[0], EVERY_CHOICE[12]], ids=str)
+def test_gradients_however_few_rows_the_cache_holds(
+    choices: dict[str, str], cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of the hidden layer has 70 numbers: one at a time, two, and three."""
+    monkeypatch.setattr(attention, "CACHED", cached)
+    gradients = []
+    for decoder in pair(**choices):
+        features, captions = batch()
+        measured(decoder.eval()(features, captions, LENGTHS), LENGTHS).backward()
+        gradients.append({name: weight.grad for name, weight in decoder.named_parameters()})
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)

@@ -7,7 +7,6 @@ attention units, H hidden units.
 from __future__ import annotations
 
 import math
-import sys
 import typing
 from collections.abc import Callable, Iterator
 
@@ -23,6 +22,8 @@ from sat.seats import Seats
 CACHED = 2**19
 """numbers of an intermediate result that a CPU's cache holds (2 MB in single precision)"""
 
+ALL = 2**31
+"""more rows than there are"""
 AT_ONCE = 32
 """cells that are summed together for several rows"""
 
@@ -42,7 +43,7 @@ def locations(alpha: Tensor, look: str) -> Tensor:
 def rows_cached(projected: Tensor) -> int:
     """Queries of photos float[B, P, A] whose hidden layers a CPU's cache holds."""
     if projected.device.type != "cpu":
-        return sys.maxsize
+        return ALL
     return -(-CACHED // projected[0].numel())
 
 
