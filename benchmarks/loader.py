@@ -143,8 +143,8 @@ def report(quick: bool, device: torch.device) -> str:
             f"## Loader\n\n{measure.machine(device, peaks)} Batches of {size}, captions (each with "
             f"its image) a second, {rounds} rounds in turn.",
             measure.table(("data", "workers", "ours", "tutorial's, 1 worker", "ratio"), lines),
-            "Training on cached 8×8 features (our reading, float32, batches of like length) without "
-            "a worker, and how much of that time it waits for the next batch:",
+            "Training on cached 8×8 features (our reading, float32, batches of like length), no "
+            "worker, and how much of that time it waits for the next batch:",
             measure.table(("attention looks at", "captions/s in training", "waiting"), shares),
         ]
     )

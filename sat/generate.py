@@ -17,8 +17,8 @@ from sat.config import Decoding
 from sat.seats import Seats
 
 DEAD = float("-inf")
-BLOCK = 64
-"""words that are looked at together for the likeliest"""
+BLOCK, BLOCKWISE_FROM = 64, 16
+"""words that are looked at together for the likeliest; rows from which on that is faster"""
 
 
 class Captions(Protocol):
@@ -134,11 +134,11 @@ def _best_of_each_image(
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k greatest of each row of float[N, V], greatest first, and where they stand.
 
-    As torch's topk, which is slow on the CPU: they can only be in the k blocks with the greatest
-    maxima, or behind the last whole block.
+    As torch's topk, which is slow on the CPU for many rows: they can only be in the k blocks with
+    the greatest maxima, or behind the last whole block.
     """
-    blocks = values.shape[1] // BLOCK
-    if values.device.type != "cpu" or blocks < 4 * k:
+    blocks, few = values.shape[1] // BLOCK, len(values) < BLOCKWISE_FROM
+    if values.device.type != "cpu" or few or blocks < 4 * k:
         return values.topk(k, dim=1)
     maxima = values[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).amax(dim=2)
     first = maxima.topk(k, dim=1).indices.unsqueeze(2) * BLOCK  # (N, k, 1)
