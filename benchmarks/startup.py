@@ -124,7 +124,7 @@ def captioning(rounds: int, device: torch.device) -> tuple[str, str]:
 
 def report(quick: bool, device: torch.device) -> str:
     """The tables."""
-    rounds = 1 if quick else 5
+    rounds = 1 if quick else 3
     peaks = measure.measure_peaks(device, quick)
     head = ("command", "time", "import torch", "ratio")
     sections = [

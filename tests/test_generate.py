@@ -10,7 +10,7 @@ from torch import Tensor
 from toy_language import Caption, State, Toy, photos, textbook_beam_search
 
 from sat.config import Decoding
-from sat.generate import DEAD, Hypothesis, _top, generate
+from sat.generate import BLOCKWISE_FROM, DEAD, Hypothesis, _top, generate
 
 NEVER = 99
 MIXED = photos(NEVER, 0, 3, 1, NEVER, 2, 5, 4)  # images that end early, late and not at all
@@ -152,10 +152,11 @@ def test_generating_leaves_no_gradient_and_no_global_randomness_behind() -> None
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("rows", [7, BLOCKWISE_FROM])
 @pytest.mark.parametrize("words", [9, 64, 300, 1291])
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_the_likeliest_words_are_those_of_topk(words: int, k: int) -> None:
-    values = torch.rand(7, words)
+def test_the_likeliest_words_are_those_of_topk(k: int, words: int, rows: int) -> None:
+    values = torch.rand(rows, words)
     values[0, 4:] = DEAD  # fewer than k that live
     values[1, -3:] += 1  # the greatest behind the last whole block
     best, index = _top(values, k)
