@@ -53,7 +53,7 @@ def test_an_lstm_cell_is_torchs(n: int) -> None:
 
 def packed(layer: Linear) -> bool:
     """Whether the layer multiplies by a packed weight from now on."""
-    return layer._packed._made is not None
+    return layer._packed._packed is not None
 
 
 @packing
@@ -76,8 +76,19 @@ def test_a_weight_is_packed_once_and_anew_after_every_change() -> None:
         layer(rows).square().sum().backward()
         optimizer.step()
 
+    def replaced_but_for_a_column() -> None:
+        other = torch.randn(3, 5)
+        other[:, 0] = layer.weight.detach()[:, 0]
+        layer.weight = nn.Parameter(other)
+
     changes = [
+        lambda: None,
         learns,
+        lambda: layer.weight.detach()[:, 1:].mul_(2),
+        replaced_but_for_a_column,
+        replaced_but_for_a_column,
+        lambda: layer.double().float(),
+        lambda: layer.weight.data.mul_(2),
         lambda: layer.load_state_dict(Linear(5, 3).state_dict()),
         lambda: layer.load_state_dict(Linear(5, 3).state_dict(), assign=True),
         lambda: nn.init.normal_(layer.weight),
@@ -90,9 +101,9 @@ def test_a_weight_is_packed_once_and_anew_after_every_change() -> None:
         with torch.inference_mode():
             found = layer(rows)
             torch.testing.assert_close(found, nn.functional.linear(rows, layer.weight, layer.bias))
-            made = layer._packed._made
+            made = layer._packed._packed
             layer(rows)
-        assert layer._packed._made is made, "packed again for nothing"
+        assert layer._packed._packed is made, "packed again for nothing"
 
 
 @packing
@@ -120,5 +131,5 @@ def test_copies_do_without(again: Callable[[nn.Module], nn.Module]) -> None:
     with torch.no_grad():
         expected = cell(rows, state)
         other = again(cell)
-        assert [part._made for part in other._packed] == [None, None]
+        assert [part._packed for part in other._packed] == [None, None]
         torch.testing.assert_close(other(rows, state), expected)

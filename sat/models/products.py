@@ -12,6 +12,8 @@ FEW = range(4, 64)
 """rows for which the CPU's library multiplies the other way round up to twice as fast"""
 PACKED_FROM = 4
 """rows from which on a packed weight is faster than one as it is"""
+LOOKED_AT = 64
+"""values, one every so many rows, that tell whether a weight has changed unnoticed"""
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,12 +33,14 @@ def transposed(weight: Tensor) -> Tensor:
 class Packed:
     """A weight laid out as oneDNN multiplies by it: up to twice as fast, and as exact.
 
-    Made when first needed, and anew when the weight has changed. A change is noticed as autograd
-    does: not if it was made through `weight.data`. Copies of a model, and files, do without.
+    Made when first needed, and anew when the weight has changed: when torch has counted a change,
+    and, as it counts none that a fused optimizer makes, when some of its values are others. Copies
+    of a model, and files, do without.
     """
 
     def __init__(self) -> None:
-        self._made: tuple[Tensor, tuple[int, int], Tensor] | None = None  # of what, when, packed
+        self._of: tuple[Tensor, int, Tensor] | None = None  # weight, its version, some values
+        self._packed: Tensor | None = None
 
     def __reduce__(self) -> tuple:
         return Packed, ()
@@ -45,11 +49,18 @@ class Packed:
         """As the function `linear`."""
         if not _packs(rows, weight):
             return linear(rows, weight, bias)
-        state = weight.data_ptr(), weight._version
-        if self._made is None or self._made[0] is not weight or self._made[1] != state:
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), len(rows))
-            self._made = weight, state, packed
-        return torch.ops.mkldnn._linear_pointwise(rows, self._made[2], bias, "none", [], "")
+        some = weight.detach()[:: len(weight) // LOOKED_AT + 1, 0]
+        if not self._is_of(weight, some):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), len(rows))
+            self._of = weight, weight._version, some.clone()
+        return torch.ops.mkldnn._linear_pointwise(rows, self._packed, bias, "none", [], "")
+
+    def _is_of(self, weight: Tensor, some: Tensor) -> bool:
+        """Whether what is packed is this weight as it is now, judged by `some` of its values."""
+        if self._of is None:
+            return False
+        packed, version, before = self._of
+        return packed is weight and version == weight._version and torch.equal(before, some)
 
 
 def _packs(rows: Tensor, weight: Tensor) -> bool:
