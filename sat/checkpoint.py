@@ -28,6 +28,7 @@ from sat.data.vocabulary import Vocabulary
 from sat.fields import from_dict, to_dict
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.packing import unpack
+from sat.whole_files import whole_file
 
 FAMILY, HF_FAMILY = "show_attend_tell", "vit_gpt2"
 CONFIG, HF_CONFIG, WEIGHTS, TRAINER = (
@@ -163,12 +164,8 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write JSON that is there whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def remove(folder: str | Path) -> None:

@@ -8,7 +8,6 @@ needed, and pyplot, which has global state, is imported for windows only.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +21,8 @@ from matplotlib.textpath import text_to_path
 from PIL import Image
 from skimage.filters import gaussian
 from skimage.transform import resize
+
+from sat.whole_files import whole_file
 
 Box = tuple[float, float, float, float]
 
@@ -234,17 +235,13 @@ def _inches(text: str) -> float:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write the figure under a temporary name, then rename it; PDF and SVG keep text as text."""
+    """Write the figure, whole or not at all; PDF and SVG keep text as text."""
     kind = path.suffix[1:].lower()
     options = {"pil_kwargs": PILLOW_OPTIONS[kind]} if kind in PILLOW_OPTIONS else {}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text_as_text = matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
-                figure.savefig(temporary, format=kind, dpi=DOTS_PER_INCH, **options)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as file, text_as_text:
+            figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, **options)
     except OSError as error:
         raise OSError(f"{path}: no figure can be written there ({error})") from error

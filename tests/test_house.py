@@ -18,7 +18,7 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 
 # A module imports only from those before it (DESIGN.md, section 2).
 PLACES = """
-    fields config schedule recipe distributed
+    fields whole_files config schedule recipe distributed
     data.vocabulary data.images data.annotations data.subwords data.shape_captions data.shapes
     data.photo_files data.pictures data.selection data.input_files
     data.dataset data.batches data.embeddings data.features

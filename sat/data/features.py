@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from sat.config import Preprocessing
 from sat.data.batches import evaluation_loader
 from sat.data.dataset import CaptionDataset
+from sat.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -61,27 +61,22 @@ def cache_features(
     if path.exists() and path.stat().st_mtime_ns >= pictures.stat().st_mtime_ns:
         logger.info("features of %s: reading %s", dataset.split, path)
         return path
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     loader = evaluation_loader(dataset, batch_size, workers=workers)
-    try:
-        with h5py.File(temporary, "w") as file:
-            written = 0
-            for batch in progress(loader):
-                views = [batch.images, batch.images.flip(-1)] if mirror else [batch.images]
-                features = torch.stack([encode(view).half().cpu() for view in views], dim=1)
-                if not features.isfinite().all():
-                    raise ValueError(
-                        "features exceed half precision (65504): train without --cache_features"
-                    )
-                if written == 0:
-                    shape = (dataset.images, *features.shape[1:])
-                    _check_space(path, shape)
-                    stored = file.create_dataset("features", shape, dtype="float16")
-                stored[written : written + len(features)] = features.numpy()
-                written += len(features)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        written = 0
+        for batch in progress(loader):
+            views = [batch.images, batch.images.flip(-1)] if mirror else [batch.images]
+            features = torch.stack([encode(view).half().cpu() for view in views], dim=1)
+            if not features.isfinite().all():
+                raise ValueError(
+                    "features exceed half precision (65504): train without --cache_features"
+                )
+            if written == 0:
+                shape = (dataset.images, *features.shape[1:])
+                _check_space(path, shape)
+                stored = file.create_dataset("features", shape, dtype="float16")
+            stored[written : written + len(features)] = features.numpy()
+            written += len(features)
     return path
 
 

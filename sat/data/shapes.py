@@ -13,7 +13,6 @@ import functools
 import itertools
 import json
 import math
-import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from sat.data.shape_captions import COLOURS, SHAPES, true_captions
+from sat.whole_files import whole_file
 
 RGB = {
     "red": (214, 40, 40),
@@ -112,9 +112,8 @@ def draw_shapes(
         filename = f"scene_{i:05d}.png"
         draw_scene(things, size, generator).save(path.parent / "images" / filename)
         entries.append(_entry(i, split, filename, things, generator))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"images": entries, "dataset": "shapes"}), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write_text(json.dumps({"images": entries, "dataset": "shapes"}), encoding="utf-8")
     return path
 
 

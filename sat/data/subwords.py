@@ -6,7 +6,6 @@ and decoding do not care which of the two they have.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sat.data.annotations import Record
+from sat.whole_files import whole_file
 
 END_OF_TEXT = "<|endoftext|>"
 STARTS = (END_OF_TEXT, "[CLS]", "<s>")
@@ -78,14 +78,9 @@ class Subwords:
         return cls(tokenizer)
 
     def save(self, path: str | Path) -> None:
-        """Write tokenizer.json, under a temporary name first: it is whole or absent."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write tokenizer.json; it is whole or absent."""
+        with whole_file(path) as file:
+            file.write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
 
     def split(self, words: Sequence[str]) -> tuple[str, ...]:
         """The pieces of a caption's words, joined by blanks."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from sat.whole_files import whole_file
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 SPECIAL_WORDS = (PAD, UNKNOWN, START, END)
@@ -64,14 +65,9 @@ class Vocabulary:
             raise ValueError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the word map as JSON, under a temporary name first: it is whole or absent."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write the word map as JSON; it is whole or absent."""
+        with whole_file(path) as file:
+            file.write_text(self.to_json(), encoding="utf-8")
 
     def to_json(self) -> str:
         """The text of the word map file: ASCII only, so that any reader's default encoding does."""
