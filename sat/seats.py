@@ -23,10 +23,12 @@ class Seats:
         if self._full:  # what follows would find as much, after several small steps a word
             self.width = len(photos)
             return
-        theirs = photos.unsqueeze(1) == torch.arange(number, device=photos.device)  # (N, B)
-        counts = theirs.cumsum(0)
-        self.width = int(counts[-1].max())
-        rank = counts.gather(1, photos.unsqueeze(1)).squeeze(1) - 1
+        counts = photos.bincount(minlength=number)  # (B,)
+        self.width = int(counts.max())
+        order = photos.argsort(stable=True)  # photo by photo; the first row of each comes at
+        first = counts.cumsum(0) - counts
+        rank = torch.empty_like(photos)
+        rank[order] = torch.arange(len(photos), device=photos.device) - first[photos[order]]
         self._places = photos * self.width + rank
         self._full = is_count(self._places, number * self.width)
 

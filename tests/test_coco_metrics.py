@@ -24,6 +24,7 @@ SAID = ["a dog runs on the grass", "a man is riding a red bike", "two dogs run i
 EVERY = ("bleu", "meteor", "rouge", "cider")
 
 
+@pytest.mark.slow
 @needs_java
 def test_the_results_file_scores_the_same_when_pycocoevalcap_reads_it_alone(tmp_path, monkeypatch):
     from pycocoevalcap.eval import COCOEvalCap

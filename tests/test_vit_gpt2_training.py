@@ -94,6 +94,7 @@ def test_stages_unfreeze_more(data, tmp_path):
     assert sat.load(tmp_path / "best").caption(tiny.photos(tmp_path)[0]).words
 
 
+@pytest.mark.slow
 def test_captions_are_learnt_by_heart(data, tmp_path):
     stage = StageConfig(
         epochs=60,
@@ -174,6 +175,7 @@ def test_what_cannot_work_is_said_before_anything_is_done(data, tmp_path):
         recipe(data, tmp_path, captions="random", stage1=StageConfig(captions_per_sample=2))
 
 
+@pytest.mark.slow
 def test_cross_attention_alone_improves_on_a_decoder_that_never_saw_a_photo(data, tmp_path):
     from benchmarks import captions_alone
 
