@@ -40,6 +40,7 @@ CHOICES: dict[str, list[str]] = {
         *("--grad_clip_by", "value"),
     ],
     "ours, another seed": ["--seed", "1"],
+    "grid pooled up to 14×14 (tutorial)": ["--encoder.encoded_image_size", "14"],
 }
 BEAM = 3
 

@@ -125,7 +125,7 @@ def _whole_batches(dataset: CaptionDataset, size: int) -> int:
 
 def report(quick: bool, device: torch.device) -> str:
     """The tables."""
-    size, rounds, images, side = (4, 2, 6, 32) if quick else (BATCH, 3, 400, SIDE)
+    size, rounds, images, side = (4, 2, 6, 32) if quick else (BATCH, 2, 400, SIDE)
     dim = pair.sizes_for(quick).features
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -155,7 +155,7 @@ def loading(folder: Path, rounds: int, images: int) -> tuple[str, str]:
 
 def report(quick: bool, device: torch.device) -> str:
     """The tables."""
-    rounds, number = (1, 8) if quick else (5, 256)
+    rounds, number = (1, 8) if quick else (3, 256)
     with tempfile.TemporaryDirectory() as folder:
         rates, told = pictures(Path(folder), rounds, number)
         table, size = loading(Path(folder), min(rounds, 3), 400 if quick else COCO_IMAGES)
