@@ -94,11 +94,13 @@ def captioner(decoder: DecoderWithAttention) -> ShowAttendTell:
     return ShowAttendTell(encoder=encoder, decoder=decoder, **ids)
 
 
-@pytest.mark.parametrize(("side", "cells"), [(64, 4), (160, 25), (224, 25)])
-def test_only_a_grid_that_grows_is_left_to_attention(side: int, cells: int) -> None:
-    """ResNet gives 2×2, 5×5 and 7×7 cells; 5×5 are wanted."""
+@pytest.mark.parametrize(
+    ("shape", "cells"), [((64, 64), 4), ((64, 96), 25), ((160, 160), 25), ((224, 224), 25)]
+)
+def test_only_a_square_that_grows_is_left_to_attention(shape: tuple[int, int], cells: int) -> None:
+    """ResNet gives 2×2, 2×3, 5×5 and 7×7 cells; 5×5 are wanted."""
     enlarging, plain = both()
-    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(3))
+    image = torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         model = captioner(enlarging)
         encoded = model.encode(image)
