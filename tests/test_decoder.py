@@ -225,3 +225,12 @@ def test_sums_of_a_few_cells_at_a_time_are_the_whole(rows: int, cells: int) -> N
     torch.testing.assert_close(sums, weights @ features)
     (slope,) = torch.autograd.grad(sums.sum(), weights)
     torch.testing.assert_close(slope, features.sum(2).unsqueeze(1).expand_as(weights))
+
+
+def test_a_step_can_learn_from_a_state_made_without_gradients() -> None:
+    decoder = random_decoder()
+    with torch.no_grad():
+        state = decoder.start(random_batch()[0])
+    logits, _ = decoder.step(torch.tensor([1, 2, 3, 4]), state)
+    logits.sum().backward()
+    assert decoder.attention.decoder_att.weight.grad.abs().max() > 0

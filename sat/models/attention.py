@@ -48,8 +48,10 @@ def rows_cached(projected: Tensor) -> int:
 
 
 def working_memory(projected: Tensor) -> Tensor | None:
-    """Where `hidden_layers` works word after word if no gradient is asked for: asking for new
-    memory each time takes longer than the work. None where that is not so."""
+    """Where `hidden_layers` can work word after word, float[...]; None where that gains nothing.
+
+    On the CPU asking for new memory at each word takes longer than the work.
+    """
     if torch.is_grad_enabled() or projected.device.type != "cpu":
         return None
     return projected.new_empty(rows_cached(projected) * projected[0].numel())
@@ -62,8 +64,9 @@ def hidden_layers(
 
     Row by row of queries float[B, K, A] of photos whose projections are float[B, P, A]. It is the
     largest thing there is: on the CPU so few rows are taken that it stays in the cache, in the
-    `room` that `working_memory` gave.
+    `room` that `working_memory` gave, unless a gradient is to pass.
     """
+    room = None if torch.is_grad_enabled() else room
     few = rows_cached(projected)
     photos_at_once = max(1, few // query.shape[1])
     for photos, asked in zip(projected.split(photos_at_once), query.split(photos_at_once)):

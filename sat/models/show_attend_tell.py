@@ -44,7 +44,7 @@ class ShowAttendTell(nn.Module):
         return self._cells(rest(activations.permute(0, 3, 1, 2)))
 
     def _cells(self, maps: Tensor) -> Tensor:
-        """Features of the body's maps float[B, D, h, w]; attention itself enlarges a square grid."""
+        """Features of the body's maps float[B, D, h, w]; attention itself enlarges squares."""
         height, width = maps.shape[2:]
         if height != width or not self.decoder.attention.enlarges(height * width):
             maps = self.encoder.pool(maps)
