@@ -46,7 +46,6 @@ ROWS = (
     *(Row(f"{IMAGES} images, beam {beam}", beam) for beam in (5, 3, 1)),
     *(Row(f"one image, beam {beam}", beam, AT_ONE, 1) for beam in (5, 3, 1)),
     Row("14×14 from the native 8×8, beam 5", 5, cells=pair.NATIVE),
-    Row("8×8, beam 5", 5, regions=pair.NATIVE, cells=pair.NATIVE),
     Row("our reading (tanh, deep output), beam 5", 5, reading=pair.OURS),
 )
 
