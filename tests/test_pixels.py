@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from test_photos import quadrants
 
 from sat.data import images
@@ -57,3 +57,20 @@ def test_without_simplejpeg_pillow_reads_all(tmp_path, monkeypatch):
     pixels = read_pixels(tmp_path / "photo.jpg")
     assert np.array_equal(pixels, np.asarray(read_photo(tmp_path / "photo.jpg")))
     assert pixels.flags.writeable  # torch asks for it
+
+
+@pytest.mark.parametrize("broken", ["getexif", "exif_transpose"])
+@pytest.mark.parametrize("read", [read_photo, read_pixels])
+def test_damaged_exif_data_does_not_cost_a_jpeg(tmp_path, monkeypatch, caplog, read, broken):
+    """It is told once, whether the tag cannot be read or the photo not be turned by it."""
+    path, photo = tmp_path / "photo.jpg", quadrants()
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save(path, exif=exif)
+
+    def fail(*given):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image if broken == "getexif" else ImageOps, broken, fail)
+    assert np.asarray(read(path)).shape == (32, 48, 3)
+    assert caplog.text.count("photo.jpg: EXIF data cannot be read (not a TIFF file)") == 1

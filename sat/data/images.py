@@ -50,12 +50,12 @@ def read_pixels(path: str | Path) -> np.ndarray:
     order is left to Pillow. Raises as `read_photo` does.
     """
     with _open(path) as image:
-        plain = image.format == "JPEG" and image.mode == "RGB" and _is_upright(image, path)
-        if plain and simplejpeg is not None:
+        if simplejpeg is not None and image.format == "JPEG" and image.mode == "RGB":
             try:
-                return simplejpeg.decode_jpeg(Path(path).read_bytes(), strict=True)
-            except ValueError:
-                pass  # Pillow reads some of these, and says of the others what is wrong
+                if _is_upright(image):
+                    return simplejpeg.decode_jpeg(Path(path).read_bytes(), strict=True)
+            except Exception:  # Pillow reads some of these, and says of the others what is wrong
+                pass
         return np.array(_read(image, path))
 
 
@@ -66,17 +66,17 @@ def resize(photo: Image.Image | np.ndarray, preprocessing: Preprocessing) -> np.
     as scaling the shorter side to S and keeping the central square, `inner_crop` as scaling it to
     8/7 S first (256 for 224), as ImageNet classifiers are tested. `ValueError` for other modes.
     """
-    if isinstance(photo, Image.Image):
-        if photo.mode != "RGB":
-            found = f"the photo's mode is {photo.mode}, not RGB"
-            raise ValueError(f"{found}: pass it through read_photo")
-        photo = np.array(photo)
-    height, width = photo.shape[:2]
+    is_array = isinstance(photo, np.ndarray)
+    if not is_array and photo.mode != "RGB":
+        found = f"the photo's mode is {photo.mode}, not RGB"
+        raise ValueError(f"{found}: pass it through read_photo")
+    width, height = photo.shape[1::-1] if is_array else photo.size
     box = visible_box((width, height), preprocessing)
     if box == (0, 0, width, height):
-        return _scaled(photo, preprocessing.size)
+        return _scaled(photo if is_array else np.array(photo), preprocessing.size)
+    image = Image.fromarray(photo) if is_array else photo
     side = (preprocessing.size, preprocessing.size)
-    small = Image.fromarray(photo).resize(side, Image.Resampling.BILINEAR, box=box)
+    small = image.resize(side, Image.Resampling.BILINEAR, box=box)
     return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))  # (3, S, S)
 
 
@@ -157,8 +157,7 @@ def _read(image: Image.Image, name: object) -> Image.Image:
     """Decode, turn upright and convert; whatever a decoder throws comes out as one sentence."""
     try:
         image.load()
-        upright = _is_upright(image, name)  # if it is, exif_transpose would copy it all the same
-        return _to_rgb(image if upright else ImageOps.exif_transpose(image))
+        return _to_rgb(_upright(image, name))
     except MemoryError:
         raise
     except Exception as error:  # decoders of broken files raise nearly anything
@@ -170,13 +169,18 @@ def _unreadable(name: object, error: Exception) -> ValueError:
     return ValueError(f"{name}: cannot be read as a photo ({kind}): {error}")
 
 
-def _is_upright(image: Image.Image, name: object) -> bool:
-    """Whether the EXIF orientation says so; a damaged tag must not cost the photo."""
+def _upright(image: Image.Image, name: object) -> Image.Image:
+    """The image turned as its EXIF orientation says; a damaged tag must not cost the photo."""
     try:
-        return image.getexif().get(ORIENTATION, 1) == 1
-    except Exception as error:  # as below: EXIF readers raise nearly anything
+        # exif_transpose would copy the image all the same
+        return image if _is_upright(image) else ImageOps.exif_transpose(image)
+    except Exception as error:  # as above: EXIF readers raise nearly anything
         logger.warning("%s: EXIF data cannot be read (%s); taken as upright", name, error)
-        return True
+        return image
+
+
+def _is_upright(image: Image.Image) -> bool:
+    return image.getexif().get(ORIENTATION, 1) == 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
