@@ -34,12 +34,8 @@ class Row(NamedTuple):
     beam: int
     images: int = IMAGES
     batch: int = IMAGES
-    regions: int = 196
     cells: int = 196  # of the features that ours is given
     reading: dict[str, str] = pair.TUTORIAL
-
-    def sizes(self, quick: bool) -> Sizes:
-        return pair.sizes_for(quick, self.regions, self.cells, self.reading["output"] == "deep")
 
 
 ROWS = (
@@ -97,11 +93,11 @@ def compare(
     row: Row, rounds: int, quick: bool, device: torch.device, peaks: measure.Peaks
 ) -> list[object]:
     """The row of the table; `RuntimeError` where the captions differ."""
-    sizes = row.sizes(quick)
+    sizes = pair.sizes_for(quick, cells=row.cells, deep=row.reading["output"] == "deep")
     build = partial(decoder, sizes=sizes, reading=row.reading, device=device)
     ours, reference = build(DecoderWithAttention), build(pair.ReferenceDecoder)
     features = pair.random_features(row.images, sizes, device)
-    others = pair.enlarged(features, row.regions)
+    others = pair.enlarged(features, sizes.regions)
     ways: list[Callable[..., list]] = [
         partial(together, ours, features, row.beam, row.batch),
         partial(one_by_one, reference, others, row.beam),

@@ -158,7 +158,7 @@ def report(quick: bool, device: torch.device) -> str:
     rounds, number = (1, 8) if quick else (3, 256)
     with tempfile.TemporaryDirectory() as folder:
         rates, told = pictures(Path(folder), rounds, number)
-        table, size = loading(Path(folder), min(rounds, 3), 400 if quick else COCO_IMAGES)
+        table, size = loading(Path(folder), rounds, 400 if quick else COCO_IMAGES)
     peaks = measure.measure_peaks(device, quick)
     start = f"## Preparing\n\n{measure.machine(device, peaks)} {rounds} rounds in turn."
     return "\n\n".join([f"{start} {told}", rates, size, table])
