@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sat.cli import main_errors
-from sat.config import Decoding, Look
-from sat.fields import add_flags, given
-from sat.recipe import TrainConfig
+from sat.cli import add_flags, given, main_errors
+from sat.config.decoding import Decoding
+from sat.config.model import Look
+from sat.config.training import TrainConfig
 
 BATCH = 16
 """photos decoded together"""
@@ -43,7 +43,7 @@ def caption(captioner: Any, photos: list[Path], options: Decoding) -> Iterator[t
     """Number and captions of each photo; a line on stderr for each that cannot be read."""
     from tqdm import tqdm
 
-    from sat.data.images import read_photo
+    from sat.data.image_files import read_photo
 
     for start in tqdm(range(0, len(photos), BATCH), unit="batch", disable=len(photos) <= BATCH):
         read = {}
@@ -57,7 +57,8 @@ def caption(captioner: Any, photos: list[Path], options: Decoding) -> Iterator[t
 
 def main() -> None:
     flags = parse(sys.argv[1:])
-    from sat.data.photo_files import find_photos, name_figures
+    from sat.cli import name_figures
+    from sat.data.image_files import find_photos
 
     choices = given(flags, Decoding)
     Decoding(**choices)  # says at once what is wrong with them
@@ -65,9 +66,9 @@ def main() -> None:
     figures = name_figures(photos, flags.output)
     from tqdm import tqdm
 
-    from sat.build import device_of
     from sat.captioner import SHIPPED, decoding, load
-    from sat.checkpoint import write_json
+    from sat.checkpoints.native import write_json
+    from sat.device import device_of
     from sat.visualize import visualize_att
 
     captioner = load(flags.model or SHIPPED, flags.word_map).to(device_of(flags.device))

@@ -14,11 +14,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
-from sat.cli import main_errors
+from sat.cli import add_flags, main_errors
+from sat.config.data import InputFilesConfig
 from sat.data.annotations import read_karpathy
-from sat.data.input_files import InputFilesConfig, check_output, create_input_files
-from sat.data.shapes import draw_shapes
-from sat.fields import add_flags
+from sat.data.prepare import check_output, create_input_files
+from sat.data.synthetic.scenes import draw_shapes
 
 SUMMARY = "Prepare photos and captions: HDF5 images, JSON captions, word map, references."
 

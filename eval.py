@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from sat.cli import main_errors
-from sat.config import Decoding, Look
-from sat.fields import add_flags, given
+from sat.cli import add_flags, given, main_errors
+from sat.config.decoding import Decoding
+from sat.config.model import Look
 
 
 def parse(arguments: list[str]) -> Any:
@@ -52,13 +52,12 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from sat.build import device_of
     from sat.captioner import decoding, load
-    from sat.checkpoint import write_json
-    from sat.data.batches import evaluation_loader
+    from sat.checkpoints.native import write_json
+    from sat.data.dataloader import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
-    from sat.evaluate import evaluate, table
-    from sat.pointing import pointing
+    from sat.device import device_of
+    from sat.evaluation import evaluate, pointing, table
 
     captioner = load(flags.model, flags.word_map).to(device_of(flags.device))
     if flags.test_attention:

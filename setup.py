@@ -20,7 +20,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    package_data={"sat": ["shipped/*"]},
+    package_data={"sat": ["pretrained/*/*"]},
     python_requires=">=3.10",
     packages=find_packages(include=["sat", "sat.*"]),
     install_requires=[

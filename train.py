@@ -7,7 +7,7 @@ import sys
 import typing
 
 from sat.cli import main_errors
-from sat.recipe import TrainConfig
+from sat.config.training import TrainConfig
 
 
 def parse(arguments: list[str]) -> TrainConfig:
@@ -42,8 +42,8 @@ def main() -> None:
     config = parse(sys.argv[1:])
     from tqdm import tqdm
 
-    from sat.hub import check_pushable, push
-    from sat.training import fit
+    from sat.checkpoints.hub import check_pushable, push
+    from sat.training.trainer import fit
 
     if config.push_to_hub:
         check_pushable(config.push_to_hub)

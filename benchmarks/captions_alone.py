@@ -20,18 +20,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sat.beginning import open_data
-from sat.build import build, device_of
-from sat.data.batches import CaptionBatches
+from sat.checkpoints.hugging_face import PREPROCESSOR, preprocessor_values
+from sat.config.training import TrainConfig
+from sat.data.dataloader import CaptionBatches
 from sat.data.dataset import CaptionDataset
-from sat.epoch import validate
-from sat.first_model import first_model
-from sat.hf_folder import PREPROCESSOR, preprocessor_values
-from sat.losses import cross_entropy
+from sat.device import device_of
+from sat.models.factory import build
 from sat.models.vit_gpt2 import VitGpt2
-from sat.optimization import descend
-from sat.recipe import TrainConfig
-from sat.warm_up import warm_up
+from sat.training.initialization import first_model, open_data
+from sat.training.losses import cross_entropy
+from sat.training.optim import descend, warm_up
+from sat.training.validation import validate
 from train import parse
 
 

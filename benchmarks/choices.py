@@ -15,12 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sat.beginning import open_data, with_features
 from sat.captioner import load
-from sat.checkpoint import write_json
-from sat.config import Decoding
-from sat.evaluate import evaluate
-from sat.recipe import TrainConfig
+from sat.checkpoints.native import write_json
+from sat.config.decoding import Decoding
+from sat.config.training import TrainConfig
+from sat.evaluation import evaluate
+from sat.training.feature_cache import with_features
+from sat.training.initialization import open_data
 from train import parse
 
 CHOICES: dict[str, list[str]] = {

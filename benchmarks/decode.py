@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks import measure, pair
 from benchmarks.floor import Sizes, floor, search
-from sat.config import Decoding
-from sat.generate import generate
+from sat.config.decoding import Decoding
+from sat.decoding.generate import generate
 from sat.models.decoder import DecoderWithAttention
 
 IMAGES = 32

@@ -26,11 +26,12 @@ from benchmarks import decode, measure, pair, stand_in
 from benchmarks.loader import TutorialDataset, our_loader
 from benchmarks.pipeline import QUICK, Scale, our_model, reference_models
 from benchmarks.train_step import BATCH, Step, our_step, reference_step
-from sat.config import Decoding, Preprocessing
-from sat.data.batches import Batch, evaluation_loader
+from sat.config.decoding import Decoding
+from sat.config.model import Preprocessing
+from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset, find_data_name
-from sat.data.images import normalise
-from sat.evaluate import caption_images
+from sat.data.transforms import normalise
+from sat.evaluation import caption_images
 from sat.models.encoder import Encoder
 from sat.models.show_attend_tell import ShowAttendTell
 

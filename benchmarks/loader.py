@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import measure, pair, stand_in
 from benchmarks.train_step import CONFIG
-from sat.config import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from sat.data.batches import CaptionBatches, training_loader
+from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from sat.config.training import TrainConfig
+from sat.data.dataloader import CaptionBatches, training_loader
 from sat.data.dataset import CaptionDataset
-from sat.epoch import learn
 from sat.models.decoder import DecoderWithAttention
-from sat.recipe import TrainConfig
+from sat.training.objectives.cross_entropy import learn
 
 BATCH, SIDE = 32, 256
 

@@ -18,7 +18,7 @@ from benchmarks.floor import Sizes
 from sat.models.decoder import DecoderWithAttention
 from sat.models.show_attend_tell import ShowAttendTell
 
-_path = Path(__file__).parents[1] / "tests" / "reference_decoder.py"
+_path = Path(__file__).parents[1] / "tests" / "support" / "reference_decoder.py"
 ReferenceDecoder = runpy.run_path(str(_path))["ReferenceDecoder"]
 
 TUTORIAL = {"activation": "relu", "gate": "vector", "initial_state": "linear", "output": "linear"}

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from benchmarks import pair
-from sat.build import build
-from sat.config import DecoderConfig, EncoderConfig, ModelConfig
+from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig
 from sat.data.vocabulary import SPECIAL_WORDS, Vocabulary
 from sat.models.encoder import Encoder
+from sat.models.factory import build
 from sat.models.show_attend_tell import ShowAttendTell
 
 WORDS = 2539

@@ -22,9 +22,9 @@ from PIL import Image
 
 from benchmarks import measure, stand_in
 from benchmarks.pair import random_captions
-from sat.config import Preprocessing
+from sat.config.model import Preprocessing
 from sat.data.dataset import CaptionDataset
-from sat.data.pictures import write_pictures
+from sat.data.image_writer import write_pictures
 
 COCO_IMAGES, DISTINCT = 113_200, 2000
 """566,000 captions, 2,000 different ones over and over"""

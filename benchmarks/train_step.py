@@ -19,11 +19,11 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from benchmarks import measure, pair
 from benchmarks.floor import Phase, Sizes, floor, seconds_of, training_step
-from sat.config import Preprocessing
-from sat.data.batches import Batch
-from sat.epoch import learn
+from sat.config.model import Preprocessing
+from sat.config.training import TrainConfig
+from sat.data.dataloader import Batch
 from sat.models.decoder import DecoderWithAttention
-from sat.recipe import TrainConfig
+from sat.training.objectives.cross_entropy import learn
 
 BATCH = 32
 CONFIG = {"alpha_c": 1.0, "penalty_scaling": "mean", "grad_clip": 5.0}

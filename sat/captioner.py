@@ -6,7 +6,6 @@ T words, P regions, h and w cells of the grid.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sat import checkpoint, legacy
-from sat.build import build
-from sat.config import Decoding, ModelConfig, Preprocessing
-from sat.data.images import normalise, read_photo, resize, visible_box
+from sat.checkpoints import native, tutorial
+from sat.config.decoding import Decoding
+from sat.config.model import ModelConfig, Preprocessing
+from sat.data.image_files import read_photo
+from sat.data.transforms import normalise, resize, visible_box
 from sat.data.vocabulary import Vocabulary
-from sat.generate import Hypothesis, generate
+from sat.decoding.attention_maps import attention_maps
+from sat.decoding.generate import generate
+from sat.decoding.hypothesis import Hypothesis
+from sat.models.factory import build
 from sat.models.show_attend_tell import ShowAttendTell
 
 Photo = str | Path | Image.Image
@@ -111,18 +114,6 @@ class Captioner:
         )
 
 
-def attention_maps(model: ShowAttendTell, features: Tensor, words: list[int]) -> Tensor:
-    """float[T, h, w]: the maps that stepping saw, from one teacher-forced pass over the caption.
-
-    `features` float[1, P, D] of a square grid.
-    """
-    caption = torch.tensor([[model.start_id, *words, model.end_id]], device=features.device)
-    lengths = torch.tensor([caption.shape[1]], device=features.device)
-    alphas = model(features, caption, lengths).alphas[0, : len(words)]
-    side = math.isqrt(alphas.shape[1])
-    return alphas.unflatten(1, (side, side)).float()
-
-
 def decoding(options: Decoding, **choices: Any) -> Decoding:
     """The options with some replaced; Hugging Face's `num_beams` is understood as `beam_size`."""
     if "num_beams" in choices:
@@ -136,7 +127,7 @@ def decoding(options: Decoding, **choices: Any) -> Decoding:
     return dataclasses.replace(options, **choices)
 
 
-SHIPPED = Path(__file__).with_name("shipped")
+SHIPPED = Path(__file__).parent / "pretrained" / "flickr8k"
 """the captioner that comes with the library, trained on Flickr8k"""
 
 
@@ -148,25 +139,25 @@ def load(path: str | Path = SHIPPED, word_map: str | Path | None = None) -> Capt
     The tutorial's file is read without executing its pickle, and needs the `word_map` file it was
     trained with. Raises `FileNotFoundError` or `ValueError` for anything else.
     """
-    if legacy.is_legacy(path):
+    if tutorial.is_legacy(path):
         return _load_legacy(path, word_map)
     if word_map is not None:
         raise ValueError(
             f"{path} is not the tutorial's checkpoint: leave word_map out, folders hold their own"
         )
-    return Captioner(*checkpoint.load(path))
+    return Captioner(*native.load(path))
 
 
 def _load_legacy(path: str | Path, word_map: str | Path | None) -> Captioner:
     if word_map is None:
         raise ValueError(f"{path} does not hold its words: pass word_map, its WORDMAP_*.json")
-    vocabulary, found = Vocabulary.load(word_map), legacy.read_legacy(path)
+    vocabulary, found = Vocabulary.load(word_map), tutorial.read_legacy(path)
     if len(vocabulary) != found.vocab_size:
         raise ValueError(
             f"word map has {len(vocabulary)} words, checkpoint expects {found.vocab_size}: "
             "pass the word map it was trained with"
         )
-    config = legacy.model_config(found)
+    config = tutorial.model_config(found)
     model = build(config, vocabulary)
     model.encoder.load_state_dict(found.encoder)
     model.decoder.load_state_dict(found.decoder)

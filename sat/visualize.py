@@ -22,7 +22,7 @@ from PIL import Image
 from skimage.filters import gaussian
 from skimage.transform import resize
 
-from sat.whole_files import whole_file
+from sat.atomic_io import whole_file
 
 Box = tuple[float, float, float, float]
 

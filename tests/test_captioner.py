@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 import sat
-from sat import checkpoint
-from sat.captioner import Captioner, attention_maps
-from sat.config import Decoding
+from sat.captioner import Captioner
+from sat.checkpoints import native
+from sat.config.decoding import Decoding
 from sat.data.dataset import CaptionDataset
-from sat.data.images import normalise
+from sat.data.transforms import normalise
+from sat.decoding.attention_maps import attention_maps
 
 SHORT = {"max_length": 12}
 
@@ -204,7 +205,7 @@ def test_the_tutorials_checkpoint_needs_its_words(tutorials, tmp_path):
 
 def test_a_folder_brings_its_own_words(captioner, tutorials, tmp_path):
     folder = tmp_path / "best"
-    checkpoint.save(folder, captioner.model, captioner.vocabulary, captioner.config)
+    native.save(folder, captioner.model, captioner.vocabulary, captioner.config)
     with pytest.raises(ValueError, match=r"is not the tutorial's checkpoint: leave word_map out"):
         sat.load(folder, word_map=tutorials[1])
     assert sat.load(folder).vocabulary == captioner.vocabulary

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sat.captioner import Result
-from sat.config import Preprocessing
-from sat.data.images import visible_box
+from sat.config.model import Preprocessing
+from sat.data.transforms import visible_box
 from sat.visualize import DIM, VEIL, visualize_att
 
 ROOT = Path(__file__).parents[1]

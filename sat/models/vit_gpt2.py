@@ -25,10 +25,10 @@ from transformers import (
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
 
-from sat.config import Decoding
-from sat.fields import check, check_choice
-from sat.models.decoder import Output
-from sat.models.fresh_parts import FRESH
+from sat.config.checks import check, check_choice
+from sat.config.decoding import Decoding
+from sat.models.base import Output
+from sat.models.hf_configs import FRESH
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")  # in names of weights
 

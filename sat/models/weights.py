@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -10,6 +11,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+
+def digest(module: nn.Module, salt: str = "") -> str:
+    """SHA-256 of a module's parameters and buffers, their names, and `salt`."""
+    found = hashlib.sha256(salt.encode())
+    for name, value in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
 
 UNREADABLE = (pickle.UnpicklingError, SafetensorError)
 

@@ -1,0 +1,128 @@
+"""A ViT + GPT-2 captioner as the folder that plain Hugging Face code reads, and back.
+
+Ours has sat.json beside Hugging Face's files. A folder without it, such as
+nlpconnect/vit-gpt2-image-captioning, tells its preprocessing and decoding in its own words.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sat.config.checks import from_dict
+from sat.config.decoding import Decoding
+from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, HfConfig, ModelConfig, Preprocessing
+from sat.models.factory import around
+from sat.models.hf_configs import FRESH
+from sat.models.vit_gpt2 import VitGpt2, preprocessor, read, write
+
+HEADER, PREPROCESSOR = "sat.json", "preprocessor_config.json"
+BILINEAR = 2
+HALF = (0.5, 0.5, 0.5)
+
+
+def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
+    """Write what plain transformers needs: weights, configurations, tokenizer, preprocessor."""
+    write(model.network, folder, config.decoding)
+    vocabulary.save(folder / vocabulary.FILE)
+    special = {"bos_token": model.start_id, "eos_token": model.end_id, "pad_token": model.pad_id}
+    if model.unk_id is not None:
+        special["unk_token"] = model.unk_id
+    names = {name: vocabulary.special(number) for name, number in special.items()}
+    _write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"} | names)
+    _write(folder / PREPROCESSOR, preprocessor_values(config.preprocessing))
+
+
+def load(folder: Path) -> tuple[VitGpt2, Any, ModelConfig]:
+    """The captioner of a folder, with or without our sat.json, in evaluation mode."""
+    from sat.data.tokenizer import Subwords
+
+    network, vocabulary = read(folder), Subwords.load(folder)
+    if (folder / HEADER).exists():
+        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        config = from_dict(ModelConfig, header["model"])
+    else:
+        config = ModelConfig(
+            family="vit_gpt2",
+            hf=HfConfig(encoder=str(folder), decoder=str(folder)),
+            preprocessing=preprocessing_of(preprocessor(str(folder))),
+            decoding=_decoding_of(network.generation_config),
+        )
+    known = network.decoder.config.vocab_size
+    if len(vocabulary) > known:
+        raise ValueError(
+            f"{folder}: the tokenizer has {len(vocabulary)} tokens, the decoder {known}: "
+            "they are not of one model"
+        )
+    return around(network, config, vocabulary).eval(), vocabulary, config
+
+
+def load_weights(model: VitGpt2, folder: Path) -> None:
+    """Fill the model from a folder of the same architecture."""
+    try:
+        model.network.load_state_dict(read(folder).state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{folder} is of another architecture: {error}") from error
+
+
+def preprocessing_for(encoder: str, *, size: int, resize: str) -> Preprocessing:
+    """Pictures of this size, scaled as the encoder's weights were trained on; fresh ones to ±1."""
+    mean, std = HALF, HALF
+    if not encoder.startswith(FRESH):
+        own = preprocessing_of(preprocessor(encoder))
+        mean, std = own.mean, own.std
+    return Preprocessing(size=size, resize=resize, mean=mean, std=std)  # type: ignore[arg-type]
+
+
+def preprocessing_of(values: dict[str, Any]) -> Preprocessing:
+    """Our reading of a preprocessor_config.json.
+
+    Bilinear for whatever it resamples by; a central square is cut where it cuts one, after the
+    shorter side was scaled to just that square (some scale it a little larger first).
+    """
+    crops = bool(values.get("do_center_crop"))
+    size = values.get("crop_size") if crops else values.get("size", 224)
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    scales = values.get("do_normalize", True)
+    mean = values.get("image_mean", IMAGENET_MEAN) if scales else (0.0, 0.0, 0.0)
+    std = values.get("image_std", IMAGENET_STD) if scales else (1.0, 1.0, 1.0)
+    resize = "crop" if crops else "squash"
+    return Preprocessing(size=size, resize=resize, mean=tuple(mean), std=tuple(std))
+
+
+def preprocessor_values(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The preprocessor_config.json that says what our preprocessing does."""
+    side = {"height": preprocessing.size, "width": preprocessing.size}
+    crops = preprocessing.resize == "crop"
+    return {
+        "image_processor_type": "CLIPImageProcessor" if crops else "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": preprocessing.size} if crops else side,
+        "do_center_crop": crops,
+        "crop_size": side,
+        "resample": BILINEAR,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+    }
+
+
+def _decoding_of(generation: Any) -> Decoding:
+    """Our reading of Hugging Face's generation defaults; its lengths count the start."""
+    beams = generation.num_beams or 1
+    return Decoding(
+        beam_size=beams,
+        max_length=(generation.max_length or 21) - 1,
+        length_penalty=1.0
+        if beams > 1 and generation.length_penalty is None
+        else float(generation.length_penalty or 0) * (beams > 1),
+        no_repeat_ngram_size=generation.no_repeat_ngram_size or 0,
+    )
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

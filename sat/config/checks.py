@@ -1,0 +1,61 @@
+"""Checks of config fields, and configs as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def check(condition: bool, name: str, value: object, remedy: str) -> None:
+    """Raise a `ValueError` that names the field, its value and the remedy unless `condition`."""
+    if not condition:
+        raise ValueError(f"{name} is {value!r}: {remedy}")
+
+
+def check_at_least(least: int, config: object, *names: str) -> None:
+    """`check` that each of these fields of a config has at least this value."""
+    for name in names:
+        check(getattr(config, name) >= least, name, getattr(config, name), f"give at least {least}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """`check` that the value is one of the choices."""
+    choices = list(choices)
+    check(value in choices, name, value, f"choose one of {', '.join(map(str, choices))}")
+
+
+def check_choices(config: object) -> None:
+    """Hold every `Literal` field of a config to its choices."""
+    hints = typing.get_type_hints(type(config))
+    for item in dataclasses.fields(config):
+        choices = typing.get_args(hints[item.name])
+        if typing.get_origin(hints[item.name]) is Literal:
+            check_choice(item.name, getattr(config, item.name), choices)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """The config `to_dict` stored; raises `ValueError` on a key that the config does not have."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(
+            f"unknown key {unknown[0]!r} in {cls.__name__}: it has {', '.join(sorted(hints))}"
+        )
+    return cls(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value)
+    if isinstance(value, list) and typing.get_origin(hint) is tuple:
+        return tuple(value)
+    return value

@@ -1,0 +1,210 @@
+"""Which captions of the records are prepared, and whose words make the vocabulary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sat.config.data import InputFilesConfig
+from sat.data.annotations import SPLITS, Record, check_photos_exist
+from sat.data.image_writer import Progress, Size, write_pictures
+from sat.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+def usable(records: Sequence[Record], split: str, max_len: int) -> list[Record]:
+    """The split's records with the captions that fit; `raw` keeps all, as scores need them.
+
+    Captions of more than `max_len` words are left out. A training image without another one goes
+    with them; a validation or test image stays, with its captions cut, for it must be evaluated.
+    """
+    kept, images, captions, long, cut = [], 0, 0, 0, 0
+    for record in records:
+        if record.split != split:
+            continue
+        spoken = tuple(words for words in record.captions if words)
+        fitting = tuple(words for words in spoken if len(words) <= max_len)
+        images, captions = images + 1, captions + len(record.captions)
+        long += len(spoken) - len(fitting)
+        if spoken and not fitting and split != "train":
+            fitting, cut = tuple(words[:max_len] for words in spoken), cut + 1
+        if fitting:
+            kept.append(replace(record, captions=fitting))
+    if not kept:
+        raise ValueError(
+            f"the {split} split has no captions of up to {max_len} words ({images} images,"
+            f" {captions} captions): check the splits of the annotation file, or raise --max_len"
+        )
+    logger.info("%s: %d images, %d captions as written", split, images, captions)
+    if long or len(kept) < images:
+        logger.warning(
+            "%s: %d captions are longer than %d words; of the images without a shorter one %d"
+            " are kept with captions cut and %d are left out",
+            *(split, long, max_len, cut, images - len(kept)),
+        )
+    return kept
+
+
+def words_counted(
+    records: Iterable[Record], training: Iterable[Record], splits: str
+) -> Iterable[Sequence[str]]:
+    """The captions whose words are counted for the vocabulary.
+
+    "train": those that are trained on. "all": every one of every split, too long ones included, as
+    the tutorial does; its word map then knows words of the test captions.
+    """
+    counted = records if splits == "all" else training
+    return (words for record in counted for words in record.captions)
+
+
+def choose(
+    captions: Sequence[tuple[str, ...]], number: int, generator: random.Random
+) -> list[tuple[str, ...]]:
+    """Exactly `number` captions: a sample of more, or all of fewer and some of them again."""
+    if len(captions) < number:
+        again = [generator.choice(captions) for _ in range(number - len(captions))]
+        return [*captions, *again]
+    return generator.sample(captions, number)
+
+
+SUFFIXES = {"IMAGES": ".hdf5", "CAPTIONS": ".json", "CAPLENS": ".json", "REFERENCES": ".json"}
+BYTES_PER_WORD = 8  # of a caption in JSON, at most: six digits, a comma and a blank
+
+
+def create_input_files(
+    records: Sequence[Record],
+    output_folder: str | Path,
+    config: InputFilesConfig,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> str:
+    """The `data_name` of the prepared files, written to `output_folder`.
+
+    Everything is written to a temporary folder beside its final place and renamed at the end: a
+    failed or interrupted run leaves nothing. The same seed gives the same bytes, whatever the
+    number of workers. `progress` wraps each split's loop over photos, as tqdm does. Raises
+    `ValueError` (a split without captions, a broken photo), `FileNotFoundError` (missing photos),
+    `FileExistsError` (an earlier run's files) and `OSError` (not enough disk space).
+    """
+    output = Path(output_folder)
+    if not overwrite:
+        check_output(output, config)
+    tokenizer = None
+    if config.tokenizer:
+        from sat.data.tokenizer import in_pieces
+
+        records, tokenizer = in_pieces(records, config.tokenizer, config.tokenizer_size)
+    splits = {split: usable(records, split, config.max_len) for split in SPLITS}
+    if config.on_bad_image == "error":
+        check_photos_exist(record for split in SPLITS for record in splits[split])
+    vocabulary = tokenizer or Vocabulary.build(
+        words_counted(records, splits["train"], config.vocabulary_splits),
+        config.min_word_freq,
+        config.vocabulary_size,
+    )
+    logger.info("vocabulary: %d words", len(vocabulary))
+    output.mkdir(parents=True, exist_ok=True)
+    _check_space(output, sum(map(len, splits.values())), config)
+    with tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}_") as folder:
+        for split in SPLITS:
+            paths = {kind: Path(folder, _file(split, kind, config)) for kind in SUFFIXES}
+            _write_split(splits[split], split, paths, vocabulary, config, progress)
+        vocabulary.save(Path(folder, config.vocabulary_file))
+        for path in sorted(Path(folder).iterdir()):
+            os.replace(path, output / path.name)
+    return config.name
+
+
+def check_output(output_folder: str | Path, config: InputFilesConfig) -> None:
+    """Raise `FileExistsError` if the files of an earlier run are there."""
+    names = [_file(split, kind, config) for split in SPLITS for kind in SUFFIXES]
+    for name in [*names, config.vocabulary_file]:
+        if Path(output_folder, name).exists():
+            raise FileExistsError(
+                f"{Path(output_folder, name)}: is there already; replace it with --overwrite"
+            )
+
+
+def _file(split: str, kind: str, config: InputFilesConfig) -> str:
+    return f"{split.upper()}_{kind}_{config.name}{SUFFIXES[kind]}"
+
+
+def _check_space(output: Path, images: int, config: InputFilesConfig) -> None:
+    pictures = images * 3 * config.image_size**2
+    captions = images * config.captions_per_image * (config.max_len + 2) * BYTES_PER_WORD
+    needed, free = pictures + captions, shutil.disk_usage(output).free
+    if needed > free:
+        raise OSError(
+            f"{output}: {needed / 1e9:.1f} GB are needed for {images} pictures of"
+            f" {config.image_size} pixels and {free / 1e9:.1f} GB are free: make room, or choose"
+            " another --output_folder or a smaller --image_size"
+        )
+
+
+def _write_split(
+    records: list[Record],
+    split: str,
+    paths: dict[str, Path],
+    vocabulary: Vocabulary,
+    config: InputFilesConfig,
+    progress: Progress | None,
+) -> None:
+    """Write the four files of a split: first the pictures, then what belongs to those written."""
+    photos = [record.path for record in records]
+    sizes = write_pictures(
+        paths["IMAGES"],
+        photos,
+        config.preprocessing,
+        captions_per_image=config.captions_per_image,
+        workers=config.workers,
+        skip_bad=config.on_bad_image == "skip",
+        progress=partial(progress, total=len(photos), desc=split) if progress else iter,
+    )
+    kept = [(record, size) for record, size in zip(records, sizes) if size is not None]
+    if not kept:
+        raise ValueError(f"none of the {len(photos)} photos of the {split} split can be read")
+    if len(kept) < len(photos):
+        logger.warning("%s: %d of %d photos skipped", split, len(photos) - len(kept), len(photos))
+    generator = random.Random(config.seed)
+    chosen = [
+        words
+        for record, _ in kept
+        for words in choose(record.captions, config.captions_per_image, generator)
+    ]
+    padding = [vocabulary.pad_id] * config.max_len
+    lines = (vocabulary.encode(words) + padding[len(words) :] for words in chosen)
+    _write_list(paths["CAPTIONS"], lines)
+    _write_list(paths["CAPLENS"], (len(words) + 2 for words in chosen))  # and <start>, <end>
+    references = [_reference(record, size) for record, size in kept]
+    paths["REFERENCES"].write_text(json.dumps({"images": references}), encoding="utf-8")
+
+
+def _reference(record: Record, size: Size) -> dict[str, Any]:
+    entry = {
+        "image_id": record.image_id,
+        "file_name": record.path.name,
+        "width": size[0],
+        "height": size[1],
+        "captions": list(record.raw),
+    }
+    return entry if record.boxes is None else entry | {"boxes": record.boxes}
+
+
+def _write_list(path: Path, items: Iterable[Any]) -> None:
+    """Write what `json.dump` writes for a list, without ever holding the whole list."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for i, item in enumerate(items):
+            file.write((", " if i else "") + json.dumps(item))
+        file.write("]")

@@ -1,0 +1,36 @@
+"""Words that may not come next. N rows, V vocabulary, t words so far."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sat.config.decoding import Decoding
+from sat.decoding.hypothesis import DEAD, Captions
+
+
+def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) -> Tensor:
+    """log_p float[N, V], its impossible next words now dead, given words int[N, t] so far.
+
+    Probabilities are not shared out anew: a caption's score stays the model's own.
+    """
+    banned = {model.pad_id, model.start_id} - {model.end_id}
+    if options.forbid_unknown and model.unk_id is not None:
+        banned.add(model.unk_id)
+    early = words.shape[1] < options.min_length
+    if early:
+        banned.add(model.end_id)
+        ending = log_p[:, model.end_id].clone()
+    ids = torch.tensor(sorted(banned), dtype=torch.long, device=log_p.device)
+    log_p.index_fill_(1, ids, DEAD)
+    size = options.no_repeat_ngram_size
+    if size and words.shape[1] >= size:
+        for row, line in enumerate(words.tolist()):
+            tail = line[len(line) - size + 1 :]
+            starts = range(len(line) - size + 1)
+            repeats = [line[i + size - 1] for i in starts if line[i : i + size - 1] == tail]
+            log_p[row, repeats] = DEAD
+    if early:  # where nothing may be said the caption may end
+        stuck = log_p.amax(dim=1) == DEAD
+        log_p[stuck, model.end_id] = ending[stuck]
+    return log_p

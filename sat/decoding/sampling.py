@@ -1,0 +1,70 @@
+"""Captions drawn word by word: temperature, top-k and nucleus sampling.
+
+N rows, V vocabulary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sat.config.decoding import Decoding
+from sat.decoding.constraints import _forbid
+from sat.decoding.hypothesis import DEAD, Captions, Hypothesis, _finish
+
+
+def sample(
+    model: Captions,
+    features: Tensor,
+    options: Decoding,
+    generator: torch.Generator | None = None,
+) -> list[list[Hypothesis]]:
+    """Captions drawn word by word, after temperature, top-k and nucleus filtering, best first.
+
+    Holtzman et al. 2020 for the nucleus. Without a `generator` torch's own one draws. The score is
+    the model's own log-probability, not that of the filtered distribution.
+    """
+    repeats = options.num_return_sequences
+    images = torch.arange(len(features), device=features.device).repeat_interleave(repeats)
+    state = model.reorder(model.start(features), images)
+    words = images.new_full((len(images), options.max_length), model.pad_id)  # (N, T)
+    scores = torch.zeros(len(images), device=features.device)
+    ended = torch.zeros_like(images, dtype=torch.bool)
+    rows = torch.arange(len(images), device=features.device)  # those that state still holds
+    tokens = torch.full_like(rows, model.start_id)
+    for t in range(options.max_length):
+        logits, state = model.step(tokens, state)
+        log_p = logits.float().log_softmax(dim=-1)
+        allowed = _forbid(log_p.clone(), words[rows, :t], model, options)
+        drawn = torch.multinomial(filtered(allowed, options), 1, generator=generator).squeeze(1)
+        tokens = torch.where(ended[rows], model.pad_id, drawn)
+        scores[rows] += log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended[rows], 0)
+        words[rows, t] = tokens
+        ended[rows] |= tokens == model.end_id
+        speaking = (~ended[rows]).nonzero().flatten()
+        if len(speaking) == 0:
+            break
+        if len(speaking) <= len(rows) / 2:  # seldom, since it copies the state
+            rows, tokens = rows[speaking], tokens[speaking]
+            state = model.reorder(state, speaking)
+    done: list[list[Hypothesis]] = [[] for _ in range(len(features))]
+    for row, (image, score, finished) in enumerate(
+        zip(images.tolist(), scores.tolist(), ended.tolist())
+    ):
+        line = words[row].tolist()
+        line = line[: line.index(model.end_id)] if finished else line
+        done[image].append(Hypothesis(line, score, finished))
+    return _finish(done, options)
+
+
+def filtered(log_p: Tensor, options: Decoding) -> Tensor:
+    """Probabilities float[N, V] after temperature, then top-k, then nucleus filtering."""
+    logits = log_p / options.temperature
+    if 0 < options.top_k < logits.shape[-1]:
+        least = logits.topk(options.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, DEAD)
+    p = logits.softmax(dim=-1)
+    if options.top_p < 1:
+        ordered, index = p.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered  # a word stays while those above it fall short
+        p = torch.zeros_like(p).scatter(1, index, ordered.masked_fill(before >= options.top_p, 0))
+    return p / p.sum(dim=-1, keepdim=True)

@@ -1,0 +1,129 @@
+"""Encode every image once, read features instead of pixels: training with a frozen encoder.
+
+I images, W views (the image, and mirrored), P regions, D features.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import torch
+from torch import Tensor, nn
+
+from sat.atomic_io import whole_file
+from sat.config.model import Preprocessing
+from sat.data.dataloader import evaluation_loader
+from sat.data.dataset import CaptionDataset
+from sat.data.transforms import normalise
+from sat.models.show_attend_tell import ShowAttendTell
+from sat.models.weights import digest
+
+if TYPE_CHECKING:
+    from sat.models.vit_gpt2 import VitGpt2
+
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[Iterable], Iterable]
+
+
+def fingerprint(module: nn.Module, preprocessing: Preprocessing, views: int) -> str:
+    """Sixteen hexadecimal digits that change with any weight or layer, preprocessing or views."""
+    return digest(module, repr((preprocessing, views, module)))[:16]
+
+
+@torch.inference_mode()
+def cache_features(
+    encode: Callable[[Tensor], Tensor],
+    dataset: CaptionDataset,
+    key: str,
+    *,
+    mirror: bool = False,
+    batch_size: int = 32,
+    workers: int = 0,
+    progress: Progress = iter,
+) -> Path:
+    """The HDF5 file of the split's features float16[I, W, P, D], written unless it is there.
+
+    `encode` takes uint8[B, 3, S, S] to float[B, P, D]; `key` (see `fingerprint`) names what made
+    the features and stands in the file's name. Features older than the pictures are made anew.
+    Raises `OSError` when the disk is too small for them, before anything is encoded.
+    """
+    path = dataset.path("FEATURES", f"_{key}.hdf5")
+    pictures = dataset.path("IMAGES", ".hdf5")
+    if path.exists() and path.stat().st_mtime_ns >= pictures.stat().st_mtime_ns:
+        logger.info("features of %s: reading %s", dataset.split, path)
+        return path
+    loader = evaluation_loader(dataset, batch_size, workers=workers)
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        written = 0
+        for batch in progress(loader):
+            views = [batch.images, batch.images.flip(-1)] if mirror else [batch.images]
+            features = torch.stack([encode(view).half().cpu() for view in views], dim=1)
+            if not features.isfinite().all():
+                raise ValueError(
+                    "features exceed half precision (65504): train without --cache_features"
+                )
+            if written == 0:
+                shape = (dataset.images, *features.shape[1:])
+                _check_space(path, shape)
+                stored = file.create_dataset("features", shape, dtype="float16")
+            stored[written : written + len(features)] = features.numpy()
+            written += len(features)
+    return path
+
+
+def _check_space(path: Path, shape: tuple[int, ...]) -> None:
+    needed = 2 * torch.Size(shape).numel()
+    free = shutil.disk_usage(path.parent).free
+    logger.info("features of %d images: %.2f GB in %s", shape[0], needed / 1e9, path)
+    if needed > free:
+        raise OSError(
+            f"{path} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
+            "free some space, or train without --cache_features"
+        )
+
+
+def frozen_part(
+    model: ShowAttendTell | VitGpt2,
+) -> tuple[nn.Module, Callable[[Tensor], Tensor]] | None:
+    """What of the encoder does not learn, and what encodes pictures as far as that; None: nothing.
+
+    All of it, or the blocks before the first that learns.
+    """
+    if not any(weight.requires_grad for weight in model.encoder.parameters()):
+        return model.encoder, model.encode
+    if isinstance(model, ShowAttendTell) and model.encoder.learns_from > 0:
+        return model.encoder.body[: model.encoder.learns_from], model.encode_frozen
+    return None
+
+
+def with_features(
+    model: ShowAttendTell,
+    preprocessing: Preprocessing,
+    dataset: CaptionDataset,
+    *,
+    mirror: bool,
+    bar: Callable[..., Any],
+) -> CaptionDataset:
+    """The data set reading features in place of pictures, encoded now unless they are there.
+
+    Where a part of the encoder learns, what the frozen blocks before it make of the pictures.
+    """
+    device = next(model.parameters()).device
+    model.encoder.eval()
+    frozen, encode_so_far = frozen_part(model)
+
+    def encode(images: Tensor) -> Tensor:
+        return encode_so_far(normalise(images.to(device), preprocessing))
+
+    key = fingerprint(frozen, preprocessing, 1 + mirror)
+    progress = partial(bar, desc=f"encoding {dataset.split.lower()}", unit="batch")
+    path = cache_features(encode, dataset, key, mirror=mirror, progress=progress)
+    return dataset.reading(path)

@@ -1,0 +1,87 @@
+"""Where a training run stands, and what it has counted in the epoch so far."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from sat.config.training import StageConfig
+
+COUNTS = ("seconds", "waiting", "captions", "batches")
+
+
+@dataclasses.dataclass
+class Position:
+    """With weights, optimizer and random state, all that resuming a run needs."""
+
+    stage: int = 0  # index into the stages to run
+    epoch: int = 0  # of the stage, from 0
+    batch: int = 0  # batches of the epoch already learnt from
+    steps: int = 0  # batches of the stage
+    best: float = -1.0  # validation BLEU-4 of best/
+    stale: int = 0  # epochs without a better one
+    scale: float = 1.0  # of the stage's learning rates
+    lines: int = 0  # in the log
+    all_steps: int = 0  # batches learnt from, over all stages
+    totals: dict[str, float] = dataclasses.field(default_factory=dict)  # of the epoch
+
+    def count(
+        self, losses: dict[str, float], *, seconds: float, waiting: float, captions: int
+    ) -> None:
+        """One batch more: its losses, the time it took, and how much of it went on waiting."""
+        self.batch += 1
+        self.steps += 1
+        self.all_steps += 1
+        counts = {"seconds": seconds, "waiting": waiting, "captions": captions, "batches": 1}
+        for key, value in (losses | counts).items():
+            self.totals[key] = self.totals.get(key, 0.0) + value
+
+    def after_epoch(self, score: float, stage: StageConfig) -> Position:
+        """The beginning of the next epoch, when this one ended with that validation BLEU-4."""
+        stale = 0 if score > self.best else self.stale + 1
+        slower = stale > 0 and stale % stage.decay_patience == 0
+        return dataclasses.replace(
+            self,
+            epoch=self.epoch + 1,
+            batch=0,
+            best=max(self.best, score),
+            stale=stale,
+            scale=self.scale * stage.decay if slower else self.scale,
+            lines=self.lines + 1,
+            totals={},
+        )
+
+    def at_stage(self, index: int) -> Position:
+        """The beginning of a later stage of the same run."""
+        return Position(stage=index, best=self.best, lines=self.lines, all_steps=self.all_steps)
+
+    def is_over(self, stage: StageConfig) -> bool:
+        """True when the stage has run all its epochs, or too many without a better score."""
+        return self.epoch >= stage.epochs or self.stale >= stage.stop_patience
+
+    def means(self, digits: int | None = None) -> dict[str, float]:
+        """What the bar and the log show of the epoch so far: mean losses, speed, waiting."""
+        seconds = self.totals.get("seconds") or 1.0
+        losses = {key: value for key, value in self.totals.items() if key not in COUNTS}
+        means = {key: value / self.totals["batches"] for key, value in losses.items()}
+        means["captions_per_second"] = self.totals.get("captions", 0.0) / seconds
+        means["waiting_share"] = self.totals.get("waiting", 0.0) / seconds
+        if digits is None:
+            return means
+        return {key: round(value, digits) for key, value in means.items()}
+
+
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """Of the CPU's generator and, where the device is a GPU, of its own."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    """Go on drawing where `random_state` was taken."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)

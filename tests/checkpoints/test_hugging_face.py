@@ -1,0 +1,191 @@
+"""A ViT + GPT-2 checkpoint is a folder that plain Hugging Face code reads, and the other way."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import tiny_vit
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
+
+import sat
+from sat.captioner import Captioner
+from sat.checkpoints import hub, hugging_face, native
+from sat.config.decoding import Decoding
+from sat.config.model import Preprocessing
+from sat.data.transforms import normalise, resize
+
+CAPTION = "a red dog runs"
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    words = tiny_vit.subwords()
+    return Captioner(tiny_vit.model(words), words, tiny_vit.config())
+
+
+@pytest.fixture
+def folder(captioner: Captioner, tmp_path: Path) -> Path:
+    place = tmp_path / "best"
+    parts = captioner.model, captioner.vocabulary, captioner.config
+    native.save(place, *parts, scores={"Bleu_4": 0.5})
+    return place
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((75, 50), Image.Resampling.BICUBIC)
+
+
+def logits(model: torch.nn.Module, captioner: Captioner) -> torch.Tensor:
+    caption = torch.tensor([captioner.vocabulary.encode(captioner.vocabulary.split([CAPTION]))])
+    with torch.inference_mode():
+        return model(tiny_vit.features(model, 1), caption, torch.tensor([caption.shape[1]])).logits
+
+
+def test_everything_comes_back(captioner, folder, photo):
+    loaded = sat.load(folder)
+    assert not tiny.changed(tiny.weights(captioner.model), loaded.model)
+    assert (loaded.config, loaded.vocabulary) == (captioner.config, captioner.vocabulary)
+    assert native.scores(folder) == {"Bleu_4": 0.5}
+    ours, theirs = captioner.caption(photo, max_length=9), loaded.caption(photo, max_length=9)
+    assert (ours.text, ours.score) == (theirs.text, pytest.approx(theirs.score))
+    assert ours.alphas.shape == (len(ours.words), 4, 4)
+    np.testing.assert_allclose(ours.alphas.sum((1, 2)), 1, rtol=1e-5)
+    other = tiny_vit.model(captioner.vocabulary, seed=9)
+    native.load_weights(other, folder)
+    assert not tiny.changed(tiny.weights(captioner.model), other)
+    with pytest.raises(ValueError, match="is of another architecture"):
+        native.load_weights(tiny_vit.model(captioner.vocabulary, decoder_width=16), folder)
+
+
+def test_plain_transformers_loads_ours(captioner, folder, photo):
+    network = VisionEncoderDecoderModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    ids = tokenizer(CAPTION).input_ids
+    assert ids == captioner.vocabulary.encode(captioner.vocabulary.split([CAPTION]))[1:-1]
+    assert tokenizer.decode(ids) == CAPTION
+    special = captioner.model.start_id
+    assert tokenizer.bos_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == special
+    assert network.config.decoder_start_token_id == network.config.eos_token_id == special
+    pixels = processor(photo, return_tensors="pt").pixel_values
+    ours = normalise(
+        torch.from_numpy(resize(photo, captioner.preprocessing))[None], captioner.preprocessing
+    )
+    assert (pixels - ours).abs().max() <= 2.01 * 2 / 255  # its resizing rounds differently
+    captions = torch.tensor([[special, *ids, special]])
+    with torch.inference_mode():
+        theirs = network(pixel_values=ours, decoder_input_ids=captions[:, :-1]).logits
+        lengths = torch.tensor([captions.shape[1]])
+        found = captioner.model(captioner.model.encode(ours), captions, lengths).logits
+    torch.testing.assert_close(found, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("resize_rule", ["squash", "crop"])
+def test_the_preprocessor_says_what_ours_does(resize_rule, tmp_path, photo):
+    own = Preprocessing(size=24, resize=resize_rule, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.5))
+    values = hugging_face.preprocessor_values(own)
+    assert hugging_face.preprocessing_of(values) == own
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    pixels = AutoImageProcessor.from_pretrained(tmp_path)(photo, return_tensors="pt").pixel_values
+    ours = normalise(torch.from_numpy(resize(photo, own))[None], own)
+    assert pixels.shape == ours.shape
+    assert (pixels - ours).abs().max() <= 2.01 / 255 / 0.2  # its resizing rounds differently
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_folder_without_our_file_captions(captioner, folder, photo, binary):
+    """As nlpconnect's: older preprocessor, GPT-2's vocabulary, perhaps weights as a pickle."""
+    os.remove(folder / "sat.json")
+    old = {"feature_extractor_type": "ViTFeatureExtractor", "size": tiny_vit.SIZE, "resample": 2}
+    old |= {
+        "do_resize": True,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(old))
+    generation = json.loads((folder / "generation_config.json").read_text())
+    generation |= {"num_beams": 4, "max_length": 16, "length_penalty": 1.0}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    if binary:
+        from safetensors.torch import load_file
+
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        os.remove(folder / "model.safetensors")
+    loaded = sat.load(folder)
+    assert loaded.preprocessing == captioner.preprocessing
+    assert loaded.config.decoding == Decoding(beam_size=4, max_length=15, length_penalty=1.0)
+    torch.testing.assert_close(logits(loaded.model, captioner), logits(captioner.model, captioner))
+    same = captioner.caption(photo, loaded.config.decoding)
+    assert loaded.caption(photo).text == same.text
+
+
+def test_a_tokenizer_of_another_model_is_refused(captioner, folder):
+    type(captioner.vocabulary).train([*tiny_vit.CAPTIONS, "many more words"], 400).save(
+        folder / "tokenizer.json"
+    )
+    with pytest.raises(ValueError, match="they are not of one model"):
+        sat.load(folder)
+
+
+def test_parts_saved_by_hugging_face_are_joined_with_fresh_cross_attention(captioner, tmp_path):
+    """What from_encoder_decoder_pretrained does: the parts keep their weights."""
+    model = captioner.model
+    model.encoder.save_pretrained(tmp_path / "sight")
+    model.decoder.save_pretrained(tmp_path / "speech")
+    values = hugging_face.preprocessor_values(captioner.preprocessing)
+    (tmp_path / "sight" / "preprocessor_config.json").write_text(json.dumps(values))
+    parts = {"encoder": str(tmp_path / "sight"), "decoder": str(tmp_path / "speech")}
+    from sat.models.factory import build
+
+    joined = build(tiny_vit.config(**parts), captioner.vocabulary)
+    assert not tiny.changed(tiny.weights(model.encoder), joined.encoder)
+    assert not tiny.changed(tiny.weights(model.decoder), joined.decoder)
+    found = hugging_face.preprocessing_for(parts["encoder"], size=tiny_vit.SIZE, resize="squash")
+    assert found == captioner.preprocessing
+    tiny_vit.model(tiny_vit.Words(5)).decoder.save_pretrained(tmp_path / "small")
+    with pytest.raises(ValueError, match="has 5: prepare the data with --tokenizer"):
+        build(tiny_vit.config(decoder=str(tmp_path / "small")), captioner.vocabulary)
+
+
+@pytest.mark.parametrize("family", ["vit_gpt2", "show_attend_tell"])
+def test_push_uploads_the_folder_but_not_what_resumes(captioner, folder, family, monkeypatch):
+    if family == "show_attend_tell":
+        one = tiny.captioner()
+        native.save(folder, one.model, one.vocabulary, one.config)
+    torch.save({}, folder / "trainer.pt")
+    calls = []
+
+    class Api:
+        def create_repo(self, name, **options):
+            calls.append(("create", name, options["exist_ok"]))
+
+        def upload_folder(self, *, folder_path, repo_id, ignore_patterns, **_):
+            names = {path.name for path in Path(folder_path).iterdir()} - set(ignore_patterns)
+            calls.append(("upload", repo_id, names))
+            return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Api))
+    assert hub.push(folder, "me/mine") == "https://huggingface.co/me/mine"
+    (create, upload) = calls
+    assert create == ("create", "me/mine", True)
+    assert upload[:2] == ("upload", "me/mine")
+    assert "trainer.pt" not in upload[2]
+    assert {"README.md", "config.json", "model.safetensors"} <= upload[2]
+    assert ("sat.json" in upload[2]) == (family == "vit_gpt2")
+    with pytest.raises(ValueError, match="push_to_hub is 'mine': give a repository as user/name"):
+        hub.push(folder, "mine")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match="pip install"):
+        hub.check_pushable("me/mine")

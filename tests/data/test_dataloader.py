@@ -1,0 +1,116 @@
+"""The order in which captions are shown, and how much of a batch is padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sat.data.dataloader import CaptionBatches
+
+LENGTHS = np.random.default_rng(0).integers(4, 40, 1003)
+
+
+def flat(batches: CaptionBatches) -> list[tuple[int, int]]:
+    return [pair for batch in batches for pair in batch]
+
+
+def padding(batches: CaptionBatches) -> int:
+    widths = [LENGTHS[[caption for caption, _ in batch]] for batch in batches]
+    return sum(int(row.max() * len(row) - row.sum()) for row in widths)
+
+
+@pytest.mark.parametrize("kind", ["by_length", "random"])
+def test_every_caption_once_an_epoch(kind: str) -> None:
+    batches = CaptionBatches(LENGTHS, 32, kind=kind)
+    sizes = [len(batch) for batch in batches]
+    assert len(batches) == len(sizes) == 32
+    assert sorted(sizes) == [1003 % 32, *[32] * 31]
+    assert sorted(caption for caption, _ in flat(batches)) == list(range(1003))
+
+
+@pytest.mark.parametrize("kind", ["by_length", "equal_length", "random"])
+def test_seed_and_epoch_decide_the_order(kind: str) -> None:
+    def order(seed: int, epoch: int) -> list[tuple[int, int]]:
+        batches = CaptionBatches(LENGTHS, 32, kind=kind, mirror=True, seed=seed)
+        batches.epoch = epoch
+        return flat(batches)
+
+    assert order(1, 5) == order(1, 5)
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1, 2)}) == 6
+
+
+@pytest.mark.parametrize("kind", ["by_length", "random"])
+def test_start_skips_just_what_was_seen(kind: str) -> None:
+    batches = CaptionBatches(LENGTHS, 32, kind=kind, mirror=True, seed=4)
+    batches.epoch = 3
+    whole = list(batches)
+    for start in (0, 1, 13, 31, 32):
+        batches.start = start
+        assert list(batches) == whole[start:]
+        assert len(batches) == 32 - start
+
+
+@pytest.mark.parametrize("size", [1, 8, 32, 2000])
+def test_equal_lengths_are_equal_and_leave_as_few_short_batches_as_can_be(size: int) -> None:
+    batches = CaptionBatches(LENGTHS, size, kind="equal_length", seed=2)
+    batches.epoch = 1
+    found = list(batches)
+    assert sorted(caption for batch in found for caption, _ in batch) == list(range(1003))
+    short = [int(LENGTHS[batch[0][0]]) for batch in found if len(batch) < size]
+    for batch in found:
+        assert len({int(LENGTHS[caption]) for caption, _ in batch}) == 1
+    expected = [n for n in range(4, 40) if (n == LENGTHS).sum() % size]
+    assert sorted(short) == expected
+    assert len(batches) == len(found)
+    for start in (1, len(found)):
+        batches.start = start
+        assert (list(batches), len(batches)) == (found[start:], len(found) - start)
+
+
+def test_like_lengths_together_waste_little() -> None:
+    sorted_waste = padding(CaptionBatches(LENGTHS, 32))
+    random_waste = padding(CaptionBatches(LENGTHS, 32, kind="random"))
+    assert random_waste > 0.5 * LENGTHS.sum()
+    assert sorted_waste < 0.05 * LENGTHS.sum()
+
+
+@pytest.mark.parametrize("kind", ["by_length", "equal_length"])
+def test_batches_of_like_length_come_in_no_order(kind: str) -> None:
+    batches = CaptionBatches(LENGTHS, 8, kind=kind)
+    means = [LENGTHS[[caption for caption, _ in batch]].mean() for batch in batches]
+    steps = np.diff(means)
+    assert len(steps) / 4 < (steps > 0).sum() < 3 * len(steps) / 4
+    other = CaptionBatches(LENGTHS, 8, kind=kind)
+    other.epoch = 1
+    batch, again = (next(b for b in x if 0 in [c for c, _ in b]) for x in (batches, other))
+    assert {caption for caption, _ in batch} != {caption for caption, _ in again}
+
+
+def test_half_of_the_pictures_are_mirrored() -> None:
+    assert not any(view for _, view in flat(CaptionBatches(LENGTHS, 32)))
+    batches = CaptionBatches(LENGTHS, 32, mirror=True)
+    first = dict(flat(batches))
+    assert set(first.values()) == {0, 1}
+    assert abs(sum(first.values()) - 501.5) < 4 * np.sqrt(1003) / 2  # four standard deviations
+    batches.epoch = 1
+    changed = sum(first[caption] != view for caption, view in flat(batches))
+    assert abs(changed - 501.5) < 4 * np.sqrt(1003) / 2
+
+
+def test_captions_of_an_image_stay_together() -> None:
+    lengths = LENGTHS[:1000]
+    batches = CaptionBatches(lengths, 20, together=5, mirror=True, seed=2)
+    found = list(batches)
+    assert len(found) == len(batches) == 50
+    assert sorted(caption for batch in found for caption, _ in batch) == list(range(1000))
+    views = set()
+    for batch in found:
+        for i in range(0, 20, 5):
+            captions, seen = zip(*batch[i : i + 5])
+            assert captions == tuple(range(captions[0], captions[0] + 5))
+            assert captions[0] % 5 == 0
+            assert len(set(seen)) == 1
+            views.add(seen[0])
+    assert views == {0, 1}
+    batches.start = 7
+    assert list(batches) == found[7:]

@@ -1,0 +1,246 @@
+"""Prepared files, written by hand in the tutorial's layout, as samples and batches."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import Prepared
+
+from sat.data import dataset as dataset_module
+from sat.data.dataloader import CaptionBatches, collate, evaluation_loader, training_loader
+from sat.data.dataset import MIRRORED, CaptionDataset, find_data_name
+from sat.data.vocabulary import Vocabulary
+
+Write = Callable[..., Prepared]
+
+
+def opened(data: Prepared, **options: object) -> CaptionDataset:
+    return CaptionDataset(data.folder, data.name, "train", **options)
+
+
+def test_every_caption_comes_with_its_image(prepared: Write) -> None:
+    data = prepared()
+    dataset = opened(data)
+    assert len(dataset) == 30
+    assert (dataset.captions_per_image, dataset.images, dataset.image_size) == (5, 6, 8)
+    for i, sample in enumerate(dataset[j] for j in range(30)):
+        assert sample.index == i // 5
+        assert sample.image.dtype == torch.uint8
+        assert np.array_equal(sample.image.numpy(), data.images[i // 5])
+        assert sample.caption.dtype == torch.int64
+        assert sample.caption.tolist() == data.captions[i]
+        assert sample.length == data.lengths[i]
+    assert torch.equal(dataset[-1].image, dataset[29].image)
+    with pytest.raises(IndexError, match="caption 30 of 30"):
+        dataset[30]
+
+
+def test_other_splits_and_counts(prepared: Write) -> None:
+    data = prepared(images=3, per_image=2, split="TEST", seed=4)
+    dataset = CaptionDataset(data.folder, data.name, "test")
+    assert [dataset[i].caption.tolist() for i in range(6)] == data.captions
+    with pytest.raises(
+        FileNotFoundError, match=r"VAL_CAPTIONS_\S+ does not exist: run create_input"
+    ):
+        CaptionDataset(data.folder, data.name, "val")
+    with pytest.raises(ValueError, match="split is 'dev': choose one of train, val, test"):
+        CaptionDataset(data.folder, data.name, "dev")
+
+
+def test_resize_rule_is_the_tutorials_unless_the_file_says_otherwise(prepared: Write) -> None:
+    assert opened(prepared()).resize == "squash"
+    assert opened(prepared(resize="crop")).resize == "crop"
+
+
+def test_a_transform_sees_the_pixels(prepared: Write) -> None:
+    data = prepared()
+    dataset = opened(data, transform=lambda image: image.float() / 255)
+    expected = data.images[2].astype(np.float32) / np.float32(255)
+    assert np.array_equal(dataset[10].image.numpy(), expected)
+
+
+def test_a_mirrored_view_has_left_and_right_exchanged(prepared: Write) -> None:
+    data = prepared()
+    dataset = opened(data)
+    assert np.array_equal(dataset[7, MIRRORED].image.numpy(), data.images[1][:, :, ::-1])
+    assert torch.equal(dataset[7, 0].image, dataset[7].image)
+    assert torch.equal(dataset[7, MIRRORED].caption, dataset[7].caption)
+
+
+def test_references_stand_in_for_files_of_the_tutorial(
+    prepared: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = prepared(images=2)
+    vocabulary = Vocabulary(data.word_map)
+    found = opened(data).references(vocabulary)
+    assert "TRAIN_REFERENCES" in caplog.text
+    assert "not as written" in caplog.text
+    words = {number: word for word, number in data.word_map.items()}
+    for i, image in enumerate(found):
+        lines = zip(data.captions[5 * i : 5 * i + 5], data.lengths[5 * i : 5 * i + 5])
+        spelled = [" ".join(words[n] for n in line[1 : length - 1]) for line, length in lines]
+        assert image["image_id"] == i
+        assert image["captions"] == list(dict.fromkeys(spelled))
+
+
+def test_references_as_written_are_preferred(
+    prepared: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = prepared(images=1)
+    written = [{"image_id": 42, "file_name": "x.jpg", "captions": ["A zebra!"]}]
+    data.path("REFERENCES", ".json").write_text(json.dumps({"images": written}))
+    with caplog.at_level(logging.WARNING):
+        assert opened(data).references(Vocabulary(data.word_map)) == written
+    assert not caplog.text
+
+
+def test_a_batch_is_as_wide_as_its_longest_caption(prepared: Write) -> None:
+    data = prepared()
+    dataset = opened(data)
+    chosen = [3, 17, 8, 29]
+    batch = collate([dataset[i] for i in chosen])
+    longest = max(data.lengths[i] for i in chosen)
+    assert longest < 12
+    assert batch.captions.tolist() == [data.captions[i][:longest] for i in chosen]
+    assert batch.lengths.tolist() == [data.lengths[i] for i in chosen]
+    assert batch.indices.tolist() == [0, 3, 1, 5]
+    assert batch.images.dtype == torch.uint8
+    assert np.array_equal(batch.images.numpy(), data.images[[0, 3, 1, 5]])
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_workers_read_what_one_process_reads(prepared: Write, method: str) -> None:
+    data = prepared(images=20)
+    dataset = opened(data)
+    batches = CaptionBatches(dataset.lengths, 16, mirror=True, seed=3)
+    alone = list(training_loader(dataset, batches))  # and leaves the file open in this process
+    loader = training_loader(dataset, batches, workers=2)
+    loader.multiprocessing_context = method
+    for batch, expected in zip(loader, alone, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+
+
+def test_evaluation_reads_every_image_once_in_order(prepared: Write) -> None:
+    data = prepared()
+    batches = list(evaluation_loader(opened(data), 4))
+    assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5]]
+    assert np.array_equal(torch.cat([batch.images for batch in batches]).numpy(), data.images)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_leaves_the_global_random_numbers_alone(prepared: Write, workers: int) -> None:
+    dataset = opened(prepared())
+    before = torch.get_rng_state()
+    list(training_loader(dataset, CaptionBatches(dataset.lengths, 16), workers=workers))
+    list(evaluation_loader(dataset, 4, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_pickled_data_set_opens_its_own_file(prepared: Write) -> None:
+    data = prepared()
+    dataset = opened(data)
+    dataset[0]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert not any(isinstance(value, h5py.File) for value in copy.__dict__.values())
+    assert np.array_equal(copy[5].image.numpy(), data.images[1])
+    assert np.array_equal(dataset[5].image.numpy(), data.images[1])  # and the first still reads
+
+
+def test_a_forked_process_does_not_share_the_open_file(
+    prepared: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 handles do not survive a fork; mixed-up reads of workers are too rare to wait for."""
+    data = prepared()
+    dataset = opened(data)
+    opens, real = [], h5py.File
+    monkeypatch.setattr(h5py, "File", lambda *given: opens.append(given) or real(*given))
+    for process, expected in ((os.getpid(), 1), (os.getpid(), 1), (-1, 2), (-1, 2)):
+        monkeypatch.setattr("sat.data.dataset.os.getpid", lambda process=process: process)
+        assert np.array_equal(dataset[0].image.numpy(), data.images[0])
+        assert len(opens) == expected
+
+
+def test_files_that_do_not_fit_together_are_refused(prepared: Write) -> None:
+    data = prepared()
+    data.path("CAPLENS", ".json").write_text(json.dumps(data.lengths[:-1]))
+    with pytest.raises(ValueError, match="30 captions, 29 lengths, but 6 images of 5 captions"):
+        opened(data)
+    data.path("CAPTIONS", ".json").write_text(json.dumps(data.captions[:-5]))
+    data.path("CAPLENS", ".json").write_text(json.dumps(data.lengths[:-5]))
+    with pytest.raises(ValueError, match="25 captions, 25 lengths, but 6 images of 5 captions"):
+        opened(data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        "[[9, 1, 10], [9, 10]]",
+        "[[9, 10], [9, 1, 2, 10]]",
+        '[["a", "b"], ["c", "d"]]',
+        "[[9, 1, 10], [9, 2, 1",
+    ],
+)
+def test_a_captions_file_that_is_none_is_refused(prepared: Write, text: str) -> None:
+    data = prepared(images=1, per_image=2)
+    data.path("CAPTIONS", ".json").write_text(text)
+    with pytest.raises(ValueError, match="is not a list of captions of one length: prepare"):
+        opened(data)
+
+
+def test_the_only_data_set_of_a_folder_is_found(prepared: Write, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds 0 prepared data sets \(none\): run create_input"):
+        find_data_name(tmp_path)
+    assert find_data_name(prepared().folder) == "toy_5_cap_per_img_1_min_word_freq"
+    prepared(per_image=2)
+    with pytest.raises(ValueError, match=r"holds 2 .*toy_2.*, toy_5.*: pass one as --data_name"):
+        find_data_name(tmp_path)
+
+
+def test_a_batch_reads_the_picture_of_captions_in_a_row_once(
+    prepared: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = opened(prepared())
+    indices = [(5, 0), (6, 0), (7, 1), (0, 1), (5, 0), 29]
+    expected, read = [dataset[i] for i in indices], []
+    picture = CaptionDataset.picture
+
+    def counted(self: CaptionDataset, image: int, view: int = 0) -> torch.Tensor:
+        read.append((image, view))
+        return picture(self, image, view)
+
+    monkeypatch.setattr(CaptionDataset, "picture", counted)
+    for sample, alone in zip(dataset.__getitems__(indices), expected, strict=True):
+        assert all(
+            torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(sample, alone)
+        )
+    assert read == [(1, 0), (1, 1), (0, 1), (1, 0), (5, 0)]
+    batch = collate(dataset.__getitems__([(5, 0), (6, 0), (20, 1), (21, 1)]), together=2)
+    assert torch.equal(batch.images, torch.stack([dataset[5].image, dataset[20, 1].image]))
+    assert batch.indices.tolist() == [1, 4]
+    assert len(batch.captions) == len(batch.lengths) == 4
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 10_000])
+def test_captions_are_read_in_blocks_of_any_size(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_module, "BLOCK", block)
+    path, lines = tmp_path / "captions.json", [[9490, 1, 22, 0], [9490, 333, 0, 0], [9, 8, 7, 6]]
+    for written in (json.dumps(lines), json.dumps(lines, indent=1), json.dumps(lines) + "\n"):
+        path.write_text(written, encoding="utf-8")
+        assert dataset_module._read_captions(path).tolist() == lines
+    for cut in range(1, len(json.dumps(lines))):
+        path.write_text(json.dumps(lines)[:-cut], encoding="utf-8")
+        with pytest.raises(ValueError, match="prepare the data again"):
+            dataset_module._read_captions(path)

@@ -1,0 +1,206 @@
+"""Photos of every kind, made with known colours, come back as RGB; broken ones are named."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from sat.data.image_files import read_photo
+
+RED, GREEN, BLUE, GREY = (200, 30, 40), (20, 180, 60), (40, 50, 210), (120, 120, 120)
+
+
+def quadrants(width=48, height=32):
+    """Red and green above, blue and grey below: no two ways of turning it look alike."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = RED
+    pixels[: height // 2, width // 2 :] = GREEN
+    pixels[height // 2 :, : width // 2] = BLUE
+    pixels[height // 2 :, width // 2 :] = GREY
+    return Image.fromarray(pixels)
+
+
+def corners(photo):
+    """The colours in the middle of the four quadrants, row by row."""
+    columns, rows = (
+        (photo.width // 4, photo.width * 3 // 4),
+        (photo.height // 4, photo.height * 3 // 4),
+    )
+    return [photo.getpixel((x, y)) for y in rows for x in columns]
+
+
+def reopened(image, tmp_path, suffix, **options):
+    path = tmp_path / f"photo{suffix}"
+    image.save(path, **options)
+    return read_photo(path)
+
+
+def assert_close(photo, expected, tolerance=0):
+    assert photo.mode == "RGB"
+    assert np.abs(np.array(corners(photo)) - np.array(expected)).max() <= tolerance, corners(photo)
+
+
+def luma(colour):
+    return (round(0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]),) * 3
+
+
+COLOURS = [RED, GREEN, BLUE, GREY]
+GREYS = [luma(colour) for colour in COLOURS]
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "options", "expected", "tolerance"),
+    [
+        ("RGB", ".png", {}, COLOURS, 0),
+        ("RGB", ".jpg", {"quality": 95, "subsampling": 0}, COLOURS, 4),
+        ("L", ".png", {}, GREYS, 1),
+        ("P", ".gif", {}, COLOURS, 51),  # Pillow's web palette
+        ("RGBA", ".png", {}, COLOURS, 0),
+        ("LA", ".png", {}, GREYS, 1),
+        ("CMYK", ".tif", {}, COLOURS, 1),
+        ("CMYK", ".jpg", {"quality": 95}, COLOURS, 6),  # Adobe: stored inverted
+        ("YCbCr", ".tif", {}, COLOURS, 3),
+    ],
+)
+def test_colours_survive_every_mode(tmp_path, mode, suffix, options, expected, tolerance):
+    photo = reopened(quadrants().convert(mode), tmp_path, suffix, **options)
+    assert photo.size == (48, 32)
+    assert_close(photo, expected, tolerance)
+
+
+def test_black_and_white_photo(tmp_path):
+    mask = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8).repeat(8, 0).repeat(8, 1))
+    photo = reopened(mask.convert("1"), tmp_path, ".png")
+    assert corners(photo) == [(0, 0, 0), (255, 255, 255), (255, 255, 255), (0, 0, 0)]
+
+
+def test_transparent_parts_lie_over_white(tmp_path):
+    image = quadrants().convert("RGBA")
+    alpha = Image.fromarray(np.array([[0, 255], [128, 255]], np.uint8).repeat(16, 0).repeat(24, 1))
+    image.putalpha(alpha)
+    half_blue = tuple(round((128 * value + 127 * 255) / 255) for value in BLUE)
+    assert_close(reopened(image, tmp_path, ".png"), [(255, 255, 255), GREEN, half_blue, GREY], 1)
+
+
+def test_transparent_palette_colour_lies_over_white(tmp_path):
+    image = quadrants().quantize(4)
+    image.info["transparency"] = image.getpixel((0, 0))
+    photo = reopened(image, tmp_path, ".png", transparency=image.getpixel((0, 0)))
+    assert_close(photo, [(255, 255, 255), GREEN, BLUE, GREY])
+
+
+def test_transparent_colour_of_an_rgb_png_lies_over_white(tmp_path):
+    photo = reopened(quadrants(), tmp_path, ".png", transparency=RED)
+    assert_close(photo, [(255, 255, 255), GREEN, BLUE, GREY])
+
+
+def levels(values, dtype):
+    return np.array(values, dtype).reshape(2, 2).repeat(8, 0).repeat(8, 1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
+    image = Image.fromarray(levels([0, 257 * 80, 257 * 200 + 100, 65535], np.uint16))
+    assert image.mode == "I;16"
+    photo = reopened(image, tmp_path, suffix)
+    assert [colour[0] for colour in corners(photo)] == [0, 80, 200, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 80, 200, 255], [0, 80, 200, 255]),
+        ([0, 257 * 80, 257 * 200, 65535], [0, 80, 200, 255]),
+        ([-1000, 0, 99_000, 1000], [0, 3, 255, 5]),  # no usual range: darkest to brightest
+        ([70_000] * 4, [0] * 4),
+    ],
+)
+def test_whole_numbers_are_read_against_the_range_that_holds_them(tmp_path, values, expected):
+    photo = reopened(Image.fromarray(levels(values, np.int32)), tmp_path, ".tif")
+    assert [colour[0] for colour in corners(photo)] == expected
+
+
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_floating_point_photos_are_read_against_the_range_that_holds_them(tmp_path, white):
+    values = [0, white * 80 / 255, white * 200 / 255, white]
+    photo = reopened(Image.fromarray(levels(values, np.float32)), tmp_path, ".tif")
+    assert [colour[0] for colour in corners(photo)] == [0, 80, 200, 255]
+
+
+def test_floating_point_photo_with_a_nan_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"photo\.tif: cannot be read as a photo .* not finite"):
+        reopened(Image.fromarray(levels([0, 1, np.nan, 1], np.float32)), tmp_path, ".tif")
+
+
+STORED = {  # what a camera stores for each EXIF orientation (TIFF 6.0: place of row 0, column 0)
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: np.rot90(upright, 2).transpose(1, 0, 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_photos_come_upright_whatever_their_exif_orientation(tmp_path, orientation):
+    stored = np.ascontiguousarray(STORED[orientation](np.asarray(quadrants())))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = reopened(
+        Image.fromarray(stored), tmp_path, ".jpg", exif=exif, quality=95, subsampling=0
+    )
+    assert photo.size == (48, 32)
+    assert_close(photo, COLOURS, 4)
+
+
+def test_damaged_exif_data_does_not_cost_the_photo(tmp_path, caplog):
+    path = tmp_path / "photo.png"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n      6\nzzzzzz")
+    quadrants().save(path, pnginfo=text)
+    assert_close(read_photo(path), COLOURS)
+    assert "photo.png: EXIF data cannot be read" in caplog.text
+
+
+def test_an_open_image_is_a_photo_too_and_stays_as_it_was():
+    image = quadrants().convert("L")
+    assert_close(read_photo(image), GREYS, 1)
+    assert image.mode == "L"
+
+
+def broken(kind):
+    data = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(data, kind)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"<html>404 not found</html>", id="not an image"),
+        pytest.param(broken("JPEG")[:1500], id="truncated jpeg"),
+        pytest.param(broken("PNG")[:2000], id="truncated png"),
+        pytest.param(broken("GIF")[:500], id="truncated gif"),
+        pytest.param(broken("TIFF")[:100], id="truncated tiff"),
+        pytest.param(broken("PNG")[:200] + bytes(300) + broken("PNG")[500:], id="damaged png"),
+    ],
+)
+def test_what_is_no_whole_photo_is_named(tmp_path, content):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        read_photo(path)
+    assert str(caught.value).startswith(f"{path}: cannot be read as a photo (")
+
+
+def test_a_folder_is_no_photo_and_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be read as a photo \(IsADirectoryError\)"):
+        read_photo(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such photo; check"):
+        read_photo(tmp_path / "none.jpg")

@@ -1,0 +1,76 @@
+"""The pixels that preparing reads, by simplejpeg where it may, are those of the photo."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from test_image_files import quadrants
+
+from sat.data import image_files
+from sat.data.image_files import read_photo, read_pixels
+
+
+@pytest.fixture
+def simplejpegs(monkeypatch):
+    """What simplejpeg did, one entry a call."""
+    simplejpeg = pytest.importorskip("simplejpeg")
+    calls, decode = [], simplejpeg.decode_jpeg
+
+    def watched(data, **options):
+        calls.append("asked")
+        pixels = decode(data, **options)
+        calls[-1] = "decoded"
+        return pixels
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", watched)
+    return calls
+
+
+def test_pixels_of_a_jpeg_are_those_of_the_photo(tmp_path, simplejpegs):
+    path = tmp_path / "photo.jpg"
+    for options in ({}, {"subsampling": 0}, {"progressive": True, "quality": 30}):
+        pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+        Image.fromarray(pixels).save(path, **options)
+        assert np.array_equal(read_pixels(path), np.asarray(read_photo(path)))
+    assert simplejpegs == ["decoded"] * 3
+
+
+@pytest.mark.parametrize("kind", ["turned", "grey", "cmyk", "png", "ends too early", "no photo"])
+def test_what_is_not_plainly_in_order_is_left_to_pillow(tmp_path, simplejpegs, kind):
+    path, photo = tmp_path / "photo.jpg", quadrants()
+    exif = photo.getexif()
+    exif[0x0112] = 6 if kind == "turned" else 1
+    modes = {"grey": "L", "cmyk": "CMYK"}
+    photo = photo.convert(modes.get(kind, "RGB"))
+    photo.save(path, format="png" if kind == "png" else "jpeg", exif=exif)
+    if kind in ("ends too early", "no photo"):
+        path.write_bytes(path.read_bytes()[: 500 if kind == "ends too early" else 2])
+        with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as a photo"):
+            read_pixels(path)
+    else:
+        assert np.array_equal(read_pixels(path), np.asarray(read_photo(path)))
+    assert "decoded" not in simplejpegs
+
+
+def test_without_simplejpeg_pillow_reads_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "simplejpeg", None)
+    quadrants().save(tmp_path / "photo.jpg")
+    pixels = read_pixels(tmp_path / "photo.jpg")
+    assert np.array_equal(pixels, np.asarray(read_photo(tmp_path / "photo.jpg")))
+    assert pixels.flags.writeable  # torch asks for it
+
+
+@pytest.mark.parametrize("broken", ["getexif", "exif_transpose"])
+@pytest.mark.parametrize("read", [read_photo, read_pixels])
+def test_damaged_exif_data_does_not_cost_a_jpeg(tmp_path, monkeypatch, caplog, read, broken):
+    """It is told once, whether the tag cannot be read or the photo not be turned by it."""
+    path, photo = tmp_path / "photo.jpg", quadrants()
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save(path, exif=exif)
+
+    def fail(*given):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image if broken == "getexif" else ImageOps, broken, fail)
+    assert np.asarray(read(path)).shape == (32, 48, 3)
+    assert caplog.text.count("photo.jpg: EXIF data cannot be read (not a TIFF file)") == 1

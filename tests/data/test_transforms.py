@@ -1,0 +1,107 @@
+"""Scaling and normalising of photos against textbook formulas."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sat.config.model import Preprocessing
+from sat.data.transforms import denormalise, normalise, resize, visible_box
+
+
+def triangle_filter(pixels, size):
+    """Textbook antialiased bilinear scaling of float[L, ...] to `size` along the first axis."""
+    scale = len(pixels) / size
+    places = np.arange(len(pixels)) + 0.5
+    rows = []
+    for i in range(size):
+        weights = np.clip(1 - np.abs(places - (i + 0.5) * scale) / max(scale, 1), 0, None)
+        rows.append(np.tensordot(weights / weights.sum(), pixels, 1))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("size", [10, 24, 64])
+def test_squash_is_antialiased_bilinear_scaling_of_the_whole_photo(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (31, 53, 3), np.uint8)
+    got = resize(Image.fromarray(pixels), Preprocessing(size=size))
+    by_rows = triangle_filter(pixels.astype(float), size)
+    expected = triangle_filter(by_rows.transpose(1, 0, 2), size).transpose(2, 1, 0)
+    assert got.dtype == np.uint8
+    assert got.shape == (3, size, size)
+    assert np.abs(got - expected).max() <= 1.01  # Pillow rounds after each of the two passes
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (40, 40)])
+def test_crop_scales_the_short_side_and_keeps_the_centre(shape):
+    pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    photo = Image.fromarray(pixels)
+    got = resize(photo, Preprocessing(size=20, resize="crop"))
+    halved = photo.resize((shape[1] // 2, shape[0] // 2), Image.Resampling.BILINEAR)
+    left, top = (halved.width - 20) // 2, (halved.height - 20) // 2
+    expected = np.asarray(halved.crop((left, top, left + 20, top + 20))).transpose(2, 0, 1)
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(512, 700), (700, 512), (512, 512)])
+def test_inner_crop_is_the_papers_short_side_of_256_and_crop_of_224(shape):
+    generator = np.random.default_rng(2)
+    pixels = generator.integers(0, 256, (shape[0] // 4, shape[1] // 4, 3), np.uint8)
+    photo = Image.fromarray(pixels.repeat(4, 0).repeat(4, 1))
+    got = resize(photo, Preprocessing(size=224, resize="inner_crop"))
+    scaled = photo.resize((shape[1] // 2, shape[0] // 2), Image.Resampling.BILINEAR)
+    assert min(scaled.size) == 256
+    left, top = (scaled.width - 224) // 2, (scaled.height - 224) // 2
+    expected = np.asarray(scaled.crop((left, top, left + 224, top + 224))).transpose(2, 0, 1)
+    inside = np.s_[:, 1:-1, 1:-1]  # at the border Pillow's filter ends with the box
+    assert np.abs(got.astype(int) - expected)[inside].max() <= 1
+
+
+def test_only_rgb_photos_are_resized():
+    with pytest.raises(ValueError, match="mode is L, not RGB: pass it through read_photo"):
+        resize(Image.new("L", (4, 4)), Preprocessing())
+
+
+def test_visible_box():
+    assert visible_box((60, 40), Preprocessing()) == (0, 0, 60, 40)
+    crop = Preprocessing(resize="crop")
+    assert visible_box((60, 40), crop) == (10, 0, 50, 40)
+    assert visible_box((40, 61), crop) == (0, 10.5, 40, 50.5)
+    inner = Preprocessing(resize="inner_crop")
+    assert visible_box((64, 80), inner) == (4, 12, 60, 68)
+
+
+def test_normalise_is_the_formula_on_every_value_and_channel():
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
+    got = normalise(values, Preprocessing())
+    assert got.dtype == torch.float32
+    for channel, (mean, std) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]):
+        expected = [(value / 255 - mean) / std for value in range(256)]
+        assert torch.allclose(got[1, channel].flatten(), torch.tensor(expected), atol=1e-6)
+    assert values[0, 0, 0, 5] == 5, "the pixels themselves must not change"
+
+
+def test_denormalise_gives_the_pixels_back():
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    preprocessing = Preprocessing(mean=(0.1, 0.5, 0.9), std=(0.3, 1.0, 0.01))
+    assert torch.equal(denormalise(normalise(values, preprocessing), preprocessing), values)
+    beyond = torch.full((1, 3, 2, 2), 100.0)
+    assert (denormalise(beyond, Preprocessing()) == 255).all()
+
+
+def test_pixels_that_were_scaled_already_are_refused():
+    pixels = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(
+        TypeError, match=r"torch\.float32, not torch\.uint8.*must not be scaled twice"
+    ):
+        normalise(pixels, Preprocessing())
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (37, 1000), (224, 224), (100, 80)])
+def test_a_whole_photo_is_scaled_as_pillow_does_but_for_one_value(shape):
+    pixels = np.random.default_rng(3).integers(0, 256, (*shape, 3), np.uint8)
+    got = resize(pixels, Preprocessing(size=224))
+    photo = Image.fromarray(pixels)
+    expected = np.asarray(photo.resize((224, 224), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.abs(got.astype(int) - expected).max() <= 1
+    assert np.array_equal(got, resize(photo, Preprocessing(size=224)))
+    assert np.array_equal(got, expected) or shape != (224, 224)

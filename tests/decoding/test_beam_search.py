@@ -1,0 +1,168 @@
+"""Greedy and beam search against everything a toy language can say, and a textbook search."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+from toy_language import Caption, State, Toy, photos, textbook_beam_search
+
+from sat.config.decoding import Decoding
+from sat.decoding.beam_search import BLOCKWISE_FROM, _top
+from sat.decoding.generate import generate
+from sat.decoding.hypothesis import DEAD, Hypothesis
+
+NEVER = 99
+MIXED = photos(NEVER, 0, 3, 1, NEVER, 2, 5, 4)  # images that end early, late and not at all
+
+
+def assert_same(found: list[Hypothesis], expected: list[Caption]) -> None:
+    assert [(tuple(c.words), c.finished) for c in found] == [(w, end) for w, _, end in expected]
+    assert [c.score for c in found] == pytest.approx([score for _, score, _ in expected], abs=1e-5)
+
+
+def allowed(words: tuple[int, ...], finished: bool, options: Decoding) -> bool:
+    size, counts = options.no_repeat_ngram_size, Counter()
+    if size:
+        counts.update(words[i : i + size] for i in range(len(words) - size + 1))
+    long_enough = not finished or len(words) >= options.min_length
+    known = not options.forbid_unknown or Toy(words=3).unk_id not in words
+    return long_enough and known and all(count == 1 for count in counts.values())
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {},
+        {"length_penalty": 1.5},
+        {"length_penalty": -2.0},
+        {"min_length": 2},
+        {"min_length": 4},
+        {"forbid_unknown": True},
+        {"no_repeat_ngram_size": 1},
+        {"no_repeat_ngram_size": 2},
+        {"no_repeat_ngram_size": 3},
+        {"no_repeat_ngram_size": 2, "min_length": 3},
+        {"max_length": 1},
+    ],
+    ids=str,
+)
+def test_a_beam_wide_enough_lists_the_whole_language(choice: dict[str, float]) -> None:
+    """Every caption that the options allow, with its probability, the best by the ranking first."""
+    toy, images = Toy(words=3), photos(NEVER, 2, NEVER)
+    options = Decoding(**{"max_length": 4, "beam_size": 130, "num_return_sequences": 130} | choice)
+    power = options.length_penalty
+    for image, found in zip(images, generate(toy, images, options), strict=True):
+        everything = {
+            (words, finished): score
+            for words, score, finished in toy.captions(image, options.max_length)
+            if allowed(words, finished, options)
+        }
+        scores = {(tuple(caption.words), caption.finished): caption.score for caption in found}
+        assert len(scores) == len(found)  # distinct
+        assert scores == pytest.approx(everything, abs=1e-5)
+        places = [(c.finished, c.score / (len(c.words) + c.finished) ** power) for c in found]
+        assert places == sorted(places, reverse=True)
+
+
+def test_the_best_of_all_captions_is_found() -> None:
+    toy, images = Toy(words=3), photos(*[NEVER] * 6)
+    for image, found in zip(images, generate(toy, images, Decoding(beam_size=130, max_length=4))):
+        finished = (caption for caption in toy.captions(image, 4) if caption[2])
+        assert_same(found, [max(finished, key=lambda caption: caption[1])])
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+@pytest.mark.parametrize("one_special", [False, True], ids=["four specials", "as GPT-2"])
+def test_a_batch_is_the_textbook_search_of_each_image(width: int, one_special: bool) -> None:
+    toy = Toy(words=9, one_special=one_special)
+    options = Decoding(beam_size=width, num_return_sequences=width, max_length=7)
+    together = generate(toy, MIXED, options)
+    for i, found in enumerate(together):
+        image = MIXED[i]
+        expected = textbook_beam_search(
+            lambda prefix, image=image: toy.log_probabilities(image, prefix), toy.end_id, width, 7
+        )
+        assert_same(found, expected)
+        assert_same(generate(toy, MIXED[i : i + 1], options)[0], expected)
+    assert len({len(captions[0].words) for captions in together}) > 3  # they did end apart
+
+
+def test_the_toy_notices_a_state_that_is_not_reordered() -> None:
+    class Forgetful(Toy):
+        def reorder(self, state: State, index: Tensor) -> State:
+            return super().reorder(state, index.sort().values)
+
+    options = Decoding(beam_size=3, num_return_sequences=3, max_length=7)
+    images = photos(*[NEVER] * 8)
+    right, wrong = (generate(toy, images, options) for toy in (Toy(words=9), Forgetful(words=9)))
+    assert sum(a != b for a, b in zip(right, wrong)) > 4
+
+
+def test_images_that_never_end_give_their_best_unfinished_caption() -> None:
+    class Endless(Toy):
+        def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+            logits, state = super().step(tokens, state)
+            logits[state.deadline == NEVER, self.end_id] = -torch.inf
+            return logits, state
+
+    toy = Endless(words=4)
+    images = photos(NEVER, 1, NEVER)
+    found = generate(toy, images, Decoding(beam_size=200, max_length=3))
+    assert [captions[0].finished for captions in found] == [False, True, False]
+    for image, captions in zip(images, found):
+        candidates = [c for c in toy.captions(image, 3) if c[2] == captions[0].finished]
+        assert_same(captions, [max(candidates, key=lambda caption: caption[1])])
+
+
+@pytest.mark.parametrize("sampling", [False, True], ids=["search", "sampling"])
+def test_special_words_are_never_said(sampling: bool) -> None:
+    toy = Toy(words=3, loud=5.0)
+    options = Decoding(beam_size=1 if sampling else 4, max_length=9, do_sample=sampling)
+    spoken = [word for captions in generate(toy, MIXED, options) for word in captions[0].words]
+    assert toy.unk_id in spoken  # which is a word, unless it is forbidden
+    assert not {toy.pad_id, toy.start_id, toy.end_id} & set(spoken)
+    options = Decoding(max_length=9, do_sample=sampling, forbid_unknown=True)
+    spoken = [word for captions in generate(toy, MIXED, options) for word in captions[0].words]
+    assert spoken
+    assert set(spoken) <= {1, 2}
+
+
+@pytest.mark.parametrize("sampling", [False, True], ids=["search", "sampling"])
+def test_no_images_no_captions(sampling: bool) -> None:
+    assert generate(Toy(), photos(NEVER)[:0], Decoding(do_sample=sampling)) == []
+
+
+def test_forbidding_unknown_needs_no_unknown_word() -> None:
+    toy = Toy(words=4, one_special=True)
+    plain, strict = Decoding(max_length=5), Decoding(max_length=5, forbid_unknown=True)
+    assert generate(toy, MIXED, plain) == generate(toy, MIXED, strict)
+
+
+def test_rank_counts_the_end_word() -> None:
+    assert Hypothesis([1, 2, 3], -8.0, finished=True).rank(1.0) == -2.0
+    assert Hypothesis([1, 2, 3, 4], -8.0, finished=False).rank(1.0) == -2.0
+    assert Hypothesis([1, 2, 3], -8.0, finished=True).rank(0.5) == -4.0
+    assert Hypothesis([1, 2, 3], -8.0, finished=True).rank(0.0) == -8.0
+
+
+def test_generating_leaves_no_gradient_and_no_global_randomness_behind() -> None:
+    before = torch.get_rng_state()
+    generate(Toy(), MIXED, Decoding(do_sample=True, max_length=4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("rows", [7, BLOCKWISE_FROM])
+@pytest.mark.parametrize("words", [9, 64, 300, 1291])
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_the_likeliest_words_are_those_of_topk(k: int, words: int, rows: int) -> None:
+    values = torch.rand(rows, words)
+    values[0, 4:] = DEAD  # fewer than k that live
+    values[1, -3:] += 1  # the greatest behind the last whole block
+    best, index = _top(values, k)
+    expected = values.topk(k, dim=1)
+    assert torch.equal(best, expected.values)
+    assert torch.equal(values.gather(1, index), best)
+    assert all(len(set(row)) == k for row in index.tolist())

@@ -1,0 +1,136 @@
+"""Our decoding of ViT + GPT-2 against Hugging Face's on the same weights, a textbook, and chance.
+
+The rules agree for greedy decoding and for beams as long as none has ended. Then ours sets it aside
+and searches on with one beam fewer (the tutorial's rule), while Hugging Face's keeps the width. And
+ours never says start or padding, unless they are the end too, as GPT-2's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import tiny_vit
+import torch
+from scipy.stats import chisquare
+from toy_language import textbook_beam_search
+from transformers.modeling_outputs import BaseModelOutput
+
+from sat.config.decoding import Decoding
+from sat.decoding.generate import generate
+from sat.models.vit_gpt2 import VitGpt2
+
+IMAGES = 8
+
+
+def speaker(decoder: str = "fresh:gpt2") -> VitGpt2:
+    return tiny_vit.model(tiny_vit.Words(one_special=True), decoder=decoder)
+
+
+def theirs(model: VitGpt2, features: torch.Tensor, **options: object) -> object:
+    return model.network.generate(
+        encoder_outputs=BaseModelOutput(last_hidden_state=features),
+        do_sample=False,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+
+
+def cut(line: list[int]) -> list[int]:
+    """Without the start, and without the end and what follows it."""
+    said = line[1:]
+    return said[: said.index(0)] if 0 in said else said
+
+
+@pytest.mark.parametrize("decoder", tiny_vit.DECODERS)
+def test_greedy_captions_are_hugging_faces(decoder):
+    model = speaker(decoder)
+    features = tiny_vit.features(model, IMAGES)
+    ours = generate(model, features, Decoding(beam_size=1, max_length=12))
+    found = theirs(model, features, num_beams=1, max_new_tokens=12)
+    expected = [cut(line) for line in found.sequences.tolist()]
+    assert [best.words for (best,) in ours] == expected
+    ended = [best.finished for (best,) in ours]
+    assert any(ended)
+    assert len({tuple(line) for line in expected}) > 2, "all photos get one caption"
+
+
+@pytest.mark.parametrize("decoder", tiny_vit.DECODERS)
+@pytest.mark.parametrize("width", [2, 4])
+def test_beams_that_have_not_ended_are_hugging_faces(decoder, width):
+    model = speaker(decoder)
+    features = tiny_vit.features(model, IMAGES)
+    options = Decoding(beam_size=width, max_length=6, min_length=6, num_return_sequences=width)
+    ours = generate(model, features, options)
+    found = theirs(
+        model,
+        features,
+        num_beams=width,
+        min_new_tokens=6,
+        max_new_tokens=6,
+        num_return_sequences=width,
+    )
+    lines = [line[1:] for line in found.sequences.tolist()]
+    assert [caption.words for image in ours for caption in image] == lines
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_beams_that_end_live_by_the_textbooks_rule(width):
+    model = speaker()
+    features = tiny_vit.features(model, IMAGES)
+    options = Decoding(beam_size=width, max_length=7, num_return_sequences=width)
+    ours = generate(model, features, options)
+    ends = 0
+    for one, captions in zip(features.split(1), ours):
+
+        def log_probabilities(prefix, one=one):
+            line = torch.tensor([[0, *prefix, 0]])
+            with torch.no_grad():
+                logits = model(one, line, torch.tensor([len(prefix) + 2])).logits[0, -1]
+            return logits.log_softmax(-1).tolist()
+
+        expected = textbook_beam_search(log_probabilities, 0, width, 7)
+        assert [(tuple(c.words), c.finished) for c in captions] == [
+            (words, ended) for words, _, ended in expected
+        ]
+        assert [c.score for c in captions] == pytest.approx([s for _, s, _ in expected], abs=1e-4)
+        ends += sum(caption.finished for caption in captions)
+    assert ends >= 4
+
+
+def test_captions_are_drawn_from_the_nucleus_of_the_exact_distribution():
+    """Every caption of up to two words of a language of four, counted in 4000 draws."""
+    model = tiny_vit.model(tiny_vit.Words(4, one_special=True), seed=2)
+    features, p = tiny_vit.features(model, 1), 0.9
+
+    def nucleus(prefix: list[int]) -> dict[int, float]:
+        line = torch.tensor([[0, *prefix, 0]])
+        with torch.no_grad():
+            logits = model(features, line, torch.tensor([len(prefix) + 2])).logits[0, -1]
+        kept, total = {}, 0.0
+        shares = logits.double().softmax(-1).tolist()
+        for word, share in sorted(enumerate(shares), key=lambda pair: -pair[1]):
+            if total < p:
+                kept[word], total = share, total + share
+        return {word: share / total for word, share in kept.items()}
+
+    exact: dict[tuple[int, ...], float] = {}
+    for first, share in nucleus([]).items():
+        if first == 0:
+            exact[()] = share
+            continue
+        for second, again in nucleus([first]).items():
+            line = (first,) if second == 0 else (first, second)
+            exact[line] = exact.get(line, 0) + share * again
+    assert 5 <= len(exact) < 13, "the nucleus leaves something out, and something in"
+    draws = 4000
+    options = Decoding(do_sample=True, top_p=p, max_length=2, num_return_sequences=draws)
+    (drawn,) = generate(model, features, options)
+    counts = Counter(tuple(caption.words) for caption in drawn)
+    assert set(counts) <= set(exact)
+    observed = [counts[line] for line in exact]
+    assert chisquare(observed, [draws * share for share in exact.values()]).pvalue > 0.001
+    wrong = [draws / len(exact)] * len(exact)
+    assert chisquare(observed, wrong).pvalue < 1e-6, "the test could not tell"

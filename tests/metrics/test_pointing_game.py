@@ -1,0 +1,161 @@
+"""Where attention falls, against maps and boxes small enough to work out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sat.config.model import Preprocessing
+from sat.data.dataloader import Batch
+from sat.data.vocabulary import Vocabulary
+from sat.decoding.hypothesis import Hypothesis
+from sat.evaluation import pointing
+from sat.metrics.pointing_game import cells_inside, named_objects
+from sat.models.base import Output
+
+PREPROCESSING = Preprocessing(size=8)  # two by two cells of four pixels
+VOCABULARY = Vocabulary.build([["a", "red", "blue", "ball", "box", "over"]], min_word_freq=1)
+TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT = [0, 0, 4, 4], [4, 0, 8, 4], [0, 4, 4, 8]
+FLAT = (0.25, 0.25, 0.25, 0.25)
+
+
+class Scripted(nn.Module):
+    """A captioner whose features float[B, P, T] are the maps it will have."""
+
+    start_id, end_id = VOCABULARY.start_id, VOCABULARY.end_id
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
+        assert captions[0, 0] == self.start_id
+        assert captions.shape == (1, int(lengths))
+        return Output(torch.zeros(0), features.transpose(1, 2)[:, : captions.shape[1] - 1])
+
+
+def thing(words: str, box: list[float]) -> dict:
+    return {"words": words.split(), "noun": words.split()[-1], "box": box}
+
+
+def look(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dict[str, float]:
+    """`pointing` at scenes of (caption, one map a word, boxes), in batches of one."""
+    batches, captions, references = [], {}, []
+    for i, (text, maps, boxes) in enumerate(scenes):
+        words = VOCABULARY.encode(text.split())[1:-1]
+        padded = [*maps, *[FLAT] * (len(words) + 1 - len(maps))]
+        features = torch.tensor([padded]).transpose(1, 2)  # (1, P, T)
+        nothing = torch.zeros(1, dtype=torch.long)
+        batches.append(Batch(features, nothing, nothing, torch.tensor([i])))
+        captions[i] = Hypothesis(words, 0.0, True)
+        references.append({} if boxes is None else {"boxes": boxes})
+    batches.reverse()  # images are told by their index, not by their turn
+    return pointing(Scripted(), batches, captions, references, VOCABULARY, PREPROCESSING)
+
+
+def test_the_map_of_the_noun_counts_and_no_other():
+    away, there = (0.1, 0.2, 0.3, 0.4), (0.7, 0.1, 0.1, 0.1)
+    found = look(("a red ball", [away, away, there], [thing("red ball", TOP_LEFT)]))
+    assert found == pytest.approx(
+        {"nouns": 1, "peak_inside": 1, "mass_inside": 0.7, "chance": 0.25}
+    )
+    found = look(("a red ball", [there, there, away], [thing("red ball", TOP_LEFT)]))
+    assert found == pytest.approx(
+        {"nouns": 1, "peak_inside": 0, "mass_inside": 0.1, "chance": 0.25}
+    )
+
+
+def test_rows_of_the_map_lie_under_each_other():
+    up, right = (0.0, 0.1, 0.8, 0.1), (0.1, 0.8, 0.0, 0.1)  # the third cell is below the first
+    for box, peak, mass in ((BOTTOM_LEFT, 1, 0.8), (TOP_RIGHT, 0, 0.1)):
+        found = look(("ball", [up], [thing("ball", box)]))
+        assert (found["peak_inside"], found["mass_inside"]) == (peak, pytest.approx(mass))
+    assert look(("ball", [right], [thing("ball", TOP_RIGHT)]))["peak_inside"] == 1
+
+
+def test_a_cell_half_covered_counts_by_half():
+    peak = (0.6, 0.4, 0.0, 0.0)
+    found = look(("ball", [peak], [thing("ball", [0, 0, 2, 4])]))
+    assert found == pytest.approx(
+        {"nouns": 1, "peak_inside": 0.5, "mass_inside": 0.3, "chance": 2 * 4 / 64}
+    )
+    found = look(("ball", [peak], [thing("ball", [2, 1, 5, 3])]))  # a quarter, and an eighth
+    assert found == pytest.approx(
+        {"nouns": 1, "peak_inside": 0.25, "mass_inside": 0.2, "chance": 3 * 2 / 64}
+    )
+
+
+@pytest.mark.parametrize("box", [TOP_LEFT, [1, 2, 7, 3.5], [0, 0, 8, 8], [2.5, 3, 3, 3.25]])
+def test_a_flat_map_gets_exactly_chance(box):
+    found = look(("a ball", [FLAT, FLAT], [thing("ball", box)]))
+    area = (box[2] - box[0]) * (box[3] - box[1]) / 64
+    assert found["chance"] == pytest.approx(area, abs=1e-9)
+    assert found["mass_inside"] == pytest.approx(area, abs=1e-7)
+
+
+def test_two_balls_are_told_apart_by_their_colours():
+    left, right = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)
+    boxes = [thing("blue ball", TOP_RIGHT), thing("red ball", TOP_LEFT)]
+    words = "red ball over blue ball"
+    seen = look((words, [FLAT, left, FLAT, FLAT, right], boxes))
+    assert seen == {"nouns": 2, "peak_inside": 1.0, "mass_inside": 1.0, "chance": 0.25}
+    swapped = look((words, [FLAT, right, FLAT, FLAT, left], boxes))
+    assert swapped == {"nouns": 2, "peak_inside": 0.0, "mass_inside": 0.0, "chance": 0.25}
+
+
+def test_the_mean_is_over_nouns_not_over_images():
+    here, away = (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)
+    both = [thing("red ball", TOP_LEFT), thing("blue box", [0, 0, 8, 4])]
+    found = look(
+        ("red ball over blue box", [FLAT, here, FLAT, FLAT, here], both),
+        ("red ball", [FLAT, away], [thing("red ball", TOP_LEFT)]),
+    )
+    assert found == pytest.approx(
+        {"nouns": 3, "peak_inside": 2 / 3, "mass_inside": 2 / 3, "chance": 1 / 3}
+    )
+
+
+def test_captions_that_name_nothing_are_not_counted():
+    nothing = {"nouns": 0, "peak_inside": 0.0, "mass_inside": 0.0, "chance": 0.0}
+    assert look(("a blue ball", [], [thing("red ball", TOP_LEFT)])) == nothing
+    assert look(("a ball", [], None)) == nothing
+    assert look(("", [], [thing("ball", TOP_LEFT)])) == nothing
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a red ball", [(2, TOP_LEFT)]),
+        ("red ball", [(1, TOP_LEFT)]),
+        ("ball red", []),
+        ("a red box over a ball", []),
+        ("a red ball over a red ball", [(2, TOP_LEFT), (6, TOP_LEFT)]),
+        ("a box over a red ball", [(1, TOP_RIGHT), (5, TOP_LEFT)]),
+        ("red", []),
+    ],
+)
+def test_objects_are_named_by_all_their_words_in_order(caption, expected):
+    boxes = [thing("red ball", TOP_LEFT), thing("box", TOP_RIGHT)]
+    if caption.startswith("a red box"):
+        boxes = boxes[:1]
+    assert named_objects(caption.split(), boxes) == expected
+
+
+def test_cells_against_counted_pixels():
+    """Boxes on whole pixels: the share of a cell is that of its pixels inside."""
+    random = np.random.default_rng(0)
+    for grid in ((2, 2), (3, 4), (12, 6), (1, 1)):
+        left, top = random.integers(0, 11, 2)
+        right, bottom = random.integers([left + 1, top + 1], 13)
+        pixels = np.zeros((12, 12))
+        pixels[top:bottom, left:right] = 1
+        h, w = grid
+        counted = pixels.reshape(h, 12 // h, w, 12 // w).mean((1, 3))
+        assert cells_inside([left, top, right, bottom], 12, grid) == pytest.approx(counted)
+
+
+def test_what_hangs_over_the_edge_of_the_picture_is_cut_off():
+    assert cells_inside([-4, -4, 4, 20], 8, (2, 2)) == pytest.approx(np.array([[1, 0], [1, 0]]))
+    assert cells_inside([9, 0, 12, 8], 8, (2, 2)) == pytest.approx(np.zeros((2, 2)))

@@ -1,0 +1,237 @@
+"""The decoder against the paper read slowly, against itself unrolled, and by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from reference_decoder import ReferenceDecoder
+from torch import Tensor
+
+from sat.config.decoding import Decoding
+from sat.decoding.generate import generate
+from sat.models.attention import Attention
+from sat.models.decoder import DecoderWithAttention
+from sat.ops import attention_scores
+from sat.ops.attention_scores import weighted_sums
+from sat.ops.ragged_rows import Seats
+from sat.training.losses import word_mask
+
+CHOICES = {
+    "activation": ("tanh", "relu"),
+    "gate": ("vector", "scalar", "none"),
+    "initial_state": ("tanh", "linear"),
+    "output": ("deep", "linear"),
+}
+MORE = [
+    {"attention_depth": 2},
+    {"attention_depth": 2, "activation": "relu", "test_attention": "argmax"},
+    {"test_attention": "argmax", "gate": "scalar"},
+    {"dropout_sites": ("mean", "hidden", "readout")},
+    {"dropout_sites": ("mean",), "output": "linear"},
+    {"dropout_sites": ()},
+]
+EVERY_CHOICE = [dict(zip(CHOICES, pick)) for pick in itertools.product(*CHOICES.values())]
+EVERY_CHOICE += [EVERY_CHOICE[0] | others for others in MORE]
+SIZES = {
+    "attention_dim": 7,
+    "embed_dim": 5,
+    "decoder_dim": 6,
+    "vocab_size": 11,
+    "encoder_dim": 4,
+}
+LENGTHS = torch.tensor([5, 9, 3, 8])  # all different: both decoders sort them alike
+EXACT = {"rtol": 0, "atol": 1e-5}
+
+each_choice = pytest.mark.parametrize(
+    "choices", EVERY_CHOICE, ids=lambda choices: "-".join(map(str, choices.values()))
+)
+
+
+def random_decoder(**choices: str) -> DecoderWithAttention:
+    """With weights large enough for every part to matter."""
+    torch.manual_seed(3)
+    decoder = DecoderWithAttention(**SIZES, **choices)
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    return decoder.eval()
+
+
+def random_batch() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(8)
+    features = torch.randn(4, 10, 4, generator=random)
+    captions = torch.randint(11, (4, 9), generator=random)
+    return features, captions
+
+
+@each_choice
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "dropout"])
+def test_forward_is_the_paper_read_slowly(choices: dict[str, str], training: bool) -> None:
+    decoder = random_decoder(**choices).train(training)
+    slow = ReferenceDecoder(**SIZES, **choices).train(training)
+    slow.load_state_dict(decoder.state_dict())
+    features, captions = random_batch()
+    torch.manual_seed(1)
+    logits, alphas = slow(features, captions, LENGTHS)
+    torch.manual_seed(1)
+    output = decoder(features, captions, LENGTHS)
+    words = word_mask(LENGTHS - 1, 8)
+    torch.testing.assert_close(output.logits[words], logits[words], **EXACT)
+    torch.testing.assert_close(output.alphas, alphas, **EXACT)
+
+
+@each_choice
+def test_forward_is_step_unrolled(choices: dict[str, str]) -> None:
+    decoder = random_decoder(**choices)
+    features, captions = random_batch()
+    output = decoder(features, captions, LENGTHS)
+    state = decoder.start(features)
+    for t in range(8):
+        logits, state = decoder.step(captions[:, t], state)
+        alive = t < LENGTHS - 1
+        torch.testing.assert_close(logits[alive], output.logits[alive, t], **EXACT)
+
+
+@each_choice
+@pytest.mark.parametrize("cached", [1, 150, attention_scores.CACHED], ids=["one", "three", "all"])
+def test_beam_search_is_the_slow_one_of_each_image(
+    choices: dict[str, str], cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows of attention's hidden layer, 70 numbers each, the cache holds."""
+    monkeypatch.setattr(attention_scores, "CACHED", cached)
+    decoder, features = random_decoder(**choices), random_batch()[0]
+    decoder.pad_id, decoder.unk_id, decoder.start_id, decoder.end_id = 0, 8, 9, 10
+    decoder.fc.bias.data[[0, 9]] = -1e4  # the slow one may say anything
+    slow = ReferenceDecoder(**SIZES, **choices).eval()
+    slow.load_state_dict(decoder.state_dict())
+    options = Decoding(beam_size=4, num_return_sequences=4, max_length=12)
+    for image, found in zip(features, generate(decoder, features, options), strict=True):
+        completed = slow.beam_search(image, 4, start=9, end=10, steps=12)
+        expected = sorted(completed, key=lambda caption: -caption[1])
+        finished = [caption for caption in found if caption.finished] or found
+        words = [[9, *caption.words] + [10] * caption.finished for caption in finished]
+        assert words == [line for line, _, _ in expected]
+        scores = [score for _, score, _ in expected]
+        assert [caption.score for caption in finished] == pytest.approx(scores, abs=1e-5)
+
+
+def test_the_order_of_the_batch_does_not_matter() -> None:
+    decoder = random_decoder()
+    features, captions = random_batch()
+    lengths = torch.tensor([5, 5, 8, 5])
+    order = torch.tensor([3, 1, 0, 2])
+    output = decoder(features, captions, lengths)
+    shuffled = decoder(features[order], captions[order], lengths[order])
+    words = word_mask(lengths - 1, 8)[order]
+    torch.testing.assert_close(shuffled.logits[words], output.logits[order][words], **EXACT)
+    torch.testing.assert_close(shuffled.alphas, output.alphas[order], **EXACT)
+
+
+@pytest.mark.parametrize("padding", [0, 10])
+def test_padding_changes_nothing(padding: int) -> None:
+    decoder = random_decoder()
+    features, captions = random_batch()
+    tight = decoder(features, captions, LENGTHS)
+    past = torch.arange(9) >= LENGTHS.unsqueeze(1)
+    wide = torch.nn.functional.pad(captions.masked_fill(past, padding), (0, 4), value=padding)
+    padded = decoder(features, wide, LENGTHS)
+    words = word_mask(LENGTHS - 1, 8)
+    torch.testing.assert_close(padded.logits[:, :8][words], tight.logits[words], **EXACT)
+    torch.testing.assert_close(padded.alphas[:, :8], tight.alphas, **EXACT)
+    assert padded.alphas.shape[1] == 12
+    assert not padded.alphas[~word_mask(LENGTHS - 1, 12)].any()
+
+
+def test_a_grid_of_features_reads_like_its_regions() -> None:
+    decoder = random_decoder()
+    features, captions = random_batch()
+    grid = features.view(4, 2, 5, 4)
+    expected = decoder(features, captions, LENGTHS)
+    torch.testing.assert_close(decoder(grid, captions, LENGTHS), expected, **EXACT)
+
+
+def test_reorder_picks_and_repeats_rows() -> None:
+    decoder = random_decoder()
+    features, captions = random_batch()
+    _, state = decoder.step(captions[:, 0], decoder.start(features))
+    for index in ([2, 2, 0], [3, 1, 1, 0, 2, 3], [1, 1], [0, 1, 2, 3]):  # of four photos
+        _, alone = decoder.step(captions[index, 0], decoder.start(features[index]))
+        expected, _ = decoder.step(captions[index, 1], alone)
+        reordered = decoder.reorder(state, torch.tensor(index))
+        found, _ = decoder.step(captions[index, 1], reordered)
+        torch.testing.assert_close(found, expected, **EXACT)
+        few = len(set(index)) <= 2  # then photos without rows are dropped
+        assert len(reordered.features) == (len(set(index)) if few else 4)
+
+
+def test_frozen_embeddings_get_no_gradient() -> None:
+    decoder = random_decoder()
+    vectors = torch.randn(11, 5)
+    decoder.load_pretrained_embeddings(vectors)
+    decoder.fine_tune_embeddings(False)
+    features, captions = random_batch()
+    decoder(features, captions, LENGTHS).logits.sum().backward()
+    assert decoder.embedding.weight.grad is None
+    assert torch.equal(decoder.embedding.weight, vectors)
+    decoder.fine_tune_embeddings()
+    decoder(features, captions, LENGTHS).logits.sum().backward()
+    assert decoder.embedding.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ({"attention": "firm"}, "attention is 'firm': choose one of soft, hard"),
+        ({"test_attention": "no"}, "test_attention is 'no': choose one of expected, sampled, arg"),
+        ({"attention_depth": 3}, "attention_depth is 3: choose one of 1, 2"),
+        ({"dropout_sites": ("fc",)}, "dropout_sites is 'fc': choose one of mean, hidden, readout"),
+        ({"activation": "gelu"}, "activation is 'gelu': choose one of tanh, relu"),
+        ({"gate": "wide"}, "gate is 'wide': choose one of vector, scalar, none"),
+        ({"initial_state": "zero"}, "initial_state is 'zero': choose one of tanh, linear"),
+        ({"output": "flat"}, "output is 'flat': choose one of deep, linear"),
+    ],
+)
+def test_unknown_choices_are_named(choice: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        DecoderWithAttention(**SIZES, **choice)
+
+
+def test_word_vectors_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"word vectors are \(11, 3\), the embedding is \(11, 5\)"):
+        random_decoder().load_pretrained_embeddings(torch.zeros(11, 3))
+
+
+def test_attention_by_hand() -> None:
+    """One unit, two regions: e_i = 2 tanh(a_i + h), alpha = softmax(e)."""
+    attention = Attention(encoder_dim=1, decoder_dim=1, attention_dim=1)
+    for layer in (attention.encoder_att, attention.decoder_att, attention.full_att):
+        torch.nn.init.constant_(layer.weight, 2 if layer is attention.full_att else 1)
+        torch.nn.init.zeros_(layer.bias)
+    features, hidden = torch.tensor([[[0.5], [-0.25]]]), torch.tensor([[0.25]])
+    one = Seats(torch.tensor([0]), 1)
+    context, alpha = attention(features, attention.project(features), hidden, one, "expected")
+    first = 1 / (1 + 2.718281828 ** (-2 * 0.635148952))  # tanh(0.75) - tanh(0) = 0.635148952
+    torch.testing.assert_close(alpha, torch.tensor([[first, 1 - first]]), **EXACT)
+    torch.testing.assert_close(context, torch.tensor([[0.75 * first - 0.25]]), **EXACT)
+
+
+@pytest.mark.parametrize("cells", [1, 31, 32, 70])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_sums_of_a_few_cells_at_a_time_are_the_whole(rows: int, cells: int) -> None:
+    random = torch.Generator().manual_seed(6)
+    weights = torch.rand(2, rows, cells, generator=random, requires_grad=True)
+    features = torch.randn(2, cells, 5, generator=random)
+    sums = weighted_sums(weights, features)
+    torch.testing.assert_close(sums, weights @ features)
+    (slope,) = torch.autograd.grad(sums.sum(), weights)
+    torch.testing.assert_close(slope, features.sum(2).unsqueeze(1).expand_as(weights))
+
+
+def test_a_step_can_learn_from_a_state_made_without_gradients() -> None:
+    decoder = random_decoder()
+    with torch.no_grad():
+        state = decoder.start(random_batch()[0])
+    logits, _ = decoder.step(torch.tensor([1, 2, 3, 4]), state)
+    logits.sum().backward()
+    assert decoder.attention.decoder_att.weight.grad.abs().max() > 0

@@ -1,0 +1,169 @@
+"""ViT + GPT-2: stepping with the cache is the whole pass, maps are of patches, parts freeze."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import tiny
+import tiny_vit
+import torch
+from tiny_vit import DECODERS, ENCODERS
+
+from sat.training.losses import cross_entropy
+
+CAPTIONS = torch.tensor([[2, 4, 5, 6, 7, 3], [2, 8, 3, 1, 1, 1], [2, 9, 10, 4, 3, 1]])
+LENGTHS = torch.tensor([6, 3, 5])
+PAIRS = [(encoder, "fresh:gpt2") for encoder in ENCODERS]
+PAIRS += [("fresh:vit", decoder) for decoder in DECODERS[1:]]
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
+@torch.inference_mode()
+def test_stepping_with_the_cache_is_the_whole_pass(encoder, decoder):
+    """Beams reordered on the way, and an older state that must survive the newer ones."""
+    model = tiny_vit.model(encoder=encoder, decoder=decoder)
+    features = tiny_vit.features(model)
+    whole = model(features, CAPTIONS, LENGTHS)
+    order = torch.tensor([2, 0, 1, 0])
+    state = model.start(features)
+    for t in range(5):
+        tokens = CAPTIONS[:, t] if t < 2 else CAPTIONS[order, t]
+        logits, after = model.step(tokens, state)
+        again, _ = model.step(tokens, state)
+        assert torch.equal(logits, again), "a step changes the state it was given"
+        rows = torch.arange(3) if t < 2 else order
+        real = t < LENGTHS[rows] - 1
+        torch.testing.assert_close(logits[real], whole.logits[rows][real, t], atol=1e-5, rtol=1e-5)
+        state = model.reorder(after, order) if t == 1 else after
+    other = model(features.roll(1, 0), CAPTIONS, LENGTHS).logits
+    assert (other - whole.logits).abs().max() > 0.1, "the words do not depend on the photo"
+
+
+@torch.inference_mode()
+def test_several_captions_share_one_encoding():
+    model = tiny_vit.model()
+    features = tiny_vit.features(model)
+    captions, lengths = CAPTIONS[[0, 1, 2, 0, 1, 2]], LENGTHS[[0, 1, 2, 0, 1, 2]]
+    shared = model(features, captions, lengths)
+    apart = model(features[[0, 0, 1, 1, 2, 2]], captions, lengths)
+    torch.testing.assert_close(shared.logits, apart.logits)
+    torch.testing.assert_close(shared.alphas, apart.alphas)
+    with pytest.raises(ValueError, match="4 captions of 3 photos"):
+        model(features, CAPTIONS[[0, 1, 2, 0]], LENGTHS[[0, 1, 2, 0]])
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+@pytest.mark.parametrize("head", [None, 0, 1])
+@torch.inference_mode()
+def test_maps_are_those_of_the_layer_and_head_worked_by_hand(layer, head):
+    """Queries and keys taken from inside; the softmax is over class token and patches."""
+    model = tiny_vit.model(attention_layer=layer, attention_head=head)
+    features = tiny_vit.features(model)
+    block = model.decoder.transformer.h[layer]
+    seen = []
+    handle = block.ln_cross_attn.register_forward_hook(lambda *args: seen.append(args[2]))
+    found = model(features, CAPTIONS, LENGTHS).alphas
+    handle.remove()
+    patches = model.network.enc_to_dec_proj(features)
+    keys = block.crossattention.c_attn(patches)[..., :12].unflatten(2, (2, 6))
+    queries = block.crossattention.q_attn(seen[0]).unflatten(2, (2, 6))
+    scores = torch.einsum("btnd,bpnd->bntp", queries, keys) / math.sqrt(6)
+    maps = scores.softmax(-1)
+    maps = maps.mean(1) if head is None else maps[:, head]
+    expected = maps[..., 1:] / maps[..., 1:].sum(-1, keepdim=True)
+    for row, length in enumerate(LENGTHS.tolist()):
+        torch.testing.assert_close(found[row, : length - 1], expected[row, : length - 1])
+        assert not found[row, length - 1 :].any(), "maps past the end"
+
+
+@pytest.mark.parametrize(("encoder", "specials"), list(zip(ENCODERS, (1, 2, 1, 0))))
+@torch.inference_mode()
+def test_class_tokens_are_seen_but_not_drawn(encoder, specials):
+    model = tiny_vit.model(encoder=encoder)
+    features = tiny_vit.features(model)
+    patches = 4 if "swin" in encoder else 16
+    assert features.shape[1] == patches + specials
+    alphas = model(features, CAPTIONS, LENGTHS).alphas
+    assert alphas.shape == (3, 5, patches)
+    torch.testing.assert_close(alphas[0].sum(-1), torch.ones(5))
+
+
+@pytest.mark.parametrize("one_special", [False, True])
+@torch.inference_mode()
+def test_the_loss_is_the_hand_worked_one_and_hugging_faces(one_special):
+    """Its own loss is right when labels are not shifted twice (transformers 4.50 to PR 40863).
+
+    With one special token the end is the padding too, and must be a target all the same.
+    """
+    words = tiny_vit.Words(one_special=one_special)
+    model = tiny_vit.model(words)
+    features = tiny_vit.features(model)
+    captions = CAPTIONS.clone()
+    if one_special:
+        captions[captions <= 3] = 0
+    output = model(features, captions, LENGTHS)
+    ours = cross_entropy(output.logits, captions[:, 1:], LENGTHS - 1).item()
+    targets = [(row, t) for row in range(3) for t in range(LENGTHS[row] - 1)]
+    assert len(targets) == 11
+    by_hand = 0.0
+    for row, t in targets:
+        logits = output.logits[row, t].double()
+        by_hand -= (logits[captions[row, t + 1]] - logits.exp().sum().log()).item() / len(targets)
+    assert ours == pytest.approx(by_hand, rel=1e-5)
+    labels = captions[:, 1:].clone()
+    labels[torch.arange(5) >= LENGTHS.unsqueeze(1) - 1] = -100
+    assert (labels == words.end_id).sum() == 3, "every end is a target"
+    theirs = model.network(encoder_outputs=(features,), labels=labels)
+    assert ours == pytest.approx(theirs.loss.item(), rel=1e-5)
+    torch.testing.assert_close(theirs.logits[0], output.logits[0], atol=1e-5, rtol=1e-5)
+
+
+JOINS = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("trainable", ["cross_attention", "decoder", "all"])
+def test_only_what_was_chosen_learns(trainable, decoder):
+    model = tiny_vit.model(decoder=decoder)
+    model.choose_trainable(trainable)
+    model.train()
+    before = tiny.weights(model)
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=1.0)
+    features = model.encode(torch.randn(3, 3, 32, 32))
+    logits = model(features, CAPTIONS, LENGTHS).logits
+    cross_entropy(logits, CAPTIONS[:, 1:], LENGTHS - 1).backward()
+    optimizer.step()
+    changed = {name.removeprefix("network.") for name in tiny.changed(before, model)}
+    assert model.encoder.training == (trainable == "all")
+    assert any(name.startswith("encoder.") for name in changed) == (trainable == "all")
+    joins = {name for name in changed if any(part in name for part in JOINS)}
+    assert len(joins) >= 2 * 8
+    assert (changed == joins) == (trainable == "cross_attention")
+
+
+def test_unlearnable_choices_are_named():
+    with pytest.raises(ValueError, match="trainable is 'some': choose one of cross_attention"):
+        tiny_vit.model().choose_trainable("some")
+    with pytest.raises(ValueError, match="attention_layer is 2: the decoder has 2 layers of 2"):
+        tiny_vit.model(attention_layer=2)
+    with pytest.raises(ValueError, match="attention_head is 2: the decoder has 2 layers of 2"):
+        tiny_vit.model(attention_head=2)
+    with pytest.raises(ValueError, match="choose one of fresh:gpt2, fresh:bert, fresh:roberta"):
+        tiny_vit.model(decoder="fresh:gpt5")
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@torch.inference_mode()
+def test_a_caption_longer_than_the_positions_is_named(decoder):
+    model = tiny_vit.model(decoder=decoder, positions=5)
+    features = tiny_vit.features(model)
+    model(features, CAPTIONS, LENGTHS)
+    with pytest.raises(ValueError, match="caption is 6: the decoder has positions for 5 tokens"):
+        model(features, torch.full((3, 7), 4), torch.full((3,), 7))
+    state = model.start(features)
+    for _ in range(5):
+        _, state = model.step(torch.full((3,), 4), state)
+    with pytest.raises(ValueError, match="lower max_length"):
+        model.step(torch.full((3,), 4), state)

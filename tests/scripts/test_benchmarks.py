@@ -1,0 +1,178 @@
+"""The benchmarks count rightly, measure what they say, and run. No time is asserted here."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import choices, decode, floor, measure, pair, train_step
+from sat.config.training import TrainConfig
+from train import parse
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ("train_step", "decode", "evaluate", "prepare", "loader", "startup")
+CPU = torch.device("cpu")
+SIZES = pair.SMALL._replace(regions=9, cells=9)
+READINGS = {"tutorial": pair.TUTORIAL, "ours": pair.OURS}
+
+each_reading = pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+
+
+def allocate(megabytes: int) -> partial:
+    """A call that needs so much memory, while that of building it is not counted."""
+    held = torch.ones(25 * 10**6)
+    return partial(lambda held: len(torch.ones(megabytes * 250_000)), held)
+
+
+@each_reading
+def test_operations_of_a_training_step_are_those_that_torch_counts(reading: dict) -> None:
+    sizes = SIZES._replace(deep=reading["output"] == "deep")
+    decoder = pair.decoder(pair.ReferenceDecoder, sizes, reading)
+    captions = torch.tensor([[58, 4, 0]])
+    features = pair.random_features(1, sizes, CPU)
+    with FlopCounterMode(display=False) as counter:
+        logits, alphas = decoder(features, captions, torch.tensor([2]))
+        (logits.sum() + alphas.square().sum()).backward()
+    *phases, _ = floor.training_step(sizes, images=1, words=1, steps=1)
+    scores, sums = sizes.regions * sizes.attention, sizes.regions * sizes.features
+    # torch counts matrix products alone: of the scores one of ten, thrice; no weighted sums
+    counted = counter.get_total_flops() + (10 - 3 * 2) * scores + 2 * 2 * sums
+    assert sum(phase.flops for phase in phases) == counted
+
+
+@each_reading
+def test_operations_of_a_search_are_those_that_torch_counts(reading: dict) -> None:
+    sizes = SIZES._replace(deep=reading["output"] == "deep")
+    decoder = pair.decoder(pair.ReferenceDecoder, sizes, reading).eval()
+    features = pair.random_features(1, sizes, CPU)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        hidden, cell = decoder.initial(features)
+        decoder.word(torch.tensor([58]), features, hidden, cell)
+    scores, sums = sizes.regions * sizes.attention, sizes.regions * sizes.features
+    counted = counter.get_total_flops() + (4 - 2) * scores + 2 * sums
+    assert sum(phase.flops for phase in floor.search(sizes, [[1]])) == counted
+
+
+@each_reading
+def test_parameters_are_counted(reading: dict) -> None:
+    sizes = SIZES._replace(deep=reading["output"] == "deep")
+    decoder = pair.decoder(pair.ReferenceDecoder, sizes, reading)
+    weights = [weight for name, weight in decoder.named_parameters() if "bias" not in name]
+    score = sizes.attention  # full_att, which the count leaves out with the biases
+    assert sizes.parameters == sum(weight.numel() for weight in weights) - score
+
+
+def test_a_phase_takes_the_longer_of_its_floors() -> None:
+    peaks = measure.Peaks(flops=10.0, half_flops=20.0, bandwidth=2.0)
+    phases = [floor.Phase("computes", 50.0, 4.0), floor.Phase("reads", 5.0, 6.0)]
+    assert floor.floor(phases, peaks) == 5.0 + 3.0
+
+
+def test_calls_are_made_in_turn_and_their_own_times_count() -> None:
+    made: list[str] = []
+
+    def call(name: str, seconds: list[float]) -> float:
+        made.append(name)
+        return seconds.pop(0)
+
+    calls = [partial(call, "a", [9.0, 1.0, 3.0, 2.0]), partial(call, "b", [9.0, 4.0, 4.0, 4.0])]
+    assert measure.in_turn(calls, 3, CPU) == [(2.0, 1.0, 3.0), (4.0, 4.0, 4.0)]
+    assert made == ["a", "b"] * 4  # the first of each warms up
+
+
+def test_quartiles() -> None:
+    assert measure.timing([5.0, 1.0, 2.0, 4.0, 3.0]) == (3.0, 2.0, 4.0)
+
+
+def test_peak_memory_is_that_of_the_call_alone() -> None:
+    held = measure.in_a_process(allocate, 64)
+    assert held.result == 64 * 250_000
+    assert 60e6 < held.peak < 80e6  # not the 100 MB that were there before
+
+
+def test_a_failure_elsewhere_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="failed in a process of its own"):
+        measure.peak_memory(allocate, "many")  # type: ignore[arg-type]
+    assert "TypeError" in capfd.readouterr().err
+
+
+def test_units() -> None:
+    given = (1234.0, 1.5, 0.0123, 4.56e-5, 1e-9)
+    assert [measure.seconds(value) for value in given] == [
+        *("1234 s", "1.5 s", "12.3 ms", "45.6 µs", "0.001 µs"),
+    ]
+
+
+def test_another_mathematics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = train_step.ROWS[0]
+    assert "apart by" in train_step.agreement(row, 3, True, CPU)
+    right = train_step.reference_step
+    monkeypatch.setattr(
+        train_step,
+        "reference_step",
+        lambda sizes, device, reading: right(sizes, device, reading | {"activation": "tanh"}),
+    )
+    with pytest.raises(RuntimeError, match="a benchmark of something wrong"):
+        train_step.agreement(row, 3, True, CPU)
+
+
+def test_other_captions_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="1 captions differ"):
+        decode._same_captions("row", [([1, 2], 0.0), ([3], 0.0)], [([1, 2], 0.5), ([4], 0.0)])
+
+
+@each_reading
+def test_random_captions_end_as_they_were_taught(reading: dict) -> None:
+    sizes = SIZES._replace(deep=reading["output"] == "deep")
+    ours = decode.decoder(pair.DecoderWithAttention, sizes, reading, CPU)
+    found = decode.together(ours, pair.random_features(16, sizes, CPU), 3, 16)
+    lengths = [len(words) for words, _ in found]
+    assert min(lengths) > 2
+    assert max(lengths) < 20
+    assert len({tuple(words) for words, _ in found}) > 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_prints_its_table(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{script}", "--quick", "--threads", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("## ")
+    (start, *_) = (i for i, line in enumerate(lines) if "| ratio |" in line)
+    column = [cell.strip() for cell in lines[start].split("|")].index("ratio")
+    rows = [line for line in lines[start + 2 :] if line.startswith("| ")]
+    ratios = [line.split("|")[column].strip() for line in rows[:2]]
+    assert len(ratios) == 2
+    for ratio in ratios:
+        assert re.fullmatch(r"[\d.]+×", ratio)
+        assert math.isfinite(float(ratio[:-1]))
+
+
+@pytest.mark.parametrize("name", [name for name in choices.CHOICES if name != "ours"])
+def test_each_choice_is_a_recipe_of_its_own(name: str) -> None:
+    assert parse(choices.CHOICES[name]) != TrainConfig()
+
+
+def test_choices_are_told_as_differences_to_ours() -> None:
+    found = choices.table(
+        {"ours": {"Bleu_4": 0.2, "CIDEr": 0.5}, "other": {"Bleu_4": 0.21, "CIDEr": 0.46}}
+    )
+    assert found.splitlines()[2:] == [
+        "| ours | 20.0 | +0.0 | 50.0 | +0.0 |",
+        "| other | 21.0 | +1.0 | 46.0 | -4.0 |",
+    ]

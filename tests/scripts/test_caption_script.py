@@ -1,0 +1,286 @@
+"""caption.py: photos in, captions, JSON and figures out; the tutorial's flags; errors in a line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sat.captioner
+from sat.checkpoints import native
+from sat.cli import main_errors, name_figures
+from sat.config.decoding import Decoding
+from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
+from sat.data.image_files import find_photos
+from sat.data.vocabulary import SPECIAL_WORDS, Vocabulary
+from sat.models.factory import build
+
+ROOT = Path(__file__).parents[2]
+COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
+
+spec = importlib.util.spec_from_file_location("caption_script", ROOT / "caption.py")
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A checkpoint of a small random captioner, whose captions differ from photo to photo."""
+    words = (*SPECIAL_WORDS, "a", "dog", "cat", "runs", "on", "grass")
+    vocabulary = Vocabulary({word: number for number, word in enumerate(words)})
+    config = ModelConfig(
+        EncoderConfig("efficientnet_lite0", "none", blocks=2),
+        DecoderConfig(attention_dim=16, embed_dim=16, decoder_dim=16),
+        Preprocessing(size=32, resize="crop"),
+    )
+    torch.manual_seed(0)
+    captioner = build(config, vocabulary)
+    with torch.no_grad():
+        for parameter in captioner.decoder.parameters():
+            parameter.mul_(6)
+    folder = tmp_path_factory.mktemp("run") / "best"
+    native.save(folder, captioner, vocabulary, config)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> list[str]:
+    """Photos of noise in the folder photos of an otherwise empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    Path("photos").mkdir()
+    for name in ("b.jpg", "a.png", "c.JPG"):
+        pixels = random.integers(0, 255, (5, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((60, 40), 0).save(f"photos/{name}")
+    Path("photos/notes.txt").write_text("no photo")
+    return ["photos/a.png", "photos/b.jpg", "photos/c.JPG"]
+
+
+@pytest.fixture
+def caption(monkeypatch, capsys):
+    """Runs the script in this process; returns its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["caption.py", *map(str, arguments)])
+        code = 0
+        try:
+            with main_errors():
+                script.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_one_photo_gives_its_caption_and_a_figure(caption, model, photos):
+    code, out, err = caption("--img", photos[0], "--model", model, "--beam_size", 3)
+    expected = sat.captioner.load(model).caption(photos[0], beam_size=3)
+    assert len(expected.words) > 0
+    assert (code, err) == (0, "")
+    assert out == f"{expected.text}\nwhere it looked: a_att.png\n"
+    with Image.open("a_att.png") as figure:
+        figure.verify()
+
+
+def test_many_photos_are_captioned_as_one_by_one(caption, model, photos):
+    code, out, _ = caption("-i", *photos, "-m", model, "-b", 2, "--max_length", 9)
+    captioner = sat.captioner.load(model)
+    texts = [captioner.caption(name, beam_size=2, max_length=9).text for name in photos]
+    assert len(set(texts)) > 1
+    assert code == 0
+    assert out.splitlines() == [f"{name}: {text}" for name, text in zip(photos, texts)]
+    assert os.listdir() == ["photos"]  # no figures unless there is a folder for them
+
+
+def test_json_holds_what_the_library_returns(caption, model, photos):
+    captioner = sat.captioner.load(model)
+    flags = ("-i", "photos", "-m", model, "--num_beams", 3, "--num_return_sequences", 2)
+    expected = [
+        {
+            "image": name,
+            "caption": one.text,
+            "score": pytest.approx(one.score, abs=1e-4),
+            "finished": one.finished,
+            "words": one.words,
+        }
+        for name in photos
+        for one in captioner.candidates([name], beam_size=3, num_return_sequences=2)[0]
+    ]
+    code, out, err = caption(*flags, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == expected
+    code, out, _ = caption(*flags, "--json", "results/captions.json")
+    assert json.loads(Path("results/captions.json").read_text()) == expected
+    lines = [f"{one['image']}: {one['caption']} ({one['score'].expected:.2f})" for one in expected]
+    assert out.splitlines() == lines
+
+
+def test_attention_can_be_another_than_the_models_own(caption, model, photos):
+    captioner = sat.captioner.load(model)
+    usual = captioner.caption(photos[0]).score
+    captioner.model.decoder.test_attention = "argmax"
+    _, out, _ = caption("-i", photos[0], "-m", model, "--test_attention", "argmax", "--json")
+    (record,) = json.loads(out)
+    assert record["score"] == pytest.approx(captioner.caption(photos[0]).score, abs=1e-5)
+    assert record["score"] != pytest.approx(usual, abs=1e-3)
+
+
+def test_sampling_follows_the_seed(caption, model, photos):
+    flags = ("-i", photos[0], "-m", model, "--json", "--top_p", 0.9, "--temperature", 3)
+    draws = [caption(*flags, "--max_length", 9, "--seed", seed)[1] for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("flag", ["--beam_size", "--num_beams", "-b"])
+def test_flags_of_the_tutorial_and_of_hugging_face_are_understood(flag):
+    flags = script.parse(
+        ["-i", "a.jpg", "-m", "b.pth.tar", "-wm", "w.json", flag, "4", "--dont_smooth"]
+    )
+    assert (flags.img, flags.model, flags.word_map) == (["a.jpg"], "b.pth.tar", "w.json")
+    assert (flags.beam_size, flags.dont_smooth) == (4, True)
+    plain = script.parse(["--img", "a.jpg", "--model", "b"])
+    assert "beam_size" not in plain, "the checkpoint's own choice stands"
+
+
+class Namer:
+    """A captioner whose caption is the colour of the photo."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.config = SimpleNamespace(decoding=Decoding())
+
+    def to(self, device: object) -> Namer:
+        return self
+
+    def candidates(self, photos: list[Image.Image], options: Decoding) -> list[list[Any]]:
+        self.batches.append(len(photos))
+        names = [list(COLOURS)[int(np.argmax(np.asarray(photo)[0, 0]))] for photo in photos]
+        return [
+            [SimpleNamespace(text=name, score=0.0, finished=True, words=[name])] for name in names
+        ]
+
+
+def test_broken_photos_are_named_and_the_others_keep_their_own_caption(
+    caption, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sat.captioner, "load", lambda *_: namer)
+    namer, expected, names = Namer(), [], []
+    for i, name in enumerate(list(COLOURS) * 13):
+        names.append(f"{i:02}.png")
+        Image.new("RGB", (4, 4), COLOURS[name]).save(names[-1])
+        expected.append(f"{names[-1]}: {name}")
+    for i in (3, 16, 17, 38):
+        Path(names[i]).write_bytes(b"no photo")
+    Path(names[5]).unlink()
+    code, out, err = caption("-i", *names, "-m", "any")
+    broken = (3, 5, 16, 17, 38)
+    assert code == 1
+    assert out.splitlines() == [line for i, line in enumerate(expected) if i not in broken]
+    assert namer.batches == [14, 14, 6]
+    complaints = [line for line in re.split(r"[\r\n]", err) if line.startswith("error")]
+    assert [line.split(":")[1].strip() for line in complaints] == [names[i] for i in broken]
+
+
+def test_a_folder_takes_the_figures_of_many_photos(caption, model, photos):
+    Path("other").mkdir()
+    Path("other/a.png").write_bytes(Path("photos/a.png").read_bytes())
+    code, out, _ = caption(
+        "-i", "photos/a.png", "other", "-m", model, "--output", "figures", "--max_length", 2
+    )
+    assert (code, out.splitlines()[-1]) == (0, "where it looked: figures")
+    assert sorted(os.listdir("figures")) == ["a_2_att.png", "a_att.png"]
+
+
+def test_the_figure_can_be_smooth_or_not_and_of_any_format(caption, model, photos):
+    flags = ("-i", photos[0], "-m", model, "--max_length", 2, "--min_length", 1)
+    caption(*flags, "-o", "smooth.png")
+    caption(*flags, "-o", "blocks.png", "--dont_smooth")
+    caption(*flags, "-o", "figure.pdf")
+    assert Path("smooth.png").read_bytes() != Path("blocks.png").read_bytes()
+    assert Path("figure.pdf").read_bytes().startswith(b"%PDF-")
+    assert sorted(os.listdir()) == ["blocks.png", "figure.pdf", "photos", "smooth.png"]
+
+
+def test_find_photos_takes_files_folders_and_globs_in_order(photos):
+    Path("odd[1].png").touch()
+    Path("photos/deep").mkdir()
+    Path("photos/deep/d.png").touch()
+
+    def found(*names: str) -> list[str]:
+        return [str(path) for path in find_photos(names)]
+
+    assert found("photos") == photos
+    assert found("photos/*g") == ["photos/a.png", "photos/b.jpg"]
+    assert found("photos/**/*.png") == ["photos/a.png", "photos/deep/d.png"]
+    assert found("photos/c.JPG", "photos/[ab].*") == [photos[2], *photos[:2]]
+    assert found("odd[1].png", "missing.jpg") == ["odd[1].png", "missing.jpg"]
+
+
+def test_name_figures():
+    one, two = Path("x/a.jpg"), Path("y/a.png")
+    assert name_figures([one], None) == [Path("a_att.png")]
+    assert name_figures([one, two], None) == [None, None]
+    assert name_figures([one], "b.pdf") == [Path("b.pdf")]
+    assert name_figures([one], "b") == [Path("b/a_att.png")]
+    third = Path("z/a.gif")
+    names = [str(path) for path in name_figures([one, two, third], "b")]
+    assert names == ["b/a_att.png", "b/a_2_att.png", "b/a_2_2_att.png"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-i", "photos/a.png", "-m", "nix"], r"nix is not a checkpoint folder .*: give the best"),
+        (["-i", "gone.jpg", "-m", "MODEL"], r"gone\.jpg: there is no such photo; check the path"),
+        (["-i", "*.gif", "-m", "MODEL"], r"\*\.gif holds no photos: no file matches it; check"),
+        (["-i", "empty", "-m", "MODEL"], r"empty holds no photos: no file in it ends in \.jpg, "),
+        (["-i", "photos", "-o", "a.png", "-m", "MODEL"], r"output is a\.png for 3 photos: name a"),
+        (["-i", "photos/a.png", "-o", "a.doc", "-m", "MODEL"], r"a\.doc is no name for a figure"),
+        (["-i", "photos/a.png", "-b", "0", "-m", "MODEL"], r"beam_size is 0: give "),
+        (["-i", "photos/a.png", "-wm", "x", "-m", "MODEL"], r".* leave word_map out"),
+    ],
+)
+def test_errors_are_one_sentence(caption, model, photos, flags, message):
+    Path("empty").mkdir()
+    code, _, err = caption(*[model if flag == "MODEL" else flag for flag in flags])
+    assert code == 1
+    assert re.fullmatch(f"error: {message}.*\n", err)
+    assert sorted(os.listdir()) == ["empty", "photos"]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The script in a process of its own, without a display."""
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    command = [sys.executable, ROOT / "caption.py", *map(str, arguments)]
+    return subprocess.run(command, env=kept, capture_output=True, text=True)
+
+
+def test_show_without_a_display_says_so_after_the_caption(model, photos):
+    done = run("-i", photos[0], "-m", model, "--show", "--max_length", 3, "--min_length", 1)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: matplotlib's backend 'agg' opens no windows: .*\n", done.stderr)
+    assert done.stdout.strip()
+
+
+def test_help_is_fast_and_names_every_option():
+    before = os.times().children_user
+    done = run("--help")
+    assert os.times().children_user - before < 1
+    for name in ("--img", "--model", "--word_map", "--output", "--json", "--dont_smooth", "--show"):
+        assert name in done.stdout
+    for name in Decoding.__dataclass_fields__:
+        assert f"--{name} " in done.stdout

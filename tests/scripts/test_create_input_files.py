@@ -1,0 +1,79 @@
+"""The script: its flags, its errors in one line, and a whole run on drawn scenes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "create_input_files.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_shapes_are_drawn_and_prepared_in_one_command(tmp_path):
+    flags = ["--dataset", "shapes", "--number", 60, "--image_size", 64, "--output_folder", tmp_path]
+    done = run(*flags, "--min_word_freq", 1)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "shapes_5_cap_per_img_1_min_word_freq\n"
+    with h5py.File(tmp_path / "TRAIN_IMAGES_shapes_5_cap_per_img_1_min_word_freq.hdf5") as file:
+        assert file["images"].shape == (48, 3, 64, 64)
+    again = run(*flags, "--min_word_freq", 1)
+    assert again.returncode == 1
+    assert re.fullmatch(r"error: .*: is there already; replace it with --overwrite\n", again.stderr)
+    assert run(*flags, "--min_word_freq", 1, "--overwrite").returncode == 0
+
+
+def test_errors_are_one_line_and_no_traceback_unless_asked_for(tmp_path):
+    flags = ["--dataset", "coco", "--output_folder", tmp_path / "data", "--image_folder", tmp_path]
+    failed = run(*flags)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: --karpathy_json is missing: give it")
+    assert failed.stderr.count("\n") == 1
+    failed = run(*flags, "--karpathy_json", tmp_path / "none.json", SAT_TRACEBACK="1")
+    assert failed.returncode == 1
+    assert "Traceback" in failed.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_help_needs_no_torch():
+    code = "import sys, create_input_files; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert "--on_bad_image {error,skip}" in run("--help").stdout
+
+
+def test_ctrl_c_ends_in_one_word_and_leaves_no_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "slow.jpg")  # enough work to be interrupted in
+    images = [
+        {"filename": "slow.jpg", "imgid": i, "split": split, "sentences": [{"tokens": ["a"] * 5}]}
+        for i, split in enumerate(["train", "val", "test"] * 100)
+    ]
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": images}))
+    flags = ["--dataset", "flickr8k", "--karpathy_json", tmp_path / "annotations.json"]
+    flags += ["--image_folder", tmp_path, "--output_folder", tmp_path / "out", "--workers", "2"]
+    command = [sys.executable, "create_input_files.py", *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob("out/.*/TRAIN_IMAGES_*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "interrupted"
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,208 @@
+"""A split is captioned once, scored once, and written once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from sat.captioner import Captioner
+from sat.checkpoints.native import write_json
+from sat.config.decoding import Decoding
+from sat.config.model import Preprocessing
+from sat.data.dataloader import evaluation_loader
+from sat.data.dataset import CaptionDataset
+from sat.decoding.hypothesis import Hypothesis
+from sat.device import device_of
+from sat.evaluation import (
+    Evaluation,
+    caption_images,
+    check_fit,
+    evaluate,
+    features_of,
+    score,
+    table,
+)
+from sat.metrics.bleu import bleu
+
+GREEDY, BEAM = Decoding(beam_size=1, max_length=12), Decoding(beam_size=3, max_length=12)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.prepare(tmp_path_factory.mktemp("data"), known=2)
+
+
+@pytest.fixture
+def test_split(data: Path) -> CaptionDataset:
+    return CaptionDataset(data, tiny.NAME.format(2), "test")
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return tiny.captioner()
+
+
+def run(captioner: Captioner, dataset: CaptionDataset, *runs: Decoding, **how) -> list[Evaluation]:
+    return evaluate(
+        captioner.model, dataset, captioner.vocabulary, captioner.preprocessing, runs, **how
+    )
+
+
+def test_every_image_gets_its_own_caption_under_its_own_id(captioner, data, test_split):
+    (found,) = run(captioner, test_split, BEAM, batch_size=5)
+    order = [(i - 10) % 12 for i in range(12)]  # as `tiny.prepare` turns the test split
+    photos = [data / f"{i}.png" for i in order]
+    results = captioner.caption_all(photos, BEAM)
+    assert found.results == [
+        {"image_id": 300 + i, "caption": result.text} for i, result in zip(order, results)
+    ]
+    assert len({result["caption"] for result in found.results}) > 4
+    assert found.unfinished == sum(not result.finished for result in results) > 0
+    assert sorted(found.captions) == list(range(12))
+
+
+def test_scores_are_those_of_the_written_results_against_all_captions(captioner, test_split):
+    (found,) = run(captioner, test_split, GREEDY)
+    ids = [result["image_id"] for result in found.results]
+    references = [[tiny.CAPTIONS[i - 300], tiny.OTHERS[i - 300]] for i in ids]
+    assert found.scores == bleu(references, [result["caption"] for result in found.results])
+
+
+def test_perfect_captions_score_one_whichever_reference_they_are(captioner, test_split):
+    said = []
+    for i, reference in enumerate(test_split.references(captioner.vocabulary)):
+        words = reference["captions"][i % 2].split()
+        said.append(Hypothesis(captioner.vocabulary.encode(words)[1:-1], -1.0, i > 2))
+    found = score(dict(enumerate(said)), test_split, captioner.vocabulary)
+    assert found.scores == dict.fromkeys(
+        ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "brevity_penalty"], pytest.approx(1)
+    )
+    assert found.unfinished == 3
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (5, 2), (12, 0), (50, 0)])
+def test_neither_batches_nor_workers_change_a_caption(captioner, test_split, batch_size, workers):
+    (expected,) = run(captioner, test_split, BEAM)
+    (found,) = run(captioner, test_split, BEAM, batch_size=batch_size, workers=workers)
+    assert (found.results, found.scores) == (expected.results, expected.scores)
+
+
+def test_the_order_in_which_images_come_does_not_matter(captioner, test_split):
+    batches = list(evaluation_loader(test_split, 5))
+    expected, found = (
+        caption_images(captioner.model, order, captioner.preprocessing, [BEAM])[0]
+        for order in (batches, reversed(batches))
+    )
+    assert found == expected
+    one, other = (score(said, test_split, captioner.vocabulary) for said in (expected, found))
+    assert one.results == other.results
+
+
+def test_each_image_is_encoded_once_for_all_ways_of_decoding(captioner, test_split, monkeypatch):
+    encode, batches = captioner.model.encode, []
+    monkeypatch.setattr(
+        captioner.model, "encode", lambda images: batches.append(len(images)) or encode(images)
+    )
+    greedy, beam = run(captioner, test_split, GREEDY, BEAM, batch_size=5)
+    assert batches == [5, 5, 2]
+    assert greedy.results == run(captioner, test_split, GREEDY)[0].results
+    assert beam.results == run(captioner, test_split, BEAM)[0].results
+    assert greedy.results != beam.results
+
+
+def test_the_model_is_in_evaluation_mode(test_split):
+    captioner = tiny.captioner()
+    expected = run(captioner, test_split, GREEDY)[0].results
+    captioner.model.train()  # dropout would change captions
+    assert run(captioner, test_split, GREEDY)[0].results == expected
+
+
+def test_pixels_are_encoded_and_features_only_moved(captioner, test_split):
+    (batch,) = evaluation_loader(test_split, 12)
+    with torch.inference_mode():
+        encoded = features_of(captioner.model, batch, captioner.preprocessing)
+        read = features_of(
+            captioner.model, batch._replace(images=encoded.half()), captioner.preprocessing
+        )
+    assert read.dtype == torch.float32
+    assert torch.equal(read, encoded.half().float())
+
+
+def test_an_image_left_out_is_noticed(captioner, test_split):
+    said = {i: Hypothesis([1], 0.0, True) for i in range(11)}
+    with pytest.raises(ValueError) as caught:
+        score(said, test_split, captioner.vocabulary)
+    assert str(caught.value) == (
+        "11 captions for 12 images of TEST: caption every image exactly once"
+    )
+    with pytest.raises(ValueError, match="12 captions for 12 images"):
+        score(said | {12: said[0]}, test_split, captioner.vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"size": 64}, "64 px (squash): prepare the data with --image_size 64 --resize squash"),
+        ({"resize": "crop"}, "32 px (crop): prepare the data with --image_size 32 --resize crop"),
+    ],
+)
+def test_data_prepared_for_another_model_are_refused(captioner, test_split, change, told):
+    preprocessing = dataclasses.replace(captioner.preprocessing, **change)
+    with pytest.raises(ValueError) as caught:
+        evaluate(captioner.model, test_split, captioner.vocabulary, preprocessing, [GREEDY])
+    path = test_split.path("IMAGES", ".hdf5")
+    assert str(caught.value) == (
+        f"{path} holds 32 px pictures (squash), the model was trained on {told}"
+    )
+
+
+def test_data_that_fit_are_not_refused(test_split):
+    check_fit(Preprocessing(size=32, mean=(0.1, 0.2, 0.3)), test_split)
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "scores.json"
+    write_json(path, {"caption": "ein Hund läuft"})
+    assert json.loads(path.read_text("utf-8")) == {"caption": "ein Hund läuft"}
+    with pytest.raises(TypeError):
+        write_json(path, {"caption": object()})
+
+    def full(*paths: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(path, {"caption": "other"})
+    assert json.loads(path.read_text("utf-8")) == {"caption": "ein Hund läuft"}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_table_by_hand():
+    def evaluation(first: float, penalty: float, unfinished: int) -> Evaluation:
+        scores = {"Bleu_1": first, "Bleu_4": 0.1234, "brevity_penalty": penalty}
+        return Evaluation(scores, [], {}, [], "nltk", unfinished)
+
+    rows = table([GREEDY, BEAM], [evaluation(0.5, 1.0, 0), evaluation(0.66666, 0.98765, 7)])
+    assert rows.splitlines() == [
+        "| beam | Bleu_1 | Bleu_4 | brevity_penalty | unfinished |",
+        "| --- | --- | --- | --- | --- |",
+        "| 1 | 50.0 | 12.3 | 1.000 | 0 |",
+        "| 3 | 66.7 | 12.3 | 0.988 | 7 |",
+    ]
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of("auto") == device_of("cpu") == torch.device("cpu")
+    with pytest.raises(
+        ValueError, match=r"device is 'cuda:1', which does not work here .*: use --dev"
+    ):
+        device_of("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("auto") == torch.device("cuda")

@@ -1,0 +1,152 @@
+"""Weights & Biases: what it is told, by a stand-in, and a real run of it, offline, read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from sat.tracking.backends import BOARDS
+from sat.training import trainer
+from sat.training.trainer import fit
+
+HOW = {"log": "wandb", "log_every": 2, "stage1": {"epochs": 1}}
+STEP = [f"step/{name}" for name in ("cross_entropy", "gradient_norm", "learning_rate", "penalty")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.prepare(tmp_path_factory.mktemp("data"), known=2)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a stand-in for wandb is told: how runs begin, what they log, with what they end."""
+    heard: list[Any] = []
+
+    def init(**how: Any) -> SimpleNamespace:
+        name = how["id"] or f"id{len(heard)}"
+        (Path(how["dir"]) / "wandb" / f"offline-run-2026010{len(heard)}_101010-{name}").mkdir(
+            parents=True
+        )
+        heard.append(how | {"id": name, "asked": how["id"]})
+        return SimpleNamespace(
+            log=lambda values, step: heard.append((step, values)),
+            finish=lambda exit_code: heard.append(exit_code),
+        )
+
+    stand_in = SimpleNamespace(
+        init=init,
+        Histogram=lambda np_histogram: np_histogram,
+        Image=lambda photo, caption: (photo, caption),
+        Table=lambda columns, data: [dict(zip(columns, row)) for row in data],
+    )
+    monkeypatch.setattr("sat.tracking.backends._installed", lambda package: True)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    return heard
+
+
+def test_what_it_is_told(data, tmp_path, told):
+    fit(tiny.config(data, tmp_path / "first", **HOW))
+    begun, (step, scalars), (second, bars), (third, line), (last, shown), ended = told
+    assert (begun["project"], begun["name"], begun["asked"]) == ("sat", "first", None)
+    assert begun["config"]["stage1"]["learning_rate"] == 0.01
+    assert (step, second, third, last, ended) == (2, 2, 3, 3, 0)
+    assert sorted(scalars) == STEP
+    counts, edges = bars["weights/decoder.fc.bias"]
+    assert (counts.sum(), len(edges)) == (18, 65)
+    (logged,) = tiny.log(tmp_path / "first")
+    assert {name: line[f"epoch/{name}"] for name in logged if name != "best"} == {
+        name: value for name, value in logged.items() if name != "best"
+    }
+    assert [row["image_id"] for row in shown["samples"]][:3] == ["207", "208", "210"]
+    assert shown["samples"][0]["written"] == "a green fish swims\nthe small green fish swims"
+    for row, (photo, caption) in zip(shown["samples"], shown["photos"]):
+        assert row["generated"] == caption
+        assert np.array_equal(row["photo"][0], photo)
+
+
+def test_a_resumed_run_keeps_its_id_and_another_one_gets_its_own(data, tmp_path, told):
+    config = tiny.config(data, tmp_path, **HOW)
+    fit(config)
+    fit(dataclasses.replace(config, resume=True))
+    fit(dataclasses.replace(config, overwrite=True))
+    first, resumed, other = (heard for heard in told if isinstance(heard, dict))
+    assert (first["asked"], resumed["asked"], other["asked"]) == (None, first["id"], None)
+    assert resumed["resume"] == "allow"
+
+
+def test_a_run_that_failed_is_said_to_have_failed(data, tmp_path, told, monkeypatch):
+    def no_number(*_: Any, **__: Any) -> None:
+        raise FloatingPointError("the loss is nan")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "learn", no_number)
+        with pytest.raises(FloatingPointError):
+            fit(tiny.config(data, tmp_path, **HOW))
+    assert told[-1] == 1
+    fit(tiny.config(data, tmp_path, **HOW))  # nothing was saved: another run, from step 1
+    assert next(heard for heard in reversed(told) if isinstance(heard, dict))["asked"] is None
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """The records of a .wandb file: LevelDB's log format after a header of seven bytes."""
+    block, content, place, whole = 32768, path.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        if block - place % block < 7:
+            place += block - place % block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
+
+
+@pytest.mark.slow
+def test_a_real_run_offline(data, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for name in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = tmp_path / "run"
+    fit(tiny.config(data, run, **HOW))
+    wandb.teardown()  # its other process has then written everything
+    (path,) = run.glob("wandb/offline-run-*/run-*.wandb")
+    found: dict[int, dict[str, Any]] = {}
+    for content in records(path):
+        record = Record.FromString(content)
+        values = {
+            "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+            for item in record.history.item
+        }
+        if values:
+            found[values["_step"]] = values
+    assert sorted(found) == [2, 3]
+    assert set(STEP) <= set(found[2])
+    bars = {key: found[2][f"gradients/decoder.fc.bias/{key}"] for key in ("_type", "values")}
+    assert (bars["_type"], sum(bars["values"])) == ("histogram", 18)
+    (line,) = tiny.log(run)
+    assert found[3]["epoch/Bleu_4"] == line["Bleu_4"]
+    assert found[3]["epoch/val_cross_entropy"] == pytest.approx(line["val_cross_entropy"])
+    (table,) = run.glob("wandb/offline-run-*/files/media/table/samples_3_*.table.json")
+    rows = json.loads(table.read_text("utf-8"))["data"]
+    assert [row[0] for row in rows][:3] == ["207", "208", "210"]
+    assert len(list(run.glob("wandb/offline-run-*/files/media/images/photos_3_*.png"))) == 8
+
+
+def test_there_is_a_board_for_each_choice():
+    assert set(BOARDS) == {"tensorboard", "wandb"}

@@ -1,0 +1,151 @@
+"""Features written once to disk against features encoded there and then."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import Prepared
+from torch import Tensor, nn
+
+from sat.config.model import Preprocessing
+from sat.data.dataloader import CaptionBatches, evaluation_loader, training_loader
+from sat.data.dataset import MIRRORED, CaptionDataset
+from sat.training import feature_cache
+from sat.training.feature_cache import cache_features, fingerprint
+
+Write = Callable[..., Prepared]
+
+
+class Encode:
+    """A stand-in for an encoder: pixels as regions, counted calls."""
+
+    calls = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return images.float().flatten(2).transpose(1, 2) / 7  # (B, 64, 3)
+
+
+def expected(images: np.ndarray) -> Tensor:
+    pixels = torch.from_numpy(images.copy()).float()
+    return (pixels.flatten(2).transpose(1, 2) / 7).half()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_cached_features_are_those_encoded_directly(prepared: Write, workers: int) -> None:
+    data = prepared(images=7)
+    dataset = CaptionDataset(data.folder, data.name, "train")
+    path = cache_features(Encode(), dataset, "key", mirror=True, batch_size=3, workers=workers)
+    assert path.name == f"TRAIN_FEATURES_{data.name}_key.hdf5"
+    cached = CaptionDataset(data.folder, data.name, "train", features=path)
+    assert len(cached) == 35
+    plain, mirrored = expected(data.images), expected(data.images[:, :, :, ::-1])
+    for i in range(35):
+        sample = cached[i]
+        assert sample.image.dtype == torch.float16
+        assert torch.equal(sample.image, plain[i // 5])
+        assert torch.equal(cached[i, MIRRORED].image, mirrored[i // 5])
+        assert torch.equal(sample.caption, dataset[i].caption)
+        assert (sample.length, sample.index) == (dataset[i].length, i // 5)
+    batches = evaluation_loader(cached, 4)
+    assert torch.equal(torch.cat([batch.images for batch in batches]), plain)
+
+
+def test_training_batches_are_the_same_from_pixels_and_from_features(prepared: Write) -> None:
+    data = prepared(images=7)
+    dataset = CaptionDataset(data.folder, data.name, "train")
+    path = cache_features(Encode(), dataset, "key", mirror=True)
+    cached = CaptionDataset(data.folder, data.name, "train", features=path)
+    order = CaptionBatches(dataset.lengths, 8, mirror=True)
+    loaders = training_loader(dataset, order), training_loader(cached, order)
+    for pixels, features in zip(*loaders, strict=True):
+        assert torch.equal(Encode()(pixels.images).half(), features.images)
+        assert torch.equal(pixels.captions, features.captions)
+        assert torch.equal(pixels.indices, features.indices)
+
+
+def test_features_are_encoded_once(prepared: Write) -> None:
+    data = prepared()
+    dataset = CaptionDataset(data.folder, data.name, "train")
+    encode = Encode()
+    first = cache_features(encode, dataset, "key", batch_size=4)
+    calls = encode.calls
+    assert calls == 2
+    assert cache_features(encode, dataset, "key") == first
+    assert encode.calls == calls
+    assert cache_features(encode, dataset, "other") != first
+    assert encode.calls > calls
+    with h5py.File(first) as file:
+        assert file["features"].shape == (6, 1, 64, 3)
+
+
+def test_features_of_older_pictures_are_made_anew(prepared: Write) -> None:
+    data = prepared()
+    path = cache_features(Encode(), CaptionDataset(data.folder, data.name, "train"), "key")
+    data = prepared(seed=1)  # other pictures under the same name
+    later = path.stat().st_mtime_ns + 10**9
+    os.utime(data.path("IMAGES", ".hdf5"), ns=(later, later))
+    dataset = CaptionDataset(data.folder, data.name, "train")
+    assert cache_features(Encode(), dataset, "key") == path
+    cached = CaptionDataset(data.folder, data.name, "train", features=path)
+    assert torch.equal(cached[0].image, expected(data.images)[0])
+
+
+def test_a_broken_run_leaves_nothing_behind(prepared: Write) -> None:
+    data = prepared()
+    dataset = CaptionDataset(data.folder, data.name, "train")
+    before = sorted(data.folder.iterdir())
+
+    def encode(images: Tensor) -> Tensor:
+        if len(images) < 4:
+            raise KeyboardInterrupt
+        return Encode()(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        cache_features(encode, dataset, "key", batch_size=4)
+    assert sorted(data.folder.iterdir()) == before
+
+
+def test_a_full_disk_is_noticed_before_the_work(
+    prepared: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = prepared()
+    dataset = CaptionDataset(data.folder, data.name, "train")
+    usage = SimpleNamespace(free=6 * 64 * 3 * 2 - 1)  # one byte too few
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage)
+    encode = Encode()
+    with pytest.raises(OSError, match=r"needs 0.0 GB, 0.0 GB are free: free some space, or train"):
+        cache_features(encode, dataset, "key", batch_size=2)
+    assert encode.calls == 1
+    usage.free += 1
+    cache_features(encode, dataset, "key")
+
+
+def test_missing_features_are_named(prepared: Write) -> None:
+    data = prepared()
+    dataset = CaptionDataset(data.folder, data.name, "train", features=data.folder / "no.hdf5")
+    with pytest.raises(FileNotFoundError, match=r"no.hdf5 does not exist"):
+        dataset[0]
+
+
+def test_the_fingerprint_tells_weights_preprocessing_and_views_apart() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    preprocessing = Preprocessing()
+    prints = {fingerprint(network, preprocessing, 1), fingerprint(network, preprocessing, 2)}
+    assert fingerprint(network, preprocessing, 1) in prints
+    prints.add(fingerprint(network, dataclasses.replace(preprocessing, size=224), 1))
+    network[1].running_mean[2] += 1e-3
+    prints.add(fingerprint(network, preprocessing, 1))
+    with torch.no_grad():
+        network[0].weight[0, 0] += 1e-3
+    prints.add(fingerprint(network, preprocessing, 1))
+    assert len(prints) == 5
+    assert all(len(name) == 16 for name in prints)

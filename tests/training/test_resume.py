@@ -1,0 +1,308 @@
+"""A run that was stopped, however, and goes on ends bit for bit where it would have ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from sat.checkpoints import native
+from sat.config.objectives import ScheduledSampling
+from sat.config.training import TrainConfig
+from sat.training import trainer, validation
+from sat.training.objectives import cross_entropy
+from sat.training.trainer import fit
+
+HOW: dict[str, Any] = {
+    "decoder": {"dropout": 0.5},
+    "stage1": {"epochs": 3, "decay_patience": 1, "ema": 0.5},
+    "stage2": {"epochs": 2, "decay_patience": 1, "ema": 0.5},
+    "stages": (1, 2),
+    "mirror": True,
+}
+STEPS = 15  # three epochs and two, of three batches
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the run gets to hear of it."""
+
+
+def score_by_weights(patch: Callable[[Any, str, Any], None]) -> None:
+    """Let validation, besides what it does, find a BLEU-4 that tells any two weights apart."""
+    validate = trainer.validate
+
+    def scored(model: torch.nn.Module, *args: Any) -> dict[str, float]:
+        found = validate(model, *args)
+        total = sum(weight.detach().double().abs().sum() for weight in model.decoder.parameters())
+        return found | {"Bleu_4": float(total * 1000 % 1)}
+
+    patch(trainer, "validate", scored)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _scores() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        score_by_weights(patch.setattr)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.prepare(tmp_path_factory.mktemp("data"), known=2)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Also where the shell that runs the tests has them ignore it, as in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run leaves that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    fit(tiny.config(data, folder, **HOW))
+    found = states(folder)
+    assert len({line["best"] for line in found["log"]}) > 1
+    assert len({line["learning_rate"] for line in found["log"]}) > 2
+    return found
+
+
+def states(folder: Path) -> dict[str, Any]:
+    """All that two runs must have in common."""
+    trainer = native.load_trainer(folder / "last")
+    for name in ("seconds", "waiting"):
+        trainer["position"]["totals"].pop(name, None)
+    return {
+        "best": tiny.weights(native.load(folder / "best")[0]),
+        "last": tiny.weights(native.load(folder / "last")[0]),
+        "scores": native.scores(folder / "best"),
+        "log": tiny.log(folder),
+        "trainer": trainer,
+    }
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Equality all the way down, naming the first place where it ends."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for i, pair in enumerate(zip(one, other)):
+            assert_same(*pair, f"{where}/{i}")
+    else:
+        assert one == other, where
+
+
+def count_steps(patch: pytest.MonkeyPatch) -> list[Any]:
+    """A list that grows by one with each step that is made to its end."""
+    made, learn = [], trainer.learn
+
+    def counted(*args: Any, **how: Any) -> Any:
+        losses = learn(*args, **how)
+        made.append(losses)
+        return losses
+
+    patch.setattr(trainer, "learn", counted)
+    return made
+
+
+def stop(
+    config: TrainConfig, place: tuple[Any, str], number: int, error: type[BaseException]
+) -> int:
+    """Run until a call of `place` with this number, from 0, is stopped; returns the steps made."""
+    owner, name = place
+    real, calls = getattr(owner, name), itertools.count()
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == number:
+            if error is Killed:
+                raise Killed
+            signal.raise_signal(signal.SIGINT)
+        return real(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, call)
+        made = count_steps(patch)
+        with pytest.raises(error):
+            fit(config)
+        return len(made)
+
+
+def go_on(config: TrainConfig) -> int:
+    """Resume to the end; returns the steps made."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = count_steps(patch)
+        fit(dataclasses.replace(config, resume=True))
+        return len(made)
+
+
+BATCH = (trainer, "learn")
+WITHIN = (cross_entropy, "cross_entropy")  # of a batch, when dropout has been drawn
+STEPPED = (AveragedModel, "update_parameters")
+CAPTIONING = (validation, "caption_images")
+SAVING = (native, "save")  # first best/, then last/ after each epoch, best/ where better
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        *[(BATCH, number) for number in (0, 5, 10)],
+        *[(WITHIN, number) for number in (1, 3, 14)],
+        (STEPPED, 4),
+        *[(CAPTIONING, number) for number in (0, 3)],
+        (SAVING, 0),
+    ],
+)
+def test_ctrl_c_costs_nothing(data, whole, tmp_path, place, number):
+    config = tiny.config(data, tmp_path, **HOW)
+    made = stop(config, place, number, KeyboardInterrupt)
+    assert go_on(config) == STEPS - made
+    assert_same(whole, states(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [(BATCH, 4), (BATCH, 13), *[(SAVING, number) for number in (1, 2, 3, 5, 6)]],
+)
+def test_a_killed_run_goes_on_from_the_last_save(data, whole, tmp_path, place, number):
+    config = tiny.config(data, tmp_path, **HOW)
+    stop(config, place, number, Killed)
+    if native.exists(tmp_path / "last"):
+        go_on(config)
+    else:
+        fit(dataclasses.replace(config, overwrite=True))
+    assert_same(whole, states(tmp_path))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_saves_often_loses_one_batch(data, whole, tmp_path, workers):
+    config = tiny.config(data, tmp_path, save_minutes=0.0, workers=workers, **HOW)
+    assert stop(config, BATCH, 4, Killed) == 4
+    assert go_on(config) == STEPS - 4
+    assert_same(whole, states(tmp_path))
+
+
+def test_what_is_drawn_goes_on_too(data, tmp_path):
+    """Where hard attention looks, its baseline, and where the schedule of own words stands."""
+    stage = HOW["stage1"] | {"scheduled_sampling": ScheduledSampling("linear", k=0.9, c=0.05)}
+    how = HOW | {"decoder": {"attention": "hard"}, "stage1": stage}
+    fit(tiny.config(data, tmp_path / "whole", **how))
+    config = tiny.config(data, tmp_path / "stopped", **how)
+    made = stop(config, BATCH, 4, KeyboardInterrupt)
+    assert go_on(config) == STEPS - made
+    assert_same(states(tmp_path / "whole"), states(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_a_run_stopped_within_the_parts_of_a_batch(data, tmp_path, error):
+    """Every choice that has a state of its own; two lengths make four batches an epoch."""
+    how = {
+        "encoder": {"blocks": 2, "batch_norm": "drifts"},
+        "stage1": {"epochs": 2, "accumulate": 2, "optimizer": "rmsprop", "learning_rate": 1e-3},
+        "batches": "equal_length",
+    }
+    fit(tiny.config(data, tmp_path / "whole", **how))
+    config = tiny.config(data, tmp_path / "run", save_minutes=0.0, **how)
+    first_epoch, second_batch, second_part = 4 * 2, 2, 1
+    made = stop(config, WITHIN, first_epoch + second_batch + second_part, error)
+    assert made == (5 if error is Killed else 6)
+    assert go_on(config) == 8 - made
+    assert_same(states(tmp_path / "whole"), states(tmp_path / "run"))
+
+
+def test_frozen_word_vectors_stay_frozen_when_resumed(data, tmp_path):
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("cat 1 2 3 4\ndog 5 6 7 8\n")
+    how = {"embeddings": str(vectors), "fine_tune_embeddings": False}
+    config = tiny.config(data, tmp_path / "run", **how)
+    stop(config, BATCH, 4, Killed)
+    go_on(config)
+    model, vocabulary, model_config = native.load(tmp_path / "run" / "last")
+    assert model_config.decoder.embed_dim == 4
+    rows = [model.decoder.embedding.weight[vocabulary.word_map[word]] for word in ("cat", "dog")]
+    assert torch.stack(rows).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    other = dataclasses.replace(config, resume=True, fine_tune_embeddings=True)
+    with pytest.raises(ValueError, match=r"fine_tune_embeddings is True, but .* False"):
+        fit(other)
+
+
+def run_and_die(data: str, folder: str) -> None:
+    """In a process of its own: five steps, and then nothing any more."""
+    torch.set_num_threads(1)
+    score_by_weights(setattr)
+    learn, calls = trainer.learn, itertools.count()
+
+    def deadly(*args: Any, **how: Any) -> Any:
+        if next(calls) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return learn(*args, **how)
+
+    trainer.learn = deadly
+    fit(tiny.config(Path(data), Path(folder), save_minutes=0.0, workers=1, **HOW))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_really_killed(data, whole, tmp_path):
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parents[1]), str(here.parent / "support")]
+    code = f"import sys; sys.path[:0] = {paths}; import test_resume as t; "
+    call = f"t.run_and_die({str(data)!r}, {str(tmp_path)!r})"
+    process = subprocess.run([sys.executable, "-c", code + call], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert go_on(tiny.config(data, tmp_path, **HOW)) == STEPS - 5
+    assert_same(whole, states(tmp_path))
+
+
+def test_a_run_that_is_over_can_be_made_longer(data, whole, tmp_path):
+    first = HOW | {"stage1": HOW["stage1"] | {"epochs": 2}, "stages": (1,)}
+    fit(tiny.config(data, tmp_path, **first))
+    assert go_on(tiny.config(data, tmp_path, **HOW)) == STEPS - 6
+    assert_same(whole, states(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("stage", "why"),
+    [
+        ({"epochs": 2}, "stage 1 ended (all epochs done)"),
+        ({"epochs": 99, "stop_patience": 2}, "stage 1 ended (2 without better)"),
+    ],
+)
+def test_resuming_what_is_over_says_so(data, tmp_path, caplog, monkeypatch, stage, why):
+    tiny.script(monkeypatch, [0.3, 0.1, 0.2])
+    config = tiny.config(data, tmp_path, stage1=stage)
+    fit(config)
+    before = states(tmp_path)
+    caplog.clear()
+    with caplog.at_level("INFO", "sat.training.trainer"):
+        assert go_on(config) == 0
+    assert f"{why}, best validation BLEU-4 0.3000" in caplog.text
+    assert_same(before, states(tmp_path))
+
+
+def test_what_has_been_run_cannot_be_another_run_when_resumed(data, tmp_path):
+    fit(tiny.config(data, tmp_path / "run", stage1={"epochs": 1}))
+    for changes, message in (
+        ({"stages": (2,)}, r"stages is \[2\], but .*: resume it as it was, or start another"),
+        ({"stage1": {"epochs": 1, "ema": 0.9}}, "ema is True, but the run in .* has False"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(tiny.config(data, tmp_path / "run", resume=True, **changes))

