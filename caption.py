@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sat.cli import add_flags, given, main_errors
-from sat.config.decoding import Decoding
-from sat.config.model import Look
+from sat.cli import add_flags, cli_errors, given
+from sat.config.decoding import DecodingConfig
+from sat.config.model import AttentionMode
 from sat.config.training import TrainConfig
 
 BATCH = 16
@@ -31,25 +31,27 @@ def parse(arguments: list[str]) -> Any:
     flag("--json", type=str, nargs="?", const="-", help="JSON to this file, or instead of text")
     flag("--dont_smooth", action="store_true", help="show the cells of the attention maps")
     flag("--show", action="store_true", help="open each figure in a window too")
-    flag("--test_attention", type=Look, help="expected, sampled, argmax; the model's own")
+    flag("--test_attention", type=AttentionMode, help="expected, sampled, argmax; the model's own")
     flag("--device", type=str, default=TrainConfig.device, help="auto, cpu, cuda, ...")
     beams = ("--beam_size", "--num_beams", "-b")
     flag(*beams, type=int, default=SUPPRESS, help="beams kept; 1: greedy; default: the model's")
-    add_flags(parser, Decoding, skip=("beam_size",), given_only=True)
+    add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
     return parser.parse_args(arguments)
 
 
-def caption(captioner: Any, photos: list[Path], options: Decoding) -> Iterator[tuple[int, Any]]:
+def caption(
+    captioner: Any, photos: list[Path], options: DecodingConfig
+) -> Iterator[tuple[int, Any]]:
     """Number and captions of each photo; a line on stderr for each that cannot be read."""
     from tqdm import tqdm
 
-    from sat.data.image_files import read_photo
+    from sat.data.image_files import read_image
 
     for start in tqdm(range(0, len(photos), BATCH), unit="batch", disable=len(photos) <= BATCH):
         read = {}
         for i, path in enumerate(photos[start : start + BATCH], start):
             try:
-                read[i] = read_photo(path)
+                read[i] = read_image(path)
             except (ValueError, OSError) as error:
                 tqdm.write(f"error: {error}", file=sys.stderr)
         yield from zip(read, captioner.candidates(list(read.values()), options))
@@ -58,20 +60,20 @@ def caption(captioner: Any, photos: list[Path], options: Decoding) -> Iterator[t
 def main() -> None:
     flags = parse(sys.argv[1:])
     from sat.cli import name_figures
-    from sat.data.image_files import find_photos
+    from sat.data.image_files import find_images
 
-    choices = given(flags, Decoding)
-    Decoding(**choices)  # says at once what is wrong with them
-    photos = find_photos(flags.img)
+    choices = given(flags, DecodingConfig)
+    DecodingConfig(**choices)  # says at once what is wrong with them
+    photos = find_images(flags.img)
     figures = name_figures(photos, flags.output)
     from tqdm import tqdm
 
-    from sat.captioner import SHIPPED, decoding, load
+    from sat.captioner import PRETRAINED, decoding, load
     from sat.checkpoints.native import write_json
-    from sat.device import device_of
+    from sat.device import resolve_device
     from sat.visualize import visualize_att
 
-    captioner = load(flags.model or SHIPPED, flags.word_map).to(device_of(flags.device))
+    captioner = load(flags.model or PRETRAINED, flags.word_map).to(resolve_device(flags.device))
     if flags.test_attention:
         captioner.model.decoder.test_attention = flags.test_attention
     options = decoding(captioner.config.decoding, **choices)
@@ -98,5 +100,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with main_errors():
+    with cli_errors():
         main()

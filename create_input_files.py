@@ -14,7 +14,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
-from sat.cli import add_flags, main_errors
+from sat.cli import add_flags, cli_errors
 from sat.config.data import InputFilesConfig
 from sat.data.annotations import read_karpathy
 from sat.data.prepare import check_output, create_input_files
@@ -39,7 +39,7 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Read the annotations (or draw the scenes), prepare the files, print their name."""
     flags = build_parser().parse_args(arguments)
-    with main_errors():
+    with cli_errors():
         config = InputFilesConfig(
             **{field.name: flags[field.name] for field in fields(InputFilesConfig)}
         )

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from sat.cli import add_flags, given, main_errors
-from sat.config.decoding import Decoding
-from sat.config.model import Look
+from sat.cli import add_flags, cli_errors, given
+from sat.config.decoding import DecodingConfig
+from sat.config.model import AttentionMode
 
 
 def parse(arguments: list[str]) -> Any:
@@ -34,9 +34,9 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument("--output_dir", type=str, help="of the results; the model's by default")
     parser.add_argument("--device", type=str, default="auto")
     parser.add_argument(
-        "--test_attention", type=Look, help="expected, sampled or argmax; the model's own"
+        "--test_attention", type=AttentionMode, help="expected, sampled or argmax; the model's own"
     )
-    add_flags(parser, Decoding, skip=("beam_size",), given_only=True)
+    add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
     parser.add_argument(
         *("--beam_size", "--num_beams", "-b"),
         type=int,
@@ -56,17 +56,17 @@ def main() -> None:
     from sat.checkpoints.native import write_json
     from sat.data.dataloader import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
-    from sat.device import device_of
-    from sat.evaluation import evaluate, pointing, table
+    from sat.device import resolve_device
+    from sat.evaluation import evaluate, score_pointing_game, table
 
-    captioner = load(flags.model, flags.word_map).to(device_of(flags.device))
+    captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
     if flags.test_attention:
         captioner.model.decoder.test_attention = flags.test_attention
     name = flags.data_name or find_data_name(flags.data_folder)
     dataset = CaptionDataset(flags.data_folder, name, flags.split)
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
     own = captioner.config.decoding
-    choices = given(flags, Decoding)
+    choices = given(flags, DecodingConfig)
     runs = [decoding(own, **choices | {"beam_size": width}) for width in flags.beam_size]
     evaluations = evaluate(
         captioner.model,
@@ -90,7 +90,7 @@ def main() -> None:
     print(table(runs, evaluations))
     references = dataset.references(captioner.vocabulary)
     if any("boxes" in reference for reference in references):
-        looked = pointing(
+        looked = score_pointing_game(
             captioner.model,
             evaluation_loader(dataset, flags.batch_size),
             evaluations[-1].captions,
@@ -108,5 +108,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with main_errors():
+    with cli_errors():
         main()

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import typing
 
-from sat.cli import main_errors
+from sat.cli import cli_errors
 from sat.config.training import TrainConfig
 
 
@@ -54,5 +54,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with main_errors():
+    with cli_errors():
         main()

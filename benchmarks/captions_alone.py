@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from sat.checkpoints.hugging_face import PREPROCESSOR, preprocessor_values
 from sat.config.training import TrainConfig
-from sat.data.dataloader import CaptionBatches
+from sat.data.dataloader import CaptionBatchSampler
 from sat.data.dataset import CaptionDataset
-from sat.device import device_of
-from sat.models.factory import build
+from sat.device import resolve_device
+from sat.models.factory import build_model
 from sat.models.vit_gpt2 import VitGpt2
-from sat.training.initialization import first_model, open_data
+from sat.training.initialization import initial_model, open_data
 from sat.training.losses import cross_entropy
-from sat.training.optim import descend, warm_up
+from sat.training.optim import optimizer_step, warm_up
 from sat.training.validation import validate
 from train import parse
 
@@ -37,10 +37,10 @@ from train import parse
 def main(config: TrainConfig) -> float:
     """The validation BLEU-4 of the joined parts before anything between them has learnt."""
     torch.manual_seed(config.seed)
-    folder, device = Path(config.output_dir), device_of(config.device)
+    folder, device = Path(config.output_dir), resolve_device(config.device)
     train, val, vocabulary = open_data(config)
-    sighted, model_config = first_model(config, train, vocabulary)
-    speaker = build(dataclasses.replace(model_config, hf=config.hf), vocabulary).to(device)
+    sighted, model_config = initial_model(config, train, vocabulary)
+    speaker = build_model(dataclasses.replace(model_config, hf=config.hf), vocabulary).to(device)
     read_captions(speaker, train, config)
     speaker.decoder.save_pretrained(folder / "decoder")
     sighted.encoder.save_pretrained(folder / "encoder")
@@ -49,7 +49,7 @@ def main(config: TrainConfig) -> float:
     hf = dataclasses.replace(
         config.hf, encoder=str(folder / "encoder"), decoder=str(folder / "decoder")
     )
-    joined = build(dataclasses.replace(model_config, hf=hf), vocabulary).to(device)
+    joined = build_model(dataclasses.replace(model_config, hf=hf), vocabulary).to(device)
     start = validate(joined, val, vocabulary, model_config.preprocessing, config)["Bleu_4"]
     print(
         f"BLEU-4 {start:.4f} with cross-attention that has learnt nothing; now let it alone learn:"
@@ -64,11 +64,11 @@ def main(config: TrainConfig) -> float:
 
 def read_captions(model: VitGpt2, train: CaptionDataset, config: TrainConfig) -> None:
     """Train the decoder as a plain language model of the captions."""
-    stage, device = config.stage1, device_of(config.device)
+    stage, device = config.stage1, resolve_device(config.device)
     weights = list(model.decoder.parameters())
     optimizer = torch.optim.Adam(weights, lr=stage.learning_rate)
     warm_up(optimizer, stage.warmup)
-    batches = CaptionBatches(train.lengths, stage.batch_size, seed=config.seed)
+    batches = CaptionBatchSampler(train.lengths, stage.batch_size, seed=config.seed)
     model.train()
     for batches.epoch in range(stage.epochs):
         bar = tqdm(batches, desc=f"reading captions, epoch {batches.epoch + 1}", disable=None)
@@ -79,7 +79,7 @@ def read_captions(model: VitGpt2, train: CaptionDataset, config: TrainConfig) ->
             logits = model.speak(captions.to(device))
             words = (lengths - 1).to(device)
             loss = cross_entropy(logits, captions[:, 1:].to(device), words)
-            descend(optimizer, [loss], lambda part: (part, {}), config)
+            optimizer_step(optimizer, [loss], lambda part: (part, {}), config)
             bar.set_postfix(cross_entropy=round(loss.item(), 3), refresh=False)
     model.eval()
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sat.captioner import load
 from sat.checkpoints.native import write_json
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.evaluation import evaluate
 from sat.training.feature_cache import with_features
@@ -67,7 +67,7 @@ def score(config: TrainConfig) -> dict[str, float]:
     _, val, vocabulary = open_data(config)
     model, preprocessing = captioner.model, captioner.preprocessing
     val = with_features(model, preprocessing, val, mirror=False, bar=tqdm)
-    runs = [Decoding(beam_size=BEAM)]
+    runs = [DecodingConfig(beam_size=BEAM)]
     (found,) = evaluate(model, val, vocabulary, preprocessing, runs, metrics=("bleu", "cider"))
     return found.scores
 

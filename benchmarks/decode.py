@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks import measure, pair
 from benchmarks.floor import Sizes, floor, search
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
 from sat.models.decoder import DecoderWithAttention
 
@@ -63,7 +63,7 @@ def together(
     ours: torch.nn.Module, features: Tensor, beam: int, batch: int
 ) -> list[tuple[list[int], float]]:
     """Words and score of each image's caption, `batch` images at a time."""
-    model, options = pair.captioner(ours), Decoding(beam_size=beam)
+    model, options = pair.captioner(ours), DecodingConfig(beam_size=beam)
     found = [best[0] for part in features.split(batch) for best in generate(model, part, options)]
     return [(caption.words, caption.score) for caption in found]
 

@@ -26,12 +26,12 @@ from benchmarks import decode, measure, pair, stand_in
 from benchmarks.loader import TutorialDataset, our_loader
 from benchmarks.pipeline import QUICK, Scale, our_model, reference_models
 from benchmarks.train_step import BATCH, Step, our_step, reference_step
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset, find_data_name
-from sat.data.transforms import normalise
-from sat.evaluation import caption_images
+from sat.data.transforms import normalize
+from sat.evaluation import caption_dataset
 from sat.models.encoder import Encoder
 from sat.models.show_attend_tell import ShowAttendTell
 
@@ -69,7 +69,7 @@ def reference_pipeline(encoder: Encoder, step: Step, batches: Iterator[Any]) -> 
 @torch.inference_mode()
 def encode(model: ShowAttendTell, images: Tensor) -> None:
     """What caching features costs a batch."""
-    model.encode(normalise(images, Preprocessing()))
+    model.encode(normalize(images, Preprocessing()))
 
 
 def training(
@@ -126,7 +126,7 @@ def one_by_one(
     """Captions of the first images, each encoded and searched by itself."""
     device, found = next(decoder.parameters()).device, []
     for i in range(images):
-        image = normalise(pixels.picture(i)[None].to(device), Preprocessing())
+        image = normalize(pixels.picture(i)[None].to(device), Preprocessing())
         caption = decode.one_by_one(decoder, encoder(image).flatten(1, 2), BEAM)
         found += [words for words, _ in caption]
     return found
@@ -134,8 +134,8 @@ def one_by_one(
 
 def together(model: ShowAttendTell, pixels: CaptionDataset) -> list[list[int]]:
     """Captions of all images, as `eval.py` finds them."""
-    loader, options = evaluation_loader(pixels, BATCH), Decoding(beam_size=BEAM)
-    (captions,) = caption_images(model, loader, Preprocessing(), [options])
+    loader, options = evaluation_loader(pixels, BATCH), DecodingConfig(beam_size=BEAM)
+    (captions,) = caption_dataset(model, loader, Preprocessing(), [options])
     return [captions[i].words for i in range(len(captions))]
 
 

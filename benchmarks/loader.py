@@ -24,7 +24,7 @@ from benchmarks import measure, pair, stand_in
 from benchmarks.train_step import CONFIG
 from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from sat.config.training import TrainConfig
-from sat.data.dataloader import CaptionBatches, training_loader
+from sat.data.dataloader import CaptionBatchSampler, training_loader
 from sat.data.dataset import CaptionDataset
 from sat.models.decoder import DecoderWithAttention
 from sat.training.objectives.cross_entropy import learn
@@ -55,7 +55,7 @@ class TutorialDataset(Dataset):
 
 
 def our_loader(dataset: CaptionDataset, size: int, workers: int) -> DataLoader:
-    return training_loader(dataset, CaptionBatches(dataset.lengths, size), workers=workers)
+    return training_loader(dataset, CaptionBatchSampler(dataset.lengths, size), workers=workers)
 
 
 def read(loader: Iterable[Any], batches: int) -> float:

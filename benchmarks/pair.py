@@ -97,7 +97,7 @@ def random_captions(
 ) -> tuple[Tensor, Tensor]:
     """int[B, T] and lengths int[B], start and end counted: COCO's 10.5 words, give or take 2.4.
 
-    The longest first, as `CaptionBatches` brings them.
+    The longest first, as `CaptionBatchSampler` brings them.
     """
     generator = torch.Generator().manual_seed(3)
     if lengths is None:

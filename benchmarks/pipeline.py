@@ -12,7 +12,7 @@ from benchmarks import pair
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig
 from sat.data.vocabulary import SPECIAL_WORDS, Vocabulary
 from sat.models.encoder import Encoder
-from sat.models.factory import build
+from sat.models.factory import build_model
 from sat.models.show_attend_tell import ShowAttendTell
 
 WORDS = 2539
@@ -48,7 +48,7 @@ def our_model(scale: Scale, quick: bool, device: torch.device) -> ShowAttendTell
     )
     encoder = EncoderConfig(backbone=scale.backbone, weights="none", encoded_image_size=14)
     config = ModelConfig(encoder=encoder, decoder=decoder)
-    model = build(config, Vocabulary({name: i for i, name in enumerate(names)})).to(device)
+    model = build_model(config, Vocabulary({name: i for i, name in enumerate(names)})).to(device)
     measure_statistics(model.encoder.body, torch.randn(4, 3, scale.side, scale.side, device=device))
     pair.teach_to_end(model.decoder)
     return model.eval()

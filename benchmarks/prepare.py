@@ -24,7 +24,7 @@ from benchmarks import measure, stand_in
 from benchmarks.pair import random_captions
 from sat.config.model import Preprocessing
 from sat.data.dataset import CaptionDataset
-from sat.data.image_writer import write_pictures
+from sat.data.image_writer import write_images
 
 COCO_IMAGES, DISTINCT = 113_200, 2000
 """566,000 captions, 2,000 different ones over and over"""
@@ -32,7 +32,7 @@ SIDE = 256
 
 
 def ours(photos: list[Path], target: Path, workers: int) -> None:
-    write_pictures(target, photos, Preprocessing(size=SIDE), captions_per_image=5, workers=workers)
+    write_images(target, photos, Preprocessing(size=SIDE), captions_per_image=5, workers=workers)
 
 
 def tutorial(photos: list[Path], target: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Where to write the file meanwhile: beside `path`, and there when the block ends well.
 
     Otherwise it is removed, and what stood at `path` stands there still.

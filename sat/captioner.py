@@ -17,22 +17,22 @@ from PIL import Image
 from torch import Tensor
 
 from sat.checkpoints import native, tutorial
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing
-from sat.data.image_files import read_photo
-from sat.data.transforms import normalise, resize, visible_box
+from sat.data.image_files import read_image
+from sat.data.transforms import normalize, resize, visible_box
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import attention_maps
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
-from sat.models.factory import build
+from sat.models.factory import build_model
 from sat.models.show_attend_tell import ShowAttendTell
 
 Photo = str | Path | Image.Image
 
 
 @dataclass(frozen=True)
-class Result:
+class CaptionResult:
     """A caption of one photo."""
 
     text: str
@@ -66,26 +66,28 @@ class Captioner:
         self.model.to(device)
         return self
 
-    def caption(self, photo: Photo, options: Decoding | None = None, **choices: Any) -> Result:
-        """The best caption of one photo; `choices` are fields of `Decoding` (beam_size=5 …).
+    def caption(
+        self, photo: Photo, options: DecodingConfig | None = None, **choices: Any
+    ) -> CaptionResult:
+        """The best caption of one photo; `choices` are fields of `DecodingConfig` (beam_size=5 …).
 
         What neither they nor `options` say is the checkpoint's own choice.
         """
         return self.caption_all([photo], options, **choices)[0]
 
     def caption_all(
-        self, photos: Sequence[Photo], options: Decoding | None = None, **choices: Any
-    ) -> list[Result]:
+        self, photos: Sequence[Photo], options: DecodingConfig | None = None, **choices: Any
+    ) -> list[CaptionResult]:
         """The best caption of each photo, all decoded together."""
         return [best[0] for best in self.candidates(photos, options, **choices)]
 
     @torch.inference_mode()
     def candidates(
-        self, photos: Sequence[Photo], options: Decoding | None = None, **choices: Any
-    ) -> list[list[Result]]:
+        self, photos: Sequence[Photo], options: DecodingConfig | None = None, **choices: Any
+    ) -> list[list[CaptionResult]]:
         """For each photo its `num_return_sequences` captions, best first."""
         options = decoding(options or self.config.decoding, **choices)
-        read = [read_photo(photo) for photo in photos]
+        read = [read_image(photo) for photo in photos]
         if not read:
             return []
         features = self.encode(read)
@@ -100,10 +102,10 @@ class Captioner:
         """Features float[B, P, D] of RGB photos."""
         pixels = np.stack([resize(photo, self.preprocessing) for photo in photos])
         device = next(self.model.parameters()).device
-        return self.model.encode(normalise(torch.from_numpy(pixels).to(device), self.preprocessing))
+        return self.model.encode(normalize(torch.from_numpy(pixels).to(device), self.preprocessing))
 
-    def _result(self, photo: Image.Image, features: Tensor, caption: Hypothesis) -> Result:
-        return Result(
+    def _result(self, photo: Image.Image, features: Tensor, caption: Hypothesis) -> CaptionResult:
+        return CaptionResult(
             text=self.vocabulary.decode(caption.words),
             score=caption.score,
             finished=caption.finished,
@@ -114,11 +116,11 @@ class Captioner:
         )
 
 
-def decoding(options: Decoding, **choices: Any) -> Decoding:
+def decoding(options: DecodingConfig, **choices: Any) -> DecodingConfig:
     """The options with some replaced; Hugging Face's `num_beams` is understood as `beam_size`."""
     if "num_beams" in choices:
         choices["beam_size"] = choices.pop("num_beams")
-    known = {field.name for field in dataclasses.fields(Decoding)}
+    known = {field.name for field in dataclasses.fields(DecodingConfig)}
     unknown = sorted(set(choices) - known)
     if unknown:
         raise ValueError(
@@ -127,11 +129,11 @@ def decoding(options: Decoding, **choices: Any) -> Decoding:
     return dataclasses.replace(options, **choices)
 
 
-SHIPPED = Path(__file__).parent / "pretrained" / "flickr8k"
+PRETRAINED = Path(__file__).parent / "pretrained" / "flickr8k"
 """the captioner that comes with the library, trained on Flickr8k"""
 
 
-def load(path: str | Path = SHIPPED, word_map: str | Path | None = None) -> Captioner:
+def load(path: str | Path = PRETRAINED, word_map: str | Path | None = None) -> Captioner:
     """The captioner in a checkpoint folder, or in the tutorial's BEST_checkpoint_*.pth.tar.
 
     Without a path, the one that comes with the library (its encoder's weights: `[demo]`).
@@ -139,7 +141,7 @@ def load(path: str | Path = SHIPPED, word_map: str | Path | None = None) -> Capt
     The tutorial's file is read without executing its pickle, and needs the `word_map` file it was
     trained with. Raises `FileNotFoundError` or `ValueError` for anything else.
     """
-    if tutorial.is_legacy(path):
+    if tutorial.is_tutorial(path):
         return _load_legacy(path, word_map)
     if word_map is not None:
         raise ValueError(
@@ -151,14 +153,14 @@ def load(path: str | Path = SHIPPED, word_map: str | Path | None = None) -> Capt
 def _load_legacy(path: str | Path, word_map: str | Path | None) -> Captioner:
     if word_map is None:
         raise ValueError(f"{path} does not hold its words: pass word_map, its WORDMAP_*.json")
-    vocabulary, found = Vocabulary.load(word_map), tutorial.read_legacy(path)
+    vocabulary, found = Vocabulary.load(word_map), tutorial.read_tutorial(path)
     if len(vocabulary) != found.vocab_size:
         raise ValueError(
             f"word map has {len(vocabulary)} words, checkpoint expects {found.vocab_size}: "
             "pass the word map it was trained with"
         )
     config = tutorial.model_config(found)
-    model = build(config, vocabulary)
+    model = build_model(config, vocabulary)
     model.encoder.load_state_dict(found.encoder)
     model.decoder.load_state_dict(found.decoder)
     return Captioner(model, vocabulary, config)

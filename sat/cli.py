@@ -90,7 +90,7 @@ USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 
 @contextmanager
-def main_errors() -> Iterator[None]:
+def cli_errors() -> Iterator[None]:
     """Wraps a script's main: errors a user can mend end as one line on stderr and exit code 1.
 
     These are the errors our functions raise with a sentence (a wrong value, a missing file, a full

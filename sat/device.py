@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     pass
 
 
-def device_of(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The device named; "auto" is CUDA where there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,7 +40,7 @@ def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def scaler_for(config: TrainConfig, device: torch.device) -> GradScaler:
+def grad_scaler(config: TrainConfig, device: torch.device) -> GradScaler:
     """What keeps small gradients from vanishing in float16; for other precisions it does nothing.
 
     `ValueError` when float16 is asked for where it does not pay.

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
-from sat.data.transforms import normalise
+from sat.data.transforms import normalize
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import attention_maps
 from sat.decoding.generate import generate
@@ -30,7 +30,7 @@ from sat.models.show_attend_tell import ShowAttendTell
 
 
 @torch.inference_mode()
-def pointing(
+def score_pointing_game(
     model: ShowAttendTell,
     loader: Iterable[Batch],
     captions: dict[int, Hypothesis],
@@ -93,16 +93,16 @@ def features_of(model: ShowAttendTell, batch: Batch, preprocessing: Preprocessin
     device = next(model.parameters()).device
     images = batch.images.to(device, non_blocking=True)
     if images.dtype == torch.uint8:
-        return model.encode(normalise(images, preprocessing))
+        return model.encode(normalize(images, preprocessing))
     return model.encode_rest(images.float()) if images.ndim == 4 else images.float()
 
 
 @torch.inference_mode()
-def caption_images(
+def caption_dataset(
     model: ShowAttendTell,
     loader: Iterable[Batch],
     preprocessing: Preprocessing,
-    runs: Sequence[Decoding],
+    runs: Sequence[DecodingConfig],
     progress: Progress = iter,
 ) -> list[dict[int, Hypothesis]]:
     """For each way of decoding, the best caption of every image by its index in the split.
@@ -124,7 +124,7 @@ def evaluate(
     dataset: CaptionDataset,
     vocabulary: Vocabulary,
     preprocessing: Preprocessing,
-    runs: Sequence[Decoding],
+    runs: Sequence[DecodingConfig],
     *,
     metrics: Sequence[str] = (),
     batch_size: int = 32,
@@ -132,9 +132,9 @@ def evaluate(
     progress: Progress = iter,
 ) -> list[Evaluation]:
     """Every image of the split captioned in each of the ways `runs`, and scored."""
-    check_fit(preprocessing, dataset)
+    check_preprocessing(preprocessing, dataset)
     loader = evaluation_loader(dataset, batch_size, workers=workers)
-    captions = caption_images(model, loader, preprocessing, runs, progress)
+    captions = caption_dataset(model, loader, preprocessing, runs, progress)
     return [score(found, dataset, vocabulary, metrics) for found in captions]
 
 
@@ -181,7 +181,7 @@ def _plain_bleu(written: Sequence[Sequence[str]], texts: Sequence[str]) -> Score
     return Scores(bleu(written, texts), [{} for _ in texts], "nltk")
 
 
-def check_fit(preprocessing: Preprocessing, dataset: CaptionDataset) -> None:
+def check_preprocessing(preprocessing: Preprocessing, dataset: CaptionDataset) -> None:
     """`ValueError` unless the data were prepared as the model sees photos."""
     prepared = (dataset.image_size, dataset.resize)
     expected = (preprocessing.size, preprocessing.resize)
@@ -193,7 +193,7 @@ def check_fit(preprocessing: Preprocessing, dataset: CaptionDataset) -> None:
         )
 
 
-def table(runs: Sequence[Decoding], evaluations: Sequence[Evaluation]) -> str:
+def table(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) -> str:
     """The scores as a Markdown table, a row for each way of decoding; scores times 100."""
     names = list(evaluations[0].scores)
     rows = [["beam", *names, "unfinished"], ["---"] * (len(names) + 2)]

@@ -22,7 +22,7 @@ from PIL import Image
 from skimage.filters import gaussian
 from skimage.transform import resize
 
-from sat.atomic_io import whole_file
+from sat.atomic_io import atomic_write
 
 Box = tuple[float, float, float, float]
 
@@ -44,7 +44,7 @@ DIM, FADE, VEIL = 0.30, 0.8, 0.35
 """where nobody looked: brightness, and colour lost; where the model looked most: share of white"""
 
 
-class Explained(Protocol):
+class AttentionResult(Protocol):
     """What is drawn: a caption with its maps (`sat.captioner.Result` is one)."""
 
     @property
@@ -86,7 +86,7 @@ class Layout(NamedTuple):
 
 
 def visualize_att(
-    result: Explained,
+    result: AttentionResult,
     output: str | Path | None = None,
     *,
     smooth: bool = True,
@@ -167,7 +167,7 @@ def spread(alpha: np.ndarray, box: Box, size: tuple[int, int], smooth: bool) -> 
     return whole / max(grown.max(), np.finfo(np.float32).tiny)
 
 
-def _check(result: Explained, columns: int | None) -> None:
+def _check(result: AttentionResult, columns: int | None) -> None:
     if columns is not None and columns < 1:
         raise ValueError(f"columns is {columns}: give at least 1, or leave it out")
     alphas = np.asarray(result.alphas)
@@ -179,7 +179,7 @@ def _check(result: Explained, columns: int | None) -> None:
 
 
 def _draw(
-    result: Explained, new_figure: Callable[..., Figure], smooth: bool, columns: int | None
+    result: AttentionResult, new_figure: Callable[..., Figure], smooth: bool, columns: int | None
 ) -> Figure:
     layout = _layout(result, columns)
     size = tuple(max(round(side * DOTS_PER_INCH), 1) for side in layout.panel)
@@ -199,7 +199,7 @@ def _draw(
     return figure
 
 
-def _layout(result: Explained, columns: int | None) -> Layout:
+def _layout(result: AttentionResult, columns: int | None) -> Layout:
     """Panels with the photo's aspect ratio, in cells that hold the longest word."""
     width, height = result.photo.size
     ratio = math.sqrt(width / height)
@@ -241,7 +241,7 @@ def _save(figure: Figure, path: Path) -> None:
     text_as_text = matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file, text_as_text:
+        with atomic_write(path) as file, text_as_text:
             figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, **options)
     except OSError as error:
         raise OSError(f"{path}: no figure can be written there ({error})") from error

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sat.atomic_io import whole_file
+from sat.atomic_io import atomic_write
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "words.json"
     path.write_text("old")
-    with whole_file(str(path)) as file:
+    with atomic_write(str(path)) as file:
         file.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -27,7 +27,7 @@ def test_what_stood_there_stays_when_writing_fails(
     path.write_text("old")
 
     def write() -> None:
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write_text("ne")
             raise stopped_by
 

@@ -15,9 +15,9 @@ from PIL import Image
 import sat
 from sat.captioner import Captioner
 from sat.checkpoints import native
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
-from sat.data.transforms import normalise
+from sat.data.transforms import normalize
 from sat.decoding.attention_maps import attention_maps
 
 SHORT = {"max_length": 12}
@@ -57,7 +57,7 @@ def test_a_photo_is_seen_as_it_was_prepared(tmp_path, monkeypatch, resize):
     )
     captioner.caption_all([folder / f"{i}.png" for i in range(tiny.PHOTOS)], **SHORT)
     prepared = torch.stack([dataset.picture(i) for i in range(tiny.PHOTOS)])
-    assert torch.equal(torch.cat(seen), normalise(prepared, captioner.preprocessing))
+    assert torch.equal(torch.cat(seen), normalize(prepared, captioner.preprocessing))
     other = tiny.captioner(resize="crop" if resize == "squash" else "squash")
     with Image.open(folder / "0.png") as photo:
         assert not torch.equal(captioner.encode([photo]), other.encode([photo]))
@@ -131,7 +131,7 @@ def test_candidates_are_several_captions_of_each_photo_best_first(captioner, pat
 
 
 def test_options_may_be_given_as_an_object_or_by_name(captioner, paths):
-    options = Decoding(beam_size=3, **SHORT)
+    options = DecodingConfig(beam_size=3, **SHORT)
     expected = captioner.caption(paths[2], options)
     assert captioner.caption(paths[2], beam_size=3, **SHORT).text == expected.text
     assert captioner.caption(paths[2], num_beams=3, **SHORT).text == expected.text

@@ -13,16 +13,16 @@ import torch
 
 from sat.captioner import Captioner
 from sat.checkpoints.native import write_json
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.data.dataloader import evaluation_loader
 from sat.data.dataset import CaptionDataset
 from sat.decoding.hypothesis import Hypothesis
-from sat.device import device_of
+from sat.device import resolve_device
 from sat.evaluation import (
     Evaluation,
-    caption_images,
-    check_fit,
+    caption_dataset,
+    check_preprocessing,
     evaluate,
     features_of,
     score,
@@ -30,7 +30,10 @@ from sat.evaluation import (
 )
 from sat.metrics.bleu import bleu
 
-GREEDY, BEAM = Decoding(beam_size=1, max_length=12), Decoding(beam_size=3, max_length=12)
+GREEDY, BEAM = (
+    DecodingConfig(beam_size=1, max_length=12),
+    DecodingConfig(beam_size=3, max_length=12),
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,9 @@ def captioner() -> Captioner:
     return tiny.captioner()
 
 
-def run(captioner: Captioner, dataset: CaptionDataset, *runs: Decoding, **how) -> list[Evaluation]:
+def run(
+    captioner: Captioner, dataset: CaptionDataset, *runs: DecodingConfig, **how
+) -> list[Evaluation]:
     return evaluate(
         captioner.model, dataset, captioner.vocabulary, captioner.preprocessing, runs, **how
     )
@@ -96,7 +101,7 @@ def test_neither_batches_nor_workers_change_a_caption(captioner, test_split, bat
 def test_the_order_in_which_images_come_does_not_matter(captioner, test_split):
     batches = list(evaluation_loader(test_split, 5))
     expected, found = (
-        caption_images(captioner.model, order, captioner.preprocessing, [BEAM])[0]
+        caption_dataset(captioner.model, order, captioner.preprocessing, [BEAM])[0]
         for order in (batches, reversed(batches))
     )
     assert found == expected
@@ -163,7 +168,7 @@ def test_data_prepared_for_another_model_are_refused(captioner, test_split, chan
 
 
 def test_data_that_fit_are_not_refused(test_split):
-    check_fit(Preprocessing(size=32, mean=(0.1, 0.2, 0.3)), test_split)
+    check_preprocessing(Preprocessing(size=32, mean=(0.1, 0.2, 0.3)), test_split)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -199,10 +204,10 @@ def test_the_table_by_hand():
 
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device_of("auto") == device_of("cpu") == torch.device("cpu")
+    assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(
         ValueError, match=r"device is 'cuda:1', which does not work here .*: use --dev"
     ):
-        device_of("cuda:1")
+        resolve_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device_of("auto") == torch.device("cuda")
+    assert resolve_device("auto") == torch.device("cuda")

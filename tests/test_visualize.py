@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sat.captioner import Result
+from sat.captioner import CaptionResult
 from sat.config.model import Preprocessing
 from sat.data.transforms import visible_box
 from sat.visualize import DIM, VEIL, visualize_att
@@ -33,7 +33,7 @@ def result(words=("dog",), size=(120, 80), alphas=None, resize="squash", finishe
         alphas = np.full((len(words), 4, 4), 1 / 16, dtype=np.float32)
     photo = photo or Image.new("RGB", size, (GREY,) * 3)
     box = visible_box(photo.size, Preprocessing(64, resize))
-    return Result(" ".join(words), -1.0, finished, list(words), alphas, photo, box)
+    return CaptionResult(" ".join(words), -1.0, finished, list(words), alphas, photo, box)
 
 
 def one_hot(*cells, shape=(4, 4)):

@@ -13,12 +13,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from sat.checkpoints import native
-from sat.checkpoints.quantization import pack
-from sat.models.factory import build
+from sat.checkpoints.quantization import quantize
+from sat.models.factory import build_model
 from sat.models.weights import digest
 
 
-def ship(source: str | Path, target: str | Path) -> None:
+def export_checkpoint(source: str | Path, target: str | Path) -> None:
     """Write a packed copy of a checkpoint.
 
     An encoder that still has the weights it began with is left out; its SHA-256 is stored, and
@@ -27,7 +27,7 @@ def ship(source: str | Path, target: str | Path) -> None:
     source, target = Path(source), Path(target)
     model, vocabulary, config = native.load(source)
     header = json.loads((source / native.CONFIG).read_text(encoding="utf-8"))
-    frozen = digest(build(config, vocabulary).encoder) == digest(model.encoder)
+    frozen = digest(build_model(config, vocabulary).encoder) == digest(model.encoder)
     if frozen:
         header["encoder_sha256"] = digest(model.encoder)
     weights = {
@@ -36,10 +36,10 @@ def ship(source: str | Path, target: str | Path) -> None:
         if not (frozen and name.startswith("encoder."))
     }
     target.mkdir(parents=True, exist_ok=True)
-    save_file(pack(weights), target / native.WEIGHTS)
+    save_file(quantize(weights), target / native.WEIGHTS)
     native.write_json(target / native.CONFIG, header)
     shutil.copyfile(source / native.WORD_MAP, target / native.WORD_MAP)
 
 
 if __name__ == "__main__":
-    ship(*sys.argv[1:])
+    export_checkpoint(*sys.argv[1:])

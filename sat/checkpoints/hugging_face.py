@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sat.config.checks import from_dict
-from sat.config.decoding import Decoding
-from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, HfConfig, ModelConfig, Preprocessing
-from sat.models.factory import around
+from sat.config.decoding import DecodingConfig
+from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, Preprocessing, VitGpt2Config
+from sat.models.factory import wrap_network
 from sat.models.hf_configs import FRESH
 from sat.models.vit_gpt2 import VitGpt2, preprocessor, read, write
 
@@ -36,16 +36,16 @@ def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> 
 
 def load(folder: Path) -> tuple[VitGpt2, Any, ModelConfig]:
     """The captioner of a folder, with or without our sat.json, in evaluation mode."""
-    from sat.data.tokenizer import Subwords
+    from sat.data.tokenizer import SubwordTokenizer
 
-    network, vocabulary = read(folder), Subwords.load(folder)
+    network, vocabulary = read(folder), SubwordTokenizer.load(folder)
     if (folder / HEADER).exists():
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
         config = from_dict(ModelConfig, header["model"])
     else:
         config = ModelConfig(
             family="vit_gpt2",
-            hf=HfConfig(encoder=str(folder), decoder=str(folder)),
+            hf=VitGpt2Config(encoder=str(folder), decoder=str(folder)),
             preprocessing=preprocessing_of(preprocessor(str(folder))),
             decoding=_decoding_of(network.generation_config),
         )
@@ -55,7 +55,7 @@ def load(folder: Path) -> tuple[VitGpt2, Any, ModelConfig]:
             f"{folder}: the tokenizer has {len(vocabulary)} tokens, the decoder {known}: "
             "they are not of one model"
         )
-    return around(network, config, vocabulary).eval(), vocabulary, config
+    return wrap_network(network, config, vocabulary).eval(), vocabulary, config
 
 
 def load_weights(model: VitGpt2, folder: Path) -> None:
@@ -111,10 +111,10 @@ def preprocessor_values(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def _decoding_of(generation: Any) -> Decoding:
+def _decoding_of(generation: Any) -> DecodingConfig:
     """Our reading of Hugging Face's generation defaults; its lengths count the start."""
     beams = generation.num_beams or 1
-    return Decoding(
+    return DecodingConfig(
         beam_size=beams,
         max_length=(generation.max_length or 21) - 1,
         length_penalty=1.0

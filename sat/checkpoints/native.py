@@ -20,13 +20,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sat.atomic_io import whole_file
-from sat.checkpoints.quantization import unpack
+from sat.atomic_io import atomic_write
+from sat.checkpoints.quantization import dequantize
 from sat.config.checks import from_dict, to_dict
 from sat.config.model import ModelConfig
 from sat.data.dataset import vocabulary_of
 from sat.data.vocabulary import Vocabulary
-from sat.models.factory import build
+from sat.models.factory import build_model
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.models.weights import digest
 
@@ -85,7 +85,7 @@ def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
     Raises `FileNotFoundError` or `ValueError` when the folder is no checkpoint, or its parts do
     not fit together.
     """
-    folder = _whole(folder)
+    folder = find_complete(folder)
     try:
         header = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if header.get("model_type") == "vision-encoder-decoder":
@@ -104,7 +104,7 @@ def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
     vocabulary = vocabulary_of(words, pieces)
     expected = header.get("encoder_sha256")  # of an encoder whose weights come from elsewhere
     encoder = config.encoder if expected else dataclasses.replace(config.encoder, weights="none")
-    model = build(dataclasses.replace(config, encoder=encoder), vocabulary)
+    model = build_model(dataclasses.replace(config, encoder=encoder), vocabulary)
     if expected and digest(model.encoder) != expected:
         raise ValueError(
             f"{config.encoder.backbone} has other weights here than {folder} was trained with "
@@ -116,14 +116,14 @@ def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
 
 def load_weights(model: ShowAttendTell, folder: str | Path, *, own_encoder: bool = False) -> None:
     """Fill the model from the folder's weights, strictly; `own_encoder`: all but the encoder."""
-    path = _whole(folder) / WEIGHTS
+    path = find_complete(folder) / WEIGHTS
     if not isinstance(model, ShowAttendTell):
         from sat.checkpoints import hugging_face
 
         hugging_face.load_weights(model, path.parent)
         return
     try:
-        weights = unpack(load_file(path))
+        weights = dequantize(load_file(path))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
     words = weights.get("decoder.embedding.weight")
@@ -144,7 +144,7 @@ def load_weights(model: ShowAttendTell, folder: str | Path, *, own_encoder: bool
 
 def load_trainer(folder: str | Path) -> dict[str, Any]:
     """What `save` was given as `trainer`; `FileNotFoundError` when the folder cannot resume."""
-    path = _whole(folder) / TRAINER
+    path = find_complete(folder) / TRAINER
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: only a run's last/ can be resumed")
     try:
@@ -155,7 +155,7 @@ def load_trainer(folder: str | Path) -> dict[str, Any]:
 
 def scores(folder: str | Path) -> dict[str, float]:
     """The validation scores a checkpoint was saved with."""
-    folder = _whole(folder)
+    folder = find_complete(folder)
     path = folder / (HF_CONFIG if (folder / HF_CONFIG).exists() else CONFIG)
     return json.loads(path.read_text(encoding="utf-8"))["scores"]
 
@@ -164,7 +164,7 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write JSON that is there whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
@@ -180,7 +180,7 @@ def exists(folder: str | Path) -> bool:
     return (folder / CONFIG).exists() or (_previous(folder) / CONFIG).exists()
 
 
-def _whole(folder: str | Path) -> Path:
+def find_complete(folder: str | Path) -> Path:
     """The folder, or its predecessor if the machine stopped between the two renames."""
     folder = Path(folder)
     for place in (folder, _previous(folder)):

@@ -9,8 +9,8 @@ BIG = 500_000
 SCALE = ".scale"  # of the rows of the matrix whose name stands before it
 
 
-def pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in fewer bytes: `unpack` gives them back to 11 bits, big matrices to 8."""
+def quantize(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in fewer bytes: `dequantize` gives them back to 11 bits, big matrices to 8."""
     packed = {}
     for name, value in weights.items():
         if value.ndim == 2 and value.numel() > BIG:
@@ -22,7 +22,7 @@ def pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return packed
 
 
-def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
+def dequantize(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights in single precision; those never packed come back as they are."""
     weights = {}
     for name, value in packed.items():

@@ -1,7 +1,7 @@
 """Files of `torch.save` that hold whole pickled objects, opened without executing their pickle.
 
-Every class and function a file may name (the exact list `_NAMES`) becomes an inert `Record`, so
-nothing is imported, built or called; tensors are read straight from the bytes of their storages.
+Every class and function a file may name (the exact list `_NAMES`) becomes an inert `InertObject`,
+so nothing is imported, built or called; tensors are read straight from the bytes of their storages.
 Both containers are known: the zip of torch >= 1.6 and the older one, with its module sources.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-AS_SAVED = "pass a BEST_checkpoint_*.pth.tar as the tutorial's train.py saved it"
+RESAVE_HINT = "pass a BEST_checkpoint_*.pth.tar as the tutorial's train.py saved it"
 
 _COPY_AGAIN = "it is truncated or damaged, copy or download it again"
 _BIG_ENDIAN = "its numbers are not little endian: save it on a little endian CPU"
@@ -63,17 +63,17 @@ _OPCODES = (
 )
 
 
-class Refused(ValueError):
+class UnsafeCheckpointError(ValueError):
     """Why a file is not loaded, and the remedy: the end of a sentence that starts with its path."""
 
 
 def require(condition: bool, sentence: str) -> None:
-    """Raise `Refused` with the sentence unless `condition`."""
+    """Raise `UnsafeCheckpointError` with the sentence unless `condition`."""
     if not condition:
-        raise Refused(sentence)
+        raise UnsafeCheckpointError(sentence)
 
 
-class Record:
+class InertObject:
     """What any class or function of the file becomes: its arguments, items and state.
 
     Each allowed global is a subclass of its own, so calling it (NEWOBJ, REDUCE) makes a record.
@@ -82,7 +82,7 @@ class Record:
 
     __slots__ = ("arguments", "items", "state")
 
-    def __new__(cls, *arguments: Any) -> Record:
+    def __new__(cls, *arguments: Any) -> InertObject:
         record = super().__new__(cls)
         record.arguments, record.items, record.state = arguments, {}, {}
         return record
@@ -95,7 +95,7 @@ class Record:
 
 
 RECORDS = {
-    (module, name): type(name, (Record,), {"__slots__": ()})
+    (module, name): type(name, (InertObject,), {"__slots__": ()})
     for module, names in _NAMES.items()
     for name in names.split()
 }
@@ -124,24 +124,26 @@ class _Reader(pickle.Unpickler):
         super().__init__(io.BytesIO(data))
         self.storages: dict[str, Storage] = {}
 
-    def find_class(self, module: str, name: str) -> type[Record]:
+    def find_class(self, module: str, name: str) -> type[InertObject]:
         spelled = f"{module}.{name}"[:100]
         require((module, name) in RECORDS, f"it names {spelled!r}, {_NOT_RUN}")
         return RECORDS[module, name]
 
-    def persistent_load(self, identifier: Any) -> type[Record] | Storage:
+    def persistent_load(self, identifier: Any) -> type[InertObject] | Storage:
         match identifier:
             case ("module", type() as kind, _, _):  # the rest: its source file and text
                 return kind
             case ("storage", type() as kind, str(key), _, int(numel), *views):
                 known = kind in _DTYPES and numel >= 0 and views in ([], [None])
-                require(known, f"storage {key[:20]!r} is of a form unknown here: {AS_SAVED}")
+                require(known, f"storage {key[:20]!r} is of a form unknown here: {RESAVE_HINT}")
                 dtype = _DTYPES[kind]
                 storage = Storage(key, dtype, numel, numel * dtype.itemsize)
                 same = self.storages.setdefault(key, storage) == storage
                 require(same, f"storage {key[:20]!r} is described in two ways: {_COPY_AGAIN}")
                 return storage
-        raise Refused(f"its pickle points to {reprlib.repr(identifier)}, no storage: {AS_SAVED}")
+        raise UnsafeCheckpointError(
+            f"its pickle points to {reprlib.repr(identifier)}, no storage: {RESAVE_HINT}"
+        )
 
 
 def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
@@ -162,10 +164,10 @@ def _open_zip(file: BinaryIO) -> tuple[Any, ReadStorage]:
     archive = zipfile.ZipFile(file)
     for entry in archive.infolist():
         stored = entry.compress_type == zipfile.ZIP_STORED  # else a small file could unpack huge
-        require(stored, f"its entry {entry.filename[:100]!r} is compressed: {AS_SAVED}")
+        require(stored, f"its entry {entry.filename[:100]!r} is compressed: {RESAVE_HINT}")
     names = archive.namelist()
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
-    require(len(pickles) == 1, f"it is a zip with {len(pickles)} data.pkl, not 1: {AS_SAVED}")
+    require(len(pickles) == 1, f"it is a zip with {len(pickles)} data.pkl, not 1: {RESAVE_HINT}")
     folder = pickles[0].removesuffix("data.pkl")
     order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in names else b"little"
     require(order == b"little", _BIG_ENDIAN)
@@ -215,22 +217,26 @@ def is_container(file: BinaryIO) -> bool:
 def open_container(file: BinaryIO) -> tuple[Any, ReadStorage]:
     """What the file pickles, as plain values and records, and the reader of its storages.
 
-    Raises `Refused` where the file is no such container or names what it should not; a damaged file
-    may raise whatever pickle and zipfile do. The reader works while the file is open.
+    Raises `UnsafeCheckpointError` where the file is no such container or names what it should not;
+    a damaged file may raise whatever pickle and zipfile do. The reader works while the file is
+    open.
     """
     beginning = _beginning(file)
-    require(beginning is not None, f"it starts unlike any file of torch.save: {AS_SAVED}")
+    require(beginning is not None, f"it starts unlike any file of torch.save: {RESAVE_HINT}")
     return _OPENERS[beginning](file)
 
 
 def read_tensor(name: str, value: Any, read: ReadStorage) -> torch.Tensor:
     """A copy of the tensor or parameter that `value` describes; `name` is for the errors.
 
-    Raises `Refused` unless the view lies within its storage and the file holds all of that storage.
+    Raises `UnsafeCheckpointError` unless the view lies within its storage and the file holds all of
+    that storage.
     """
     if type(value) in (_PARAMETER, _PARAMETER_OF_0_4) and value.arguments:
         value = value.arguments[0]
-    require(type(value) is _TENSOR, f"its {name} is {type(value).__name__}, no tensor: {AS_SAVED}")
+    require(
+        type(value) is _TENSOR, f"its {name} is {type(value).__name__}, no tensor: {RESAVE_HINT}"
+    )
     storage, offset, size, stride = value.arguments[:4]
     inside = (
         all(type(number) is int and number >= 0 for number in (offset, *size, *stride))

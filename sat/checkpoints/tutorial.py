@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from sat.checkpoints.safe_pickle import (
-    AS_SAVED,
     RECORDS,
+    RESAVE_HINT,
+    InertObject,
     ReadStorage,
-    Record,
-    Refused,
+    UnsafeCheckpointError,
     is_container,
     open_container,
     read_tensor,
@@ -47,7 +47,7 @@ _SIZES = ("attention_dim", "embed_dim", "decoder_dim", "encoder_dim", "vocab_siz
 
 
 @dataclass(frozen=True)
-class LegacyCheckpoint:
+class TutorialCheckpoint:
     """What a tutorial checkpoint says: weights by name, sizes, and how far training had come.
 
     `encoder` has the file's names with 'body.' in place of 'resnet.' ('body.0.weight'), `decoder`
@@ -69,7 +69,7 @@ class LegacyCheckpoint:
     fine_tuned: bool
 
 
-def is_legacy(path: str | os.PathLike[str]) -> bool:
+def is_tutorial(path: str | os.PathLike[str]) -> bool:
     """True when `path` is a file that starts as a file of `torch.save` does, of any version."""
     if not os.path.isfile(path):
         return False
@@ -77,7 +77,7 @@ def is_legacy(path: str | os.PathLike[str]) -> bool:
         return is_container(file)
 
 
-def read_legacy(path: str | os.PathLike[str]) -> LegacyCheckpoint:
+def read_tutorial(path: str | os.PathLike[str]) -> TutorialCheckpoint:
     """Everything a tutorial checkpoint holds but its optimizers' state; runs nothing of the file.
 
     Raises `ValueError`, one sentence with the path, for a file that is damaged, names anything that
@@ -86,7 +86,7 @@ def read_legacy(path: str | os.PathLike[str]) -> LegacyCheckpoint:
     with open(path, "rb") as file:
         try:
             return _checkpoint(*open_container(file))
-        except Refused as reason:
+        except UnsafeCheckpointError as reason:
             raise ValueError(f"cannot load {path}: {reason}") from None
         except Exception as error:  # pickle and zipfile raise of every kind on damaged bytes
             raise ValueError(
@@ -95,7 +95,7 @@ def read_legacy(path: str | os.PathLike[str]) -> LegacyCheckpoint:
             ) from error
 
 
-def model_config(legacy: LegacyCheckpoint) -> ModelConfig:
+def model_config(legacy: TutorialCheckpoint) -> ModelConfig:
     """The config that builds this model again: the tutorial's reading, in the sizes of the file."""
     encoder = EncoderConfig(
         backbone=legacy.backbone,
@@ -117,21 +117,21 @@ def model_config(legacy: LegacyCheckpoint) -> ModelConfig:
     return ModelConfig(encoder=encoder, decoder=decoder, preprocessing=photos)
 
 
-def _checkpoint(value: Any, read: ReadStorage) -> LegacyCheckpoint:
+def _checkpoint(value: Any, read: ReadStorage) -> TutorialCheckpoint:
     held = sorted(map(str, value)) if type(value) is dict else type(value).__name__
     needed = type(value) is dict and {"epoch", "encoder", "decoder"} <= set(value)
-    require(needed, f"it holds {reprlib.repr(held)}, not epoch, encoder and decoder: {AS_SAVED}")
+    require(needed, f"it holds {reprlib.repr(held)}, not epoch, encoder and decoder: {RESAVE_HINT}")
     encoder, decoder = value["encoder"], value["decoder"]
     for part, kind in ((encoder, "Encoder"), (decoder, "DecoderWithAttention")):
         found = type(part).__name__
-        require(type(part) is RECORDS["models", kind], f"its {kind} is a {found}: {AS_SAVED}")
+        require(type(part) is RECORDS["models", kind], f"its {kind} is a {found}: {RESAVE_HINT}")
     backbone, channels = _backbone(encoder)
     sizes = {name: _number(_state(decoder, "decoder"), name) for name in _SIZES}
     told = f"its encoder_dim is {sizes['encoder_dim']}, but {backbone} gives {channels}"
-    require(sizes["encoder_dim"] == channels, f"{told}: {AS_SAVED}")
+    require(sizes["encoder_dim"] == channels, f"{told}: {RESAVE_HINT}")
     dropout = _state(_part(decoder, "decoder", "_modules").get("dropout"), "decoder.dropout")
     bleu4 = value.get("bleu-4")
-    return LegacyCheckpoint(
+    return TutorialCheckpoint(
         encoder=_encoder_tensors(encoder, backbone, read),
         decoder=_decoder_tensors(decoder, sizes, read),
         backbone=backbone,
@@ -148,13 +148,13 @@ def _number(values: dict[str, Any], name: str, *kinds: type, least: int = 1) -> 
     """The entry of `values`, held to be a number of one of the kinds (int by default)."""
     value = values.get(name)
     fits = type(value) in (kinds or (int,)) and value >= least
-    require(fits, f"its {name} is {reprlib.repr(value)}, no number from {least}: {AS_SAVED}")
+    require(fits, f"its {name} is {reprlib.repr(value)}, no number from {least}: {RESAVE_HINT}")
     return value
 
 
 def _state(module: Any, name: str) -> dict[str, Any]:
-    kept = isinstance(module, Record) and type(module.state) is dict
-    require(kept, f"its {name} is no module but {type(module).__name__}: {AS_SAVED}")
+    kept = isinstance(module, InertObject) and type(module.state) is dict
+    require(kept, f"its {name} is no module but {type(module).__name__}: {RESAVE_HINT}")
     return module.state
 
 
@@ -164,13 +164,13 @@ def _part(module: Any, name: str, part: str) -> dict[str, Any]:
     if type(found) is RECORDS["collections", "OrderedDict"]:
         found = found.items
     named = type(found) is dict and all(type(key) is str for key in found)
-    require(named, f"its {name} has no {part} by name: {AS_SAVED}")
+    require(named, f"its {name} has no {part} by name: {RESAVE_HINT}")
     return found
 
 
 def _records(module: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     """Name and record of every parameter and buffer of a module, in the order of its state dict."""
-    require(id(module) not in seen, f"its {name} occurs twice: {AS_SAVED}")
+    require(id(module) not in seen, f"its {name} occurs twice: {RESAVE_HINT}")
     seen.add(id(module))
     for part in ("_parameters", "_buffers"):
         for key, value in _part(module, name, part).items():
@@ -180,7 +180,7 @@ def _records(module: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]
         yield from _records(child, f"{name}.{key}", seen)
 
 
-def _backbone(encoder: Record) -> tuple[str, int]:
+def _backbone(encoder: InertObject) -> tuple[str, int]:
     """Name of the ResNet and the channels of its features, told from its blocks."""
     resnet = _part(encoder, "encoder", "_modules").get("resnet")
     layers = _part(resnet, "encoder.resnet", "_modules")
@@ -193,11 +193,13 @@ def _backbone(encoder: Record) -> tuple[str, int]:
     return known
 
 
-def _encoder_tensors(encoder: Record, backbone: str, read: ReadStorage) -> dict[str, torch.Tensor]:
+def _encoder_tensors(
+    encoder: InertObject, backbone: str, read: ReadStorage
+) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, record in _records(encoder, "encoder", set()):
         place = name.removeprefix("encoder.resnet.")
-        require(place != name, f"its {name} is no part of {backbone}: {AS_SAVED}")
+        require(place != name, f"its {name} is no part of {backbone}: {RESAVE_HINT}")
         tensors[f"body.{place}"] = read_tensor(name, record, read)
     width = tensors["body.4.0.conv1.weight"].shape[0]
     other = f"the first block of its encoder is {width} wide, not 64 as in {backbone}"
@@ -206,7 +208,7 @@ def _encoder_tensors(encoder: Record, backbone: str, read: ReadStorage) -> dict[
 
 
 def _decoder_tensors(
-    decoder: Record, sizes: dict[str, int], read: ReadStorage
+    decoder: InertObject, sizes: dict[str, int], read: ReadStorage
 ) -> dict[str, torch.Tensor]:
     tensors = {
         name.removeprefix("decoder."): read_tensor(name, record, read)
@@ -214,10 +216,12 @@ def _decoder_tensors(
     }
     shapes = _decoder_shapes(**sizes)
     odd = sorted(shapes.keys() ^ tensors.keys())
-    require(not odd, f"its decoder lacks, or should not have, {', '.join(odd)[:200]}: {AS_SAVED}")
+    require(
+        not odd, f"its decoder lacks, or should not have, {', '.join(odd)[:200]}: {RESAVE_HINT}"
+    )
     for name, shape in shapes.items():
         odds = f"its decoder.{name} is {tuple(tensors[name].shape)}, its sizes tell {shape}"
-        require(tensors[name].shape == shape, f"{odds}: {AS_SAVED}")
+        require(tensors[name].shape == shape, f"{odds}: {RESAVE_HINT}")
     return tensors
 
 

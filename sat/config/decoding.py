@@ -8,7 +8,7 @@ from sat.config.checks import check, check_at_least
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodingConfig:
     """How words are chosen; names and meaning follow Hugging Face `generate`."""
 
     beam_size: int = 5

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sat.config.checks import check, check_at_least, check_choice, check_choices
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DROPOUT_SITES = ("mean", "hidden", "readout")
-Look = Literal["expected", "sampled", "argmax"]
+AttentionMode = Literal["expected", "sampled", "argmax"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class DecoderConfig:
     attention: Literal["soft", "hard"] = "soft"
     """trained on: soft: the expected context (Xu et al. 2015, section 4.2); hard: one region drawn
     for each word, by REINFORCE (section 4.1)"""
-    test_attention: Look = "expected"
+    test_attention: AttentionMode = "expected"
     """the context when captioning: expected, of one region drawn, or of the map's peak"""
     attention_depth: Literal[1, 2] = 1
     """hidden layers of f_att; the second is of the photo alone"""
@@ -91,7 +91,7 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
-class HfConfig:
+class VitGpt2Config:
     """A vision transformer and a language model joined by cross-attention (Hugging Face).
 
     The sizes are those of parts that start from random weights; others bring their own.
@@ -135,11 +135,11 @@ class ModelConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    decoding: Decoding = field(default_factory=Decoding)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """how it captions photos unless told otherwise"""
     family: Literal["show_attend_tell", "vit_gpt2"] = "show_attend_tell"
     """vit_gpt2 is built from `hf`, the other from `encoder` and `decoder`"""
-    hf: HfConfig = field(default_factory=HfConfig)
+    hf: VitGpt2Config = field(default_factory=VitGpt2Config)
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -10,7 +10,7 @@ from sat.config.checks import check, check_at_least, check_choices
 
 
 @dataclass(frozen=True)
-class ScheduledSampling:
+class ScheduledSamplingConfig:
     """The probability epsilon_i of showing the true word, at the stage's minibatch i from 0."""
 
     schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
@@ -33,7 +33,7 @@ class ScheduledSampling:
         elif self.schedule == "inverse_sigmoid":
             check(self.k >= 1, "k", self.k, "inverse_sigmoid takes 1 or more, as 500")
 
-    def teacher_share(self, minibatch: int) -> float:
+    def teacher_forcing_ratio(self, minibatch: int) -> float:
         """epsilon_i, the probability with which each word shown is the true one."""
         if self.schedule == "none":
             return 1.0
@@ -47,7 +47,7 @@ class ScheduledSampling:
 
 
 @dataclass(frozen=True)
-class HardAttention:
+class HardAttentionConfig:
     """What `--decoder.attention hard` learns with (Xu et al. 2015, section 4.1)."""
 
     reward: float = 0.01

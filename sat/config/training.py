@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sat.config.checks import check, check_at_least, check_choices
-from sat.config.decoding import Decoding
-from sat.config.model import DecoderConfig, EncoderConfig, HfConfig
-from sat.config.objectives import HardAttention, ScheduledSampling
+from sat.config.decoding import DecodingConfig
+from sat.config.model import DecoderConfig, EncoderConfig, VitGpt2Config
+from sat.config.objectives import HardAttentionConfig, ScheduledSamplingConfig
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StageConfig:
     """self_critical: reward captions drawn from the model by CIDEr-D; batch_size counts images"""
     samples: int = 5
     """captions drawn of each image by the self-critical objective"""
-    scheduled_sampling: ScheduledSampling = field(default_factory=ScheduledSampling)
+    scheduled_sampling: ScheduledSamplingConfig = field(default_factory=ScheduledSamplingConfig)
     """show the decoder more and more of its own words in place of people's"""
     baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
     """what a drawn caption must beat: the mean of the image's other ones, or its greedy caption"""
@@ -99,7 +99,7 @@ class TrainConfig:
     """vit_gpt2 is built from hf, the other from encoder and decoder"""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    hf: HfConfig = field(default_factory=HfConfig)
+    hf: VitGpt2Config = field(default_factory=VitGpt2Config)
     stage1: StageConfig = field(default_factory=StageConfig)
     stage2: StageConfig = field(
         default_factory=lambda: StageConfig(
@@ -117,7 +117,7 @@ class TrainConfig:
     """weight of the doubly stochastic penalty (lambda of eq. 14)"""
     penalty_scaling: Literal["sum", "mean"] = "sum"
     """sum: eq. 14, per word; mean: over captions and regions, as the tutorial does"""
-    hard: HardAttention = field(default_factory=HardAttention)
+    hard: HardAttentionConfig = field(default_factory=HardAttentionConfig)
     label_smoothing: float = 0.0
     grad_clip: float = 5.0
     """largest norm of the whole gradient, or size of its elements; 0: no clipping"""
@@ -139,7 +139,7 @@ class TrainConfig:
     """let the word vectors learn"""
     init: str | None = None
     """start from this checkpoint's weights; stages 2 and 3 alone start from output_dir's best/"""
-    validation: Decoding = field(default_factory=lambda: Decoding(beam_size=1))
+    validation: DecodingConfig = field(default_factory=lambda: DecodingConfig(beam_size=1))
     """how the validation images are captioned after each epoch"""
     validation_batch_size: int = 64
     workers: int = 1

@@ -29,30 +29,30 @@ class Batch(NamedTuple):
     indices: Tensor  # int64[I], of the images within their split
 
 
-def split(batch: Batch, parts: int) -> list[Batch]:
+def microbatches(batch: Batch, parts: int) -> list[Batch]:
     """The batch in so many parts of whole images (fewer, if it has fewer images).
 
     They are of one size, but for the last, and each has the batch's width.
     """
     if parts == 1:
         return [batch]
-    together = len(batch.captions) // len(batch.images)
+    group_size = len(batch.captions) // len(batch.images)
     images, indices = batch.images.chunk(parts), batch.indices.chunk(parts)
-    sizes = [together * len(part) for part in images]
+    sizes = [group_size * len(part) for part in images]
     captions, lengths = batch.captions.split(sizes), batch.lengths.split(sizes)
     return [Batch(*part) for part in zip(images, captions, lengths, indices)]
 
 
-class CaptionBatches(Sampler):
+class CaptionBatchSampler(Sampler):
     """Batches of caption indices, shuffled anew each epoch, the same for the same seed and epoch.
 
     `kind` is "by_length": captions of like length in a batch, the longest first as the decoder
     wants them, so that almost nothing is padding or moved; "equal_length": of one length only (Xu
     et al. 2015, section 4.3), which leaves some batches short; "random". With `mirror` each picture
-    is mirrored with probability 1/2. `every` takes only every so many-th caption
-    (captions_per_image: one an image); with `drawn` it is one drawn anew each epoch from every so
-    many that follow one another. With `together`, so many captions of one image follow one another,
-    in no order of length. `start` skips the batches an interrupted epoch has already seen.
+    is mirrored with probability 1/2. `stride` takes only every so many-th caption
+    (captions_per_image: one an image); with `draw_one` it is one drawn anew each epoch from every
+    so many that follow one another. With `group_size`, so many captions of one image follow one
+    another, in no order of length. `start` skips the batches an interrupted epoch has already seen.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class CaptionBatches(Sampler):
         *,
         kind: str = "by_length",
         mirror: bool = False,
-        every: int = 1,
-        drawn: bool = False,
-        together: int = 1,
+        stride: int = 1,
+        draw_one: bool = False,
+        group_size: int = 1,
         seed: int = 0,
     ) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.kind = kind if together == 1 else "random"
-        self.mirror, self.every, self.together = mirror, every, together
-        self.drawn = drawn
+        self.kind = kind if group_size == 1 else "random"
+        self.mirror, self.stride, self.group_size = mirror, stride, group_size
+        self.draw_one = draw_one
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -78,56 +78,58 @@ class CaptionBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.lengths) // self.together)
+        order = random.permutation(len(self.lengths) // self.group_size)
         views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
-        picks = random.integers(self.every, size=len(order)) if self.drawn else np.zeros_like(order)
-        order = order[order % self.every == picks[order // self.every]]
+        picks = (
+            random.integers(self.stride, size=len(order)) if self.draw_one else np.zeros_like(order)
+        )
+        order = order[order % self.stride == picks[order // self.stride]]
         if self.kind != "random":
             order = order[np.argsort(-self.lengths[order], kind="stable")]
-        batches = list(self._cut(order, self.batch_size // self.together))
+        batches = list(self._cut(order, self.batch_size // self.group_size))
         turns = np.arange(len(batches))
         if self.kind != "random":
             random.shuffle(turns)
         for chosen in (batches[turn] for turn in turns[self.start :]):
             yield [
-                (group * self.together + i, view)
+                (group * self.group_size + i, view)
                 for group, view in zip(chosen.tolist(), views[chosen].tolist())
-                for i in range(self.together)
+                for i in range(self.group_size)
             ]
 
     def _counts(self) -> list[int]:
         """How many captions there are to be cut into batches: in all, or of each length."""
-        lengths = self.lengths[:: self.every]
+        lengths = self.lengths[:: self.stride]
         if self.kind == "equal_length":
             return np.unique(-lengths, return_counts=True)[1].tolist()
         return [len(lengths)]
 
     def _cut(self, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-        ends = np.cumsum(self._counts()) // self.together
+        ends = np.cumsum(self._counts()) // self.group_size
         for group in np.split(order, ends[:-1]):
             yield from (group[first : first + size] for first in range(0, len(group), size))
 
 
-def collate(samples: list[Sample], together: int = 1) -> Batch:
+def collate(samples: list[Sample], group_size: int = 1) -> Batch:
     """The samples as one batch, its captions cut to the longest among them.
 
-    So many samples that follow one another share their image, as `CaptionBatches` says.
+    So many samples that follow one another share their image, as `CaptionBatchSampler` says.
     """
     lengths = torch.tensor([sample.length for sample in samples])
     captions = torch.stack([sample.caption for sample in samples])[:, : int(lengths.max())]
-    images = torch.stack([sample.image for sample in samples[::together]])
-    indices = torch.tensor([sample.index for sample in samples[::together]])
+    images = torch.stack([sample.image for sample in samples[::group_size]])
+    indices = torch.tensor([sample.index for sample in samples[::group_size]])
     return Batch(images, captions, lengths, indices)
 
 
 def training_loader(
-    dataset: CaptionDataset, batches: CaptionBatches, *, workers: int = 0, pin: bool = False
+    dataset: CaptionDataset, batches: CaptionBatchSampler, *, workers: int = 0, pin: bool = False
 ) -> DataLoader:
     """Batches in the order of `batches`, read by `workers` processes (0: this one)."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=partial(collate, together=batches.together),
+        collate_fn=partial(collate, group_size=batches.group_size),
         num_workers=workers,
         pin_memory=pin,
         generator=torch.Generator(),  # its own, so that resuming finds the global one untouched

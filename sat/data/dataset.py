@@ -193,9 +193,9 @@ def vocabulary_of(word_map: Path, tokenizer: Path) -> Vocabulary:
     """What the tokenizer's file holds where there is one, else the word map's."""
     if not tokenizer.exists():
         return Vocabulary.load(word_map)
-    from sat.data.tokenizer import Subwords
+    from sat.data.tokenizer import SubwordTokenizer
 
-    return Subwords.load(tokenizer)
+    return SubwordTokenizer.load(tokenizer)
 
 
 def _existing(path: Path) -> Path:

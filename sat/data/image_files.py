@@ -30,7 +30,7 @@ ORIENTATION = ExifTags.Base.Orientation
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "PA")
 
 
-def read_photo(source: str | Path | Image.Image) -> Image.Image:
+def read_image(source: str | Path | Image.Image) -> Image.Image:
     """The photo as 8-bit RGB, upright as its EXIF tag says, transparent parts over white.
 
     Grey, black-and-white, palette, CMYK (inverted Adobe files too), YCbCr, 16-bit, 32-bit and
@@ -44,11 +44,11 @@ def read_photo(source: str | Path | Image.Image) -> Image.Image:
         return _read(image, source)
 
 
-def read_pixels(path: str | Path) -> np.ndarray:
-    """The pixels uint8[H, W, 3] of `read_photo`: JPEGs are read faster where simplejpeg is there.
+def read_image_array(path: str | Path) -> np.ndarray:
+    """The pixels uint8[H, W, 3] of `read_image`: JPEGs are read faster where simplejpeg is there.
 
     It decodes by libjpeg-turbo as Pillow does, so the pixels are the same; what is not plainly in
-    order is left to Pillow. Raises as `read_photo` does.
+    order is left to Pillow. Raises as `read_image` does.
     """
     with _open(path) as image:
         if simplejpeg is not None and image.format == "JPEG" and image.mode == "RGB":
@@ -131,7 +131,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 """what a folder's photos end in; a photo that is named itself may end in anything"""
 
 
-def find_photos(names: Iterable[str]) -> list[Path]:
+def find_images(names: Iterable[str]) -> list[Path]:
     """The photos that files, folders and globs name, in that order.
 
     A folder stands for the photos right inside it, sorted, as a glob's are. A file that does not

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from sat.config.model import Preprocessing
-from sat.data.image_files import read_pixels
+from sat.data.image_files import read_image_array
 from sat.data.transforms import resize
 
 logger = logging.getLogger(__name__)
@@ -31,14 +31,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Picture(NamedTuple):
+class PreparedImage(NamedTuple):
     """What the model sees of a photo."""
 
     pixels: np.ndarray  # uint8[3, S, S]
     photo_size: Size  # width and height of the upright photo
 
 
-def write_pictures(
+def write_images(
     path: Path,
     photos: Sequence[Path],
     preprocessing: Preprocessing,
@@ -67,7 +67,7 @@ def write_pictures(
             "images", (len(photos), *shape), np.uint8, **(growing if skip_bad else {})
         )
         for result in progress(results):
-            if isinstance(result, Picture):
+            if isinstance(result, PreparedImage):
                 images[written] = result.pixels
                 sizes.append(result.photo_size)
                 written += 1
@@ -105,10 +105,12 @@ def in_order(
                 future.cancel()
 
 
-def _decode(photo: Path, preprocessing: Preprocessing) -> Picture | ValueError | FileNotFoundError:
+def _decode(
+    photo: Path, preprocessing: Preprocessing
+) -> PreparedImage | ValueError | FileNotFoundError:
     """The picture, or the error as a value: its turn in the order comes later."""
     try:
-        pixels = read_pixels(photo)
+        pixels = read_image_array(photo)
     except (ValueError, FileNotFoundError) as error:
         return error
-    return Picture(resize(pixels, preprocessing), (pixels.shape[1], pixels.shape[0]))
+    return PreparedImage(resize(pixels, preprocessing), (pixels.shape[1], pixels.shape[0]))

@@ -16,13 +16,13 @@ from typing import Any
 
 from sat.config.data import InputFilesConfig
 from sat.data.annotations import SPLITS, Record, check_photos_exist
-from sat.data.image_writer import Progress, Size, write_pictures
+from sat.data.image_writer import Progress, Size, write_images
 from sat.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 
-def usable(records: Sequence[Record], split: str, max_len: int) -> list[Record]:
+def filter_by_length(records: Sequence[Record], split: str, max_len: int) -> list[Record]:
     """The split's records with the captions that fit; `raw` keeps all, as scores need them.
 
     Captions of more than `max_len` words are left out. A training image without another one goes
@@ -55,7 +55,7 @@ def usable(records: Sequence[Record], split: str, max_len: int) -> list[Record]:
     return kept
 
 
-def words_counted(
+def vocabulary_captions(
     records: Iterable[Record], training: Iterable[Record], splits: str
 ) -> Iterable[Sequence[str]]:
     """The captions whose words are counted for the vocabulary.
@@ -67,7 +67,7 @@ def words_counted(
     return (words for record in counted for words in record.captions)
 
 
-def choose(
+def sample_captions(
     captions: Sequence[tuple[str, ...]], number: int, generator: random.Random
 ) -> list[tuple[str, ...]]:
     """Exactly `number` captions: a sample of more, or all of fewer and some of them again."""
@@ -102,14 +102,14 @@ def create_input_files(
         check_output(output, config)
     tokenizer = None
     if config.tokenizer:
-        from sat.data.tokenizer import in_pieces
+        from sat.data.tokenizer import tokenize_records
 
-        records, tokenizer = in_pieces(records, config.tokenizer, config.tokenizer_size)
-    splits = {split: usable(records, split, config.max_len) for split in SPLITS}
+        records, tokenizer = tokenize_records(records, config.tokenizer, config.tokenizer_size)
+    splits = {split: filter_by_length(records, split, config.max_len) for split in SPLITS}
     if config.on_bad_image == "error":
         check_photos_exist(record for split in SPLITS for record in splits[split])
     vocabulary = tokenizer or Vocabulary.build(
-        words_counted(records, splits["train"], config.vocabulary_splits),
+        vocabulary_captions(records, splits["train"], config.vocabulary_splits),
         config.min_word_freq,
         config.vocabulary_size,
     )
@@ -162,7 +162,7 @@ def _write_split(
 ) -> None:
     """Write the four files of a split: first the pictures, then what belongs to those written."""
     photos = [record.path for record in records]
-    sizes = write_pictures(
+    sizes = write_images(
         paths["IMAGES"],
         photos,
         config.preprocessing,
@@ -180,7 +180,7 @@ def _write_split(
     chosen = [
         words
         for record, _ in kept
-        for words in choose(record.captions, config.captions_per_image, generator)
+        for words in sample_captions(record.captions, config.captions_per_image, generator)
     ]
     padding = [vocabulary.pad_id] * config.max_len
     lines = (vocabulary.encode(words) + padding[len(words) :] for words in chosen)

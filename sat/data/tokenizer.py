@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sat.atomic_io import whole_file
+from sat.atomic_io import atomic_write
 from sat.data.annotations import Record
 
 END_OF_TEXT = "<|endoftext|>"
@@ -22,7 +22,7 @@ PADS = (END_OF_TEXT, "[PAD]", "<pad>")
 UNKNOWNS = ("[UNK]", "<unk>")
 
 
-class Subwords:
+class SubwordTokenizer:
     """The pieces a tokenizer knows, its start and end before and after every caption.
 
     GPT-2 has one special token, `<|endoftext|>`, which starts, ends and pads: padding can only be
@@ -42,7 +42,7 @@ class Subwords:
         self.unk_id: int | None = next((number for number in unknown if number is not None), None)
 
     @classmethod
-    def train(cls, captions: Iterable[str], size: int) -> Subwords:
+    def train(cls, captions: Iterable[str], size: int) -> SubwordTokenizer:
         """A byte-level BPE of at most `size` pieces, as GPT-2's, learnt from the captions."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -57,7 +57,7 @@ class Subwords:
         return cls(tokenizer)
 
     @classmethod
-    def load(cls, path: str | Path) -> Subwords:
+    def load(cls, path: str | Path) -> SubwordTokenizer:
         """The tokenizer of a tokenizer.json, of a folder that holds one (or GPT-2's older files).
 
         What is neither is asked of the Hub by its id. Raises `ValueError` for anything else.
@@ -79,7 +79,7 @@ class Subwords:
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json; it is whole or absent."""
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
 
     def split(self, words: Sequence[str]) -> tuple[str, ...]:
@@ -110,7 +110,10 @@ class Subwords:
         return self.tokenizer.get_vocab_size()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Subwords) and self.tokenizer.to_str() == other.tokenizer.to_str()
+        return (
+            isinstance(other, SubwordTokenizer)
+            and self.tokenizer.to_str() == other.tokenizer.to_str()
+        )
 
     __hash__ = None  # type: ignore[assignment]  # equal by content
 
@@ -131,21 +134,21 @@ class Subwords:
         return found[0]
 
 
-def in_pieces(
+def tokenize_records(
     records: Iterable[Record], tokenizer: str, size: int
-) -> tuple[list[Record], Subwords]:
+) -> tuple[list[Record], SubwordTokenizer]:
     """The records with each caption's words cut into pieces, and the tokenizer that did it.
 
-    `tokenizer` is what `Subwords.load` takes, or "train": a new one of at most `size` pieces is
-    learnt from the captions of the training split.
+    `tokenizer` is what `SubwordTokenizer.load` takes, or "train": a new one of at most `size`
+    pieces is learnt from the captions of the training split.
     """
     records = list(records)
     if tokenizer == "train":
         training = (record for record in records if record.split == "train")
         captions = (" ".join(words) for record in training for words in record.captions)
-        subwords = Subwords.train(captions, size)
+        subwords = SubwordTokenizer.train(captions, size)
     else:
-        subwords = Subwords.load(tokenizer)
+        subwords = SubwordTokenizer.load(tokenizer)
     cut = (tuple(map(subwords.split, record.captions)) for record in records)
     return [replace(record, captions=pieces) for record, pieces in zip(records, cut)], subwords
 

@@ -63,7 +63,7 @@ def visible_box(
     return left, top, left + side, top + side
 
 
-def normalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+def normalize(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     """float32[B, 3, S, S] as the encoder was trained on, from uint8 pixels, on their device.
 
     Raises `TypeError` for anything but uint8: pixels that were already scaled once and are scaled
@@ -80,8 +80,8 @@ def normalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
-def denormalise(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """uint8[B, 3, S, S]: the pixels that `normalise` was given."""
+def denormalize(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """uint8[B, 3, S, S]: the pixels that `normalize` was given."""
     import torch
 
     mean, std = _statistics(preprocessing, images.device)

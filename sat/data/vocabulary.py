@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sat.atomic_io import whole_file
+from sat.atomic_io import atomic_write
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 SPECIAL_WORDS = (PAD, UNKNOWN, START, END)
@@ -66,7 +66,7 @@ class Vocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write the word map as JSON; it is whole or absent."""
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write_text(self.to_json(), encoding="utf-8")
 
     def to_json(self) -> str:

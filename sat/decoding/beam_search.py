@@ -1,7 +1,7 @@
 """Choosing the words: greedy, batched beam search, sampling, over any captioner that can step.
 
 B images, K beams, V vocabulary, N rows of state (beams that search, image by image). Nothing here
-knows a model: `Captions` says what is asked of one. Attention maps are not carried along; one
+knows a model: `StepDecoder` says what is asked of one. Attention maps are not carried along; one
 teacher-forced pass over the finished caption gives exactly those that stepping saw.
 """
 
@@ -10,16 +10,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sat.config.decoding import Decoding
-from sat.decoding.constraints import _forbid
-from sat.decoding.hypothesis import DEAD, Captions, Hypothesis, _finish, _set_aside
-from sat.ops.ragged_rows import Seats
+from sat.config.decoding import DecodingConfig
+from sat.decoding.constraints import apply_constraints
+from sat.decoding.hypothesis import (
+    NEG_INF,
+    Hypothesis,
+    StepDecoder,
+    collect_finished,
+    rank_hypotheses,
+)
+from sat.ops.ragged_rows import RaggedRows
 
 BLOCK, BLOCKWISE_FROM = 64, 16
 """words that are looked at together for the likeliest; rows from which on that is faster"""
 
 
-def beam_search(model: Captions, features: Tensor, options: Decoding) -> list[list[Hypothesis]]:
+def beam_search(
+    model: StepDecoder, features: Tensor, options: DecodingConfig
+) -> list[list[Hypothesis]]:
     """The tutorial's beam search, all images stepping together, each living by the rule alone.
 
     A beam that ends is set aside and its image's width shrinks by one; the best total
@@ -36,24 +44,26 @@ def beam_search(model: Captions, features: Tensor, options: Decoding) -> list[li
     tokens = torch.full((number,), model.start_id, device=device)
     for _ in range(options.max_length):
         logits, state = model.step(tokens, state)
-        log_p = _forbid(logits.float().log_softmax(dim=-1), words, model, options)
+        log_p = apply_constraints(logits.float().log_softmax(dim=-1), words, model, options)
         rows, word, scores = _best_of_each_image(log_p, scores, images, room)  # (B, K)
-        kept = (torch.arange(scores.shape[1], device=device) < room.unsqueeze(1)) & (scores > DEAD)
+        kept = (torch.arange(scores.shape[1], device=device) < room.unsqueeze(1)) & (
+            scores > NEG_INF
+        )
         ended = kept & (word == model.end_id)
         image, place = ended.nonzero(as_tuple=True)
         if len(image):
-            _set_aside(done, words[rows[image, place]], scores[image, place], image)
+            collect_finished(done, words[rows[image, place]], scores[image, place], image)
             room = room - ended.sum(1)
         images, place = (kept & ~ended).nonzero(as_tuple=True)
         if len(images) == 0:
-            return _finish(done, options)
+            return rank_hypotheses(done, options)
         rows, tokens, scores = (part[images, place] for part in (rows, word, scores))
         words = torch.cat([words[rows], tokens.unsqueeze(1)], dim=1)
         state = model.reorder(state, rows)
     for image, row, score in zip(images.tolist(), words.tolist(), scores.tolist()):
         if len(done[image]) < options.num_return_sequences:
             done[image].append(Hypothesis(row, score, finished=False))
-    return _finish(done, options)
+    return rank_hypotheses(done, options)
 
 
 def _best_of_each_image(
@@ -66,8 +76,8 @@ def _best_of_each_image(
     """
     most = int(room.max())
     best, word = _top(log_p, min(most, log_p.shape[1]))  # no image takes more of one row
-    seats = Seats(images, len(room))
-    table = seats.table(best + scores.unsqueeze(1), free=DEAD).flatten(1)
+    seats = RaggedRows(images, len(room))
+    table = seats.table(best + scores.unsqueeze(1), free=NEG_INF).flatten(1)
     best, place = table.topk(min(most, table.shape[1]), dim=1)
     here = torch.arange(len(images), device=images.device)
     row = seats.table(here).gather(1, place // word.shape[1])

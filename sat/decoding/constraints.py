@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sat.config.decoding import Decoding
-from sat.decoding.hypothesis import DEAD, Captions
+from sat.config.decoding import DecodingConfig
+from sat.decoding.hypothesis import NEG_INF, StepDecoder
 
 
-def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) -> Tensor:
+def apply_constraints(
+    log_p: Tensor, words: Tensor, model: StepDecoder, options: DecodingConfig
+) -> Tensor:
     """log_p float[N, V], its impossible next words now dead, given words int[N, t] so far.
 
     Probabilities are not shared out anew: a caption's score stays the model's own.
@@ -22,15 +24,15 @@ def _forbid(log_p: Tensor, words: Tensor, model: Captions, options: Decoding) ->
         banned.add(model.end_id)
         ending = log_p[:, model.end_id].clone()
     ids = torch.tensor(sorted(banned), dtype=torch.long, device=log_p.device)
-    log_p.index_fill_(1, ids, DEAD)
+    log_p.index_fill_(1, ids, NEG_INF)
     size = options.no_repeat_ngram_size
     if size and words.shape[1] >= size:
         for row, line in enumerate(words.tolist()):
             tail = line[len(line) - size + 1 :]
             starts = range(len(line) - size + 1)
             repeats = [line[i + size - 1] for i in starts if line[i : i + size - 1] == tail]
-            log_p[row, repeats] = DEAD
+            log_p[row, repeats] = NEG_INF
     if early:  # where nothing may be said the caption may end
-        stuck = log_p.amax(dim=1) == DEAD
+        stuck = log_p.amax(dim=1) == NEG_INF
         log_p[stuck, model.end_id] = ending[stuck]
     return log_p

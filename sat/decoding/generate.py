@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.decoding.beam_search import beam_search
-from sat.decoding.hypothesis import Captions, Hypothesis
+from sat.decoding.hypothesis import Hypothesis, StepDecoder
 from sat.decoding.sampling import sample
 
 
 @torch.inference_mode()
 def generate(
-    model: Captions,
+    model: StepDecoder,
     features: Tensor,
-    options: Decoding,
+    options: DecodingConfig,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
     """For each image its `num_return_sequences` captions, best first, from features float[B, P, D].

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 
-DEAD = float("-inf")
+NEG_INF = float("-inf")
 
 
-class Captions(Protocol):
+class StepDecoder(Protocol):
     """What decoding needs of a captioner; only the captioner looks inside its state."""
 
     start_id: int
@@ -46,13 +46,17 @@ class Hypothesis:
         return self.score / (len(self.words) + self.finished) ** length_penalty
 
 
-def _set_aside(done: list[list[Hypothesis]], words: Tensor, scores: Tensor, images: Tensor) -> None:
+def collect_finished(
+    done: list[list[Hypothesis]], words: Tensor, scores: Tensor, images: Tensor
+) -> None:
     """Add captions int[N, t] that ended to those of their images."""
     for image, line, score in zip(images.tolist(), words.tolist(), scores.tolist()):
         done[image].append(Hypothesis(line, score, finished=True))
 
 
-def _finish(done: list[list[Hypothesis]], options: Decoding) -> list[list[Hypothesis]]:
+def rank_hypotheses(
+    done: list[list[Hypothesis]], options: DecodingConfig
+) -> list[list[Hypothesis]]:
     """Each image's captions ranked, finished ones first, cut to the number asked for."""
 
     def place(caption: Hypothesis) -> tuple[bool, float]:

@@ -7,15 +7,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sat.config.decoding import Decoding
-from sat.decoding.constraints import _forbid
-from sat.decoding.hypothesis import DEAD, Captions, Hypothesis, _finish
+from sat.config.decoding import DecodingConfig
+from sat.decoding.constraints import apply_constraints
+from sat.decoding.hypothesis import NEG_INF, Hypothesis, StepDecoder, rank_hypotheses
 
 
 def sample(
-    model: Captions,
+    model: StepDecoder,
     features: Tensor,
-    options: Decoding,
+    options: DecodingConfig,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
     """Captions drawn word by word, after temperature, top-k and nucleus filtering, best first.
@@ -34,8 +34,10 @@ def sample(
     for t in range(options.max_length):
         logits, state = model.step(tokens, state)
         log_p = logits.float().log_softmax(dim=-1)
-        allowed = _forbid(log_p.clone(), words[rows, :t], model, options)
-        drawn = torch.multinomial(filtered(allowed, options), 1, generator=generator).squeeze(1)
+        allowed = apply_constraints(log_p.clone(), words[rows, :t], model, options)
+        drawn = torch.multinomial(filter_logits(allowed, options), 1, generator=generator).squeeze(
+            1
+        )
         tokens = torch.where(ended[rows], model.pad_id, drawn)
         scores[rows] += log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended[rows], 0)
         words[rows, t] = tokens
@@ -53,15 +55,15 @@ def sample(
         line = words[row].tolist()
         line = line[: line.index(model.end_id)] if finished else line
         done[image].append(Hypothesis(line, score, finished))
-    return _finish(done, options)
+    return rank_hypotheses(done, options)
 
 
-def filtered(log_p: Tensor, options: Decoding) -> Tensor:
+def filter_logits(log_p: Tensor, options: DecodingConfig) -> Tensor:
     """Probabilities float[N, V] after temperature, then top-k, then nucleus filtering."""
     logits = log_p / options.temperature
     if 0 < options.top_k < logits.shape[-1]:
         least = logits.topk(options.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, DEAD)
+        logits = logits.masked_fill(logits < least, NEG_INF)
     p = logits.softmax(dim=-1)
     if options.top_p < 1:
         ordered, index = p.sort(dim=-1, descending=True)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from sat.config.checks import check_choice
-from sat.config.model import Look
-from sat.ops.attention_scores import ACTIVATIONS, hidden_layers, locations, weighted_sums
+from sat.config.model import AttentionMode
+from sat.ops.attention_scores import ACTIVATIONS, hidden_layers, select_locations, weighted_sums
 from sat.ops.linear import Linear
 from sat.ops.pooled_grid import enlarge, on_cells
-from sat.ops.ragged_rows import Seats
+from sat.ops.ragged_rows import RaggedRows
 
-LOOKS = typing.get_args(Look)
+ATTENTION_MODES = typing.get_args(AttentionMode)
 EXPECTED_SHARE = 0.5  # of the minibatches of hard attention: arctic-captions' semi_sampling_p
 
 
@@ -72,20 +72,20 @@ class Attention(nn.Module):
         features: Tensor,
         projected: Tensor,
         hidden: Tensor,
-        seats: Seats,
+        seats: RaggedRows,
         look: str,
         room: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The context float[N, D] and the map alpha float[N, P], which sums to one.
 
         Takes features float[B, C, D], their `project`ion float[B, P, A], hidden float[N, H] of rows
-        that look at the photos `seats` says. `look` is one of `LOOKS`: the expected context, or
-        that of one region drawn or at the peak. `room` is for `hidden_layers`.
+        that look at the photos `seats` says. `look` is one of `ATTENTION_MODES`: the expected
+        context, or that of one region drawn or at the peak. `room` is for `hidden_layers`.
         """
         query = seats.table(self.decoder_att(hidden))  # (B, K, A)
         layers = hidden_layers(projected, query, self.activation, room)
         scores = torch.cat([self.full_att(layer).squeeze(2) for layer in layers])  # (B * K, P)
         alpha = seats.rows(scores.unflatten(0, query.shape[:2])).softmax(dim=1)  # (N, P)
-        seen = alpha if look == "expected" else locations(alpha, look)
+        seen = alpha if look == "expected" else select_locations(alpha, look)
         context = weighted_sums(seats.table(on_cells(seen, features)), features)  # (B, K, D)
         return seats.rows(context), alpha

@@ -17,13 +17,13 @@ from torch.nn import functional
 
 from sat.config.checks import check_choice
 from sat.config.model import DROPOUT_SITES
-from sat.models.attention import EXPECTED_SHARE, LOOKS, Attention
+from sat.models.attention import ATTENTION_MODES, EXPECTED_SHARE, Attention
 from sat.models.base import Output
 from sat.ops.attention_scores import working_memory
 from sat.ops.linear import Linear, LSTMCell
-from sat.ops.packed_captions import Ragged
+from sat.ops.packed_captions import PackedCaptions
 from sat.ops.pooled_grid import mean_of_regions
-from sat.ops.ragged_rows import Seats, is_count
+from sat.ops.ragged_rows import RaggedRows, is_identity
 from sat.ops.unrolled_lstm import recurrent_weights, unroll
 
 
@@ -34,7 +34,7 @@ class State(NamedTuple):
     projected: Tensor  # float[B, P, A]: the part of f_att that depends on the photo alone
     hidden: Tensor  # float[N, H]
     cell: Tensor  # float[N, H]
-    seats: Seats  # which photo each row looks at
+    seats: RaggedRows  # which photo each row looks at
     room: Tensor | None  # for attention to work in
 
 
@@ -67,7 +67,7 @@ class DecoderWithAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("attention", attention, ("soft", "hard"))
-        check_choice("test_attention", test_attention, LOOKS)
+        check_choice("test_attention", test_attention, ATTENTION_MODES)
         check_choice("gate", gate, ("vector", "scalar", "none"))
         check_choice("initial_state", initial_state, ("tanh", "linear"))
         check_choice("output", output, ("deep", "linear"))
@@ -75,7 +75,7 @@ class DecoderWithAttention(nn.Module):
             check_choice("dropout_sites", site, DROPOUT_SITES)
         self.vocab_size = vocab_size
         self.hard, self.test_attention = attention == "hard", test_attention
-        self._shared_look: str | None = None
+        self._shared_mode: str | None = None
         self.gate, self.initial_state, self.output = gate, initial_state, output
         self.dropout_sites = dropout_sites
         self.attention = Attention(
@@ -126,7 +126,7 @@ class DecoderWithAttention(nn.Module):
         hidden, cell = self.init_h(mean), self.init_c(mean)
         if self.initial_state == "tanh":
             hidden, cell = hidden.tanh(), cell.tanh()
-        one_each = Seats(torch.arange(len(features), device=features.device), len(features))
+        one_each = RaggedRows(torch.arange(len(features), device=features.device), len(features))
         projected = self.attention.project(features)
         return State(features, projected, hidden, cell, one_each, working_memory(projected))
 
@@ -153,7 +153,7 @@ class DecoderWithAttention(nn.Module):
             here = tuple(part.index_select(0, kept) for part in here)
             photos = torch.searchsorted(kept, photos)
         rows = (part.index_select(0, index) for part in state[2:4])
-        return State(*here, *rows, Seats(photos, len(here[0])), state.room)
+        return State(*here, *rows, RaggedRows(photos, len(here[0])), state.room)
 
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         """The unrolled `step` over captions int[B, T] of `lengths` int[B] (start and end counted).
@@ -169,9 +169,9 @@ class DecoderWithAttention(nn.Module):
                 f"{len(captions)} captions of {len(features)} photos: give as many of each photo"
             )
         start = self.start(features)[:4]
-        ragged = Ragged(lengths.flatten() - 1, captions.shape[1] - 1, start[0].dtype)
+        ragged = PackedCaptions(lengths.flatten() - 1, captions.shape[1] - 1, start[0].dtype)
         photos = ragged.order // repeats
-        if not is_count(photos, len(features)):
+        if not is_identity(photos, len(features)):
             start = tuple(part.index_select(0, photos) for part in start)
         embedded = self.embedding(ragged.pack(captions[:, :-1]))  # (N, E)
         lstm, gate = self.decode_step, self.f_beta if self.gate != "none" else None
@@ -181,7 +181,7 @@ class DecoderWithAttention(nn.Module):
         unrolled = unroll(
             *start[:2], inputs, *start[2:], ragged.rows,
             recurrent_weights(self.attention, lstm, gate, of_context),
-            self.attention.activation, self._look(),
+            self.attention.activation, self._attention_mode(),
         )  # fmt: skip
         spoken = (embedded, unrolled.hiddens, unrolled.contexts)
         logits = self._predict(*map(ragged.only_spoken, spoken), self._drop(ragged.spoken))
@@ -192,18 +192,18 @@ class DecoderWithAttention(nn.Module):
         return Output(ragged.unpack(logits), alphas, looks)
 
     @contextmanager
-    def one_look(self) -> Iterator[None]:
+    def shared_attention_mode(self) -> Iterator[None]:
         """What is trained on in the block, parts of a minibatch, shares one draw of the look."""
-        self._shared_look = self._look()
+        self._shared_mode = self._attention_mode()
         try:
             yield
         finally:
-            self._shared_look = None
+            self._shared_mode = None
 
-    def _look(self) -> str:
-        """How the words of this batch get their context: one of `LOOKS`."""
-        if self._shared_look or not self.training:
-            return self._shared_look or self.test_attention
+    def _attention_mode(self) -> str:
+        """How the words of this batch get their context: one of `ATTENTION_MODES`."""
+        if self._shared_mode or not self.training:
+            return self._shared_mode or self.test_attention
         drawn = self.hard and torch.rand(()).item() >= EXPECTED_SHARE
         return "sampled" if drawn else "expected"
 

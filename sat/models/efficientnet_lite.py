@@ -150,8 +150,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """float[B, C, H, W] of the next depth."""
-        filtered = self.project(self.depthwise(self.expand(grid)))
-        return filtered + grid if self.adds_input else filtered
+        filter_logits = self.project(self.depthwise(self.expand(grid)))
+        return filter_logits + grid if self.adds_input else filter_logits
 
 
 def build_blocks(name: str) -> list[nn.Module]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sat.models.vit_gpt2 import VitGpt2
 
 
-def build(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell | VitGpt2:
+def build_model(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell | VitGpt2:
     """A captioner for the words of `vocabulary`, its parts loaded with the weights named."""
     return BUILDERS[config.family](config, vocabulary)
 
@@ -37,11 +37,11 @@ def _show_attend_tell(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttend
 
 
 def _vit_gpt2(config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
-    from sat.models.vit_gpt2 import join
+    from sat.models.vit_gpt2 import build_encoder_decoder
 
     hf, size, ids = config.hf, config.preprocessing.size, _special_ids(vocabulary)
     decoder = {"vocab_size": len(vocabulary)} | {k: i for k, i in ids.items() if k != "unk_id"}
-    network = join(
+    network = build_encoder_decoder(
         hf.encoder,
         hf.decoder,
         image_size=size,
@@ -64,10 +64,10 @@ def _vit_gpt2(config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
         ),
         **decoder,
     )
-    return around(network, config, vocabulary)
+    return wrap_network(network, config, vocabulary)
 
 
-def around(network: nn.Module, config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
+def wrap_network(network: nn.Module, config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
     """The captioner around a network that Hugging Face's own functions built or read."""
     from sat.models.vit_gpt2 import VitGpt2
 

@@ -26,7 +26,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
 
 from sat.config.checks import check, check_choice
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.models.base import Output
 from sat.models.hf_configs import FRESH
 
@@ -184,7 +184,7 @@ def read(folder: str | Path) -> VisionEncoderDecoderModel:
         return VisionEncoderDecoderModel.from_pretrained(folder, local_files_only=True).eval()
 
 
-def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: Decoding) -> None:
+def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: DecodingConfig) -> None:
     """Save the network as Hugging Face does; its `generate` then decodes as we do by default."""
     generation = network.generation_config
     generation.num_beams, generation.max_length = decoding.beam_size, decoding.max_length + 1
@@ -208,7 +208,7 @@ def preprocessor(name: str) -> dict[str, Any]:
     return ImageProcessingMixin.get_image_processor_dict(name)[0]
 
 
-def join(
+def build_encoder_decoder(
     encoder: str,
     decoder: str,
     *,

@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-CACHED = 2**19
+SCORE_CACHE_ELEMENTS = 2**19
 """numbers of an intermediate result that a CPU's cache holds (2 MB in single precision)"""
 
-ALL = 2**31
+NO_LIMIT = 2**31
 """more rows than there are"""
-AT_ONCE = 32
+CELLS_PER_CHUNK = 32
 """cells that are summed together for several rows"""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_}
 """in place, since what they are given is large and needed no more"""
 
 
-def locations(alpha: Tensor, look: str) -> Tensor:
+def select_locations(alpha: Tensor, look: str) -> Tensor:
     """One region a row of the map float[B, P], as ones and zeros: drawn from it, or its peak."""
     chosen = alpha.argmax(1, keepdim=True) if look == "argmax" else alpha.multinomial(1)  # (B, 1)
     return torch.zeros_like(alpha).scatter_(1, chosen, 1)
@@ -31,8 +31,8 @@ def locations(alpha: Tensor, look: str) -> Tensor:
 def rows_cached(projected: Tensor) -> int:
     """Queries of photos float[B, P, A] whose hidden layers a CPU's cache holds."""
     if projected.device.type != "cpu":
-        return ALL
-    return -(-CACHED // projected[0].numel())
+        return NO_LIMIT
+    return -(-SCORE_CACHE_ELEMENTS // projected[0].numel())
 
 
 def working_memory(projected: Tensor) -> Tensor | None:
@@ -72,7 +72,9 @@ def weighted_sums(weights: Tensor, features: Tensor) -> Tensor:
     """
     if features.device.type != "cpu" or weights.shape[1] == 1:
         return torch.bmm(weights, features)
-    (first, cells), *rest = zip(weights.split(AT_ONCE, 2), features.split(AT_ONCE, 1))
+    (first, cells), *rest = zip(
+        weights.split(CELLS_PER_CHUNK, 2), features.split(CELLS_PER_CHUNK, 1)
+    )
     sums = torch.bmm(first, cells)
     for part, cells in rest:
         sums = sums.baddbmm_(part, cells)

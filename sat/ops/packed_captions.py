@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Ragged:
+class PackedCaptions:
     """Where each word stands when those of step 0 come first, then those of step 1, and so on.
 
     Captions are sorted from long to short, so that a step has the first so many of them, and a

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Seats:
+class RaggedRows:
     """Where each row stands in a table with as many seats for every photo as any of them needs.
 
     Rows are kept packed, so that a photo with fewer beams, or none, costs nothing more; only what
@@ -30,7 +30,7 @@ class Seats:
         rank = torch.empty_like(photos)
         rank[order] = torch.arange(len(photos), device=photos.device) - first[photos[order]]
         self._places = photos * self.width + rank
-        self._full = is_count(self._places, number * self.width)
+        self._full = is_identity(self._places, number * self.width)
 
     def table(self, rows: Tensor, free: float = 0.0) -> Tensor:
         """[B, K, ...] of the rows [N, ...], with the value `free` in the seats nobody has."""
@@ -45,6 +45,6 @@ class Seats:
         return rows if self._full else rows.index_select(0, self._places)
 
 
-def is_count(index: Tensor, length: int) -> bool:
+def is_identity(index: Tensor, length: int) -> bool:
     """True for 0, 1, ... length - 1: an index that moves nothing."""
     return torch.equal(index, torch.arange(length, device=index.device))

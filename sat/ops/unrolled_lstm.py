@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sat.ops.attention_scores import hidden_layers, locations, rows_cached, working_memory
+from sat.ops.attention_scores import hidden_layers, rows_cached, select_locations, working_memory
 from sat.ops.linear import linear, lstm, transposed
 from sat.ops.packed_captions import padded
 from sat.ops.pooled_grid import from_cells, on_cells
@@ -35,7 +35,7 @@ DERIVATIVES = {
 """the slope before an activation from that behind it and its value, in whose place it is written"""
 
 
-class Weights(NamedTuple):
+class CellWeights(NamedTuple):
     """What the recurrence multiplies by, as `nn.Linear` keeps it: (outputs, inputs)."""
 
     query: Tensor  # float[A, H]: decoder_att
@@ -50,10 +50,10 @@ class Weights(NamedTuple):
 
 def recurrent_weights(
     attention: nn.Module, cell: nn.LSTMCell, gate: nn.Linear | None, context: Tensor
-) -> Weights:
+) -> CellWeights:
     """Those of a decoder's layers; `context` float[4H, D] is a part of the LSTM's weight_ih."""
     none = cell.weight_hh.new_empty(0, cell.hidden_size)
-    return Weights(
+    return CellWeights(
         query=attention.decoder_att.weight,
         query_bias=attention.decoder_att.bias,
         score=attention.full_att.weight.flatten(),
@@ -65,7 +65,7 @@ def recurrent_weights(
     )
 
 
-class Unrolled(NamedTuple):
+class UnrolledSteps(NamedTuple):
     """What the words of all captions saw and left, packed."""
 
     hiddens: Tensor  # float[N, H], after the word
@@ -81,22 +81,22 @@ def unroll(
     hidden: Tensor,
     cell: Tensor,
     rows: list[int],
-    weights: Weights,
+    weights: CellWeights,
     activation: str,
     look: str = "expected",
-) -> Unrolled:
+) -> UnrolledSteps:
     """All steps of attention and LSTM over float[N, 4H] `inputs`: W [E y] + b of each word.
 
     features float[B, C, D], their projection float[B, P, A], hidden and cell float[B, H].
     No gradient passes from a context to the map where `look` took one region by it.
     Products are taken in the features' precision; maps, cell and sums in that of the cell.
     """
-    weights = Weights(*(weight.to(features.dtype) for weight in weights))
+    weights = CellWeights(*(weight.to(features.dtype) for weight in weights))
     cell = cell.to(torch.promote_types(cell.dtype, torch.float32))
     with torch.autocast(features.device.type, enabled=False):
         how = (rows, activation, look)
         found = _Unroll.apply(how, features, projected, inputs, hidden, cell, *weights)
-    return Unrolled(*found)
+    return UnrolledSteps(*found)
 
 
 class _Unroll(torch.autograd.Function):
@@ -111,7 +111,7 @@ class _Unroll(torch.autograd.Function):
         cell: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        w, dtype = Weights(*weights), features.dtype
+        w, dtype = CellWeights(*weights), features.dtype
         rows, activation, look = how
         before, queries, maps, seen, gates, raw, gated, cells, parts = ([] for _ in range(9))
         hidden, room = hidden.to(dtype), working_memory(projected)
@@ -122,7 +122,7 @@ class _Unroll(torch.autograd.Function):
             layers = hidden_layers(projected[:n], query.unsqueeze(1), activation, room)
             scores = torch.cat([layer @ w.score for layer in layers])  # (n, P)
             alpha = scores.to(cell.dtype).softmax(dim=1)
-            seen.append(alpha if look == "expected" else locations(alpha, look))
+            seen.append(alpha if look == "expected" else select_locations(alpha, look))
             weighed = on_cells(seen[-1].to(dtype), features).unsqueeze(1)  # (n, 1, C)
             context = torch.bmm(weighed, features[:n]).squeeze(1)  # (n, D)
             raw.append(context)
@@ -150,7 +150,7 @@ class _Unroll(torch.autograd.Function):
     def backward(ctx: Any, d_hiddens: Tensor, d_contexts: Tensor, d_alphas: Tensor, _: Any) -> Any:
         features, projected, _, contexts, alphas, looks, *weights = ctx.saved_tensors
         rows, activation, before, queries, gates, raw, cells, parts = ctx.steps
-        w, dtype, exact = Weights(*weights), features.dtype, alphas.dtype
+        w, dtype, exact = CellWeights(*weights), features.dtype, alphas.dtype
         d_projected = torch.zeros_like(projected)
         d_score = torch.zeros_like(w.score, dtype=exact)
         d_hidden = alphas.new_zeros(rows[0], w.hidden.shape[1])

@@ -16,19 +16,19 @@ import numpy as np
 
 from sat.config.checks import to_dict
 from sat.config.training import TrainConfig
-from sat.tracking.sample_grid import sheet
+from sat.tracking.sample_grid import sample_grid
 
 EVENTS, RUNS = "events", "wandb"
 """folders of a run: TensorBoard's files, and those of Weights & Biases"""
 
 
-class Example(NamedTuple):
+class Sample(NamedTuple):
     """A photo, what the model says of it, and what people wrote."""
 
     image_id: Any
     photo: np.ndarray  # uint8[S, S, 3]
-    said: str
-    written: list[str]
+    hypothesis: str
+    references: list[str]
 
 
 class Histogram(NamedTuple):
@@ -40,16 +40,16 @@ class Histogram(NamedTuple):
     squares: float
 
 
-class Board(Protocol):
+class Tracker(Protocol):
     """Where a run is shown."""
 
     def scalars(self, step: int, values: dict[str, float]) -> None: ...
     def histograms(self, step: int, values: dict[str, Histogram]) -> None: ...
-    def samples(self, step: int, examples: list[Example]) -> None: ...
+    def samples(self, step: int, examples: list[Sample]) -> None: ...
     def close(self, failed: bool) -> None: ...
 
 
-class TensorBoard:
+class TensorBoardTracker:
     """Event files under the run's folder: tensorboard --logdir runs"""
 
     def __init__(self, config: TrainConfig, folder: Path, step: int) -> None:
@@ -77,10 +77,10 @@ class TensorBoard:
             )
         self.writer.flush()
 
-    def samples(self, step: int, examples: list[Example]) -> None:
+    def samples(self, step: int, examples: list[Sample]) -> None:
         """A sheet of the photos with their captions, and the captions as a table."""
-        shown = [(one.photo, one.said, one.written[0]) for one in examples]
-        self.writer.add_image("samples", sheet(shown), step, dataformats="HWC")
+        shown = [(one.photo, one.hypothesis, one.references[0]) for one in examples]
+        self.writer.add_image("samples", sample_grid(shown), step, dataformats="HWC")
         self.writer.add_text("samples", _table(examples), step)
         self.writer.flush()
 
@@ -88,7 +88,7 @@ class TensorBoard:
         self.writer.close()
 
 
-class WeightsAndBiases:
+class WandbTracker:
     """A run of the project "sat"; WANDB_MODE=offline keeps it in the run's folder, to be synced.
 
     A resumed run keeps its id. Steps shown already are skipped by the service: they are the same.
@@ -116,12 +116,12 @@ class WeightsAndBiases:
         }
         self.run.log(bars, step=step)
 
-    def samples(self, step: int, examples: list[Example]) -> None:
+    def samples(self, step: int, examples: list[Sample]) -> None:
         """A table with a row for each photo, and the photos with their captions."""
-        photos = [self.wandb.Image(one.photo, caption=one.said) for one in examples]
+        photos = [self.wandb.Image(one.photo, caption=one.hypothesis) for one in examples]
         columns = ["image_id", "photo", "generated", "written"]
         rows = [
-            [str(one.image_id), photo, one.said, "\n".join(one.written)]
+            [str(one.image_id), photo, one.hypothesis, "\n".join(one.references)]
             for one, photo in zip(examples, photos)
         ]
         table = self.wandb.Table(columns=columns, data=rows)
@@ -131,17 +131,17 @@ class WeightsAndBiases:
         self.run.finish(exit_code=int(failed))
 
 
-BOARDS: dict[str, Callable[[TrainConfig, Path, int], Board]] = {
-    "tensorboard": TensorBoard,
-    "wandb": WeightsAndBiases,
+TRACKERS: dict[str, Callable[[TrainConfig, Path, int], Tracker]] = {
+    "tensorboard": TensorBoardTracker,
+    "wandb": WandbTracker,
 }
 
 
-def board_kind(choice: str) -> str:
-    """The key into `BOARDS`, or "none"; `ModuleNotFoundError` when what is chosen is missing."""
+def tracker_kind(choice: str) -> str:
+    """The key into `TRACKERS`, or "none"; `ModuleNotFoundError` when what is chosen is missing."""
     if choice == "auto":
         return "tensorboard" if _installed("tensorboard") else "none"
-    if choice in BOARDS and not _installed(choice):
+    if choice in TRACKERS and not _installed(choice):
         raise ModuleNotFoundError(
             f"log is {choice!r}, which is not installed: pip install 'sat-captioning[log]', or "
             "choose none"
@@ -149,11 +149,11 @@ def board_kind(choice: str) -> str:
     return choice
 
 
-def _table(examples: Sequence[Example]) -> str:
+def _table(examples: Sequence[Sample]) -> str:
     """The captions in Markdown."""
     rows = [["photo", "image_id", "generated", "written"], ["---"] * 4]
     for number, one in enumerate(examples, 1):
-        texts = [_cell(text) for text in (str(one.image_id), one.said, *one.written)]
+        texts = [_cell(text) for text in (str(one.image_id), one.hypothesis, *one.references)]
         rows.append([str(number), *texts[:2], "<br>".join(texts[2:])])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

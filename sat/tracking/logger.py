@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sat.config.training import TrainConfig
 from sat.data.dataset import CaptionDataset
 from sat.data.vocabulary import Vocabulary
-from sat.tracking.backends import BOARDS, Example, Histogram, board_kind
+from sat.tracking.backends import TRACKERS, Histogram, Sample, tracker_kind
 
 PHOTOS = 8
 """captioned before everybody's eyes, spread evenly over the validation images"""
@@ -24,7 +24,7 @@ BINS, PART = 64, 2**23
 """of a histogram; and so many values are counted at once: float32 stops counting at 2 ** 24"""
 
 
-class Journal:
+class RunLogger:
     """Tells a board what there is to show; a context, so that the board is closed.
 
     `step` is where the run stands: curves of a resumed run go on, and what was shown of later
@@ -39,8 +39,8 @@ class Journal:
         vocabulary: Vocabulary,
         step: int = 0,
     ) -> None:
-        kind = board_kind(config.log)
-        self.board = BOARDS[kind](config, folder, step) if kind in BOARDS else None
+        kind = tracker_kind(config.log)
+        self.board = TRACKERS[kind](config, folder, step) if kind in TRACKERS else None
         self.every, self.val, self.vocabulary = config.log_every, val, vocabulary
         self.references: list[dict[str, Any]] | None = None
 
@@ -73,12 +73,12 @@ class Journal:
             step, [self._example(i * len(results) // len(chosen), results) for i in chosen]
         )
 
-    def _example(self, image: int, results: Sequence[dict[str, Any]]) -> Example:
+    def _example(self, image: int, results: Sequence[dict[str, Any]]) -> Sample:
         photo = self.val.picture(image).permute(1, 2, 0).numpy()  # (S, S, 3)
-        said, written = results[image]["caption"], self.references[image]["captions"]
-        return Example(results[image]["image_id"], photo, said, written)
+        hypothesis, references = results[image]["caption"], self.references[image]["captions"]
+        return Sample(results[image]["image_id"], photo, hypothesis, references)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> RunLogger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

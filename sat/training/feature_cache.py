@@ -16,11 +16,11 @@ import h5py
 import torch
 from torch import Tensor, nn
 
-from sat.atomic_io import whole_file
+from sat.atomic_io import atomic_write
 from sat.config.model import Preprocessing
 from sat.data.dataloader import evaluation_loader
 from sat.data.dataset import CaptionDataset
-from sat.data.transforms import normalise
+from sat.data.transforms import normalize
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.models.weights import digest
 
@@ -61,7 +61,7 @@ def cache_features(
         logger.info("features of %s: reading %s", dataset.split, path)
         return path
     loader = evaluation_loader(dataset, batch_size, workers=workers)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         written = 0
         for batch in progress(loader):
             views = [batch.images, batch.images.flip(-1)] if mirror else [batch.images]
@@ -121,7 +121,7 @@ def with_features(
     frozen, encode_so_far = frozen_part(model)
 
     def encode(images: Tensor) -> Tensor:
-        return encode_so_far(normalise(images.to(device), preprocessing))
+        return encode_so_far(normalize(images.to(device), preprocessing))
 
     key = fingerprint(frozen, preprocessing, 1 + mirror)
     progress = partial(bar, desc=f"encoding {dataset.split.lower()}", unit="batch")

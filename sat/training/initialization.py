@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from sat.checkpoints import native
 from sat.config.checks import check
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig
 from sat.config.training import TrainConfig
 from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary
 from sat.data.vocabulary import Vocabulary
 from sat.data.word_vectors import load_embeddings
-from sat.evaluation import check_fit
-from sat.models.factory import build, preprocessing_for
+from sat.evaluation import check_preprocessing
+from sat.models.factory import build_model, preprocessing_for
 from sat.models.show_attend_tell import ShowAttendTell
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
     """The training and validation splits, and their words."""
     folder = Path(config.data_folder)
     name = config.data_name or find_data_name(folder)
-    train, val = (CaptionDataset(folder, name, split) for split in ("TRAIN", "VAL"))
+    train, val = (CaptionDataset(folder, name, microbatches) for microbatches in ("TRAIN", "VAL"))
     for number in config.stages:
         together = getattr(config, f"stage{number}").captions_per_sample
         if train.captions_per_image % together:
@@ -40,7 +40,7 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
     return train, val, read_vocabulary(folder, name)
 
 
-def first_model(
+def initial_model(
     config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
 ) -> tuple[ShowAttendTell, ModelConfig]:
     """The model to go on with or to start from, as the config says; else a fresh one."""
@@ -55,7 +55,7 @@ def first_model(
             f"{start} was trained with another word map ({len(words)} words) than the data's "
             f"({len(vocabulary)} words): use the data it was trained on"
         )
-    check_fit(model_config.preprocessing, train)
+    check_preprocessing(model_config.preprocessing, train)
     return model, model_config
 
 
@@ -69,7 +69,7 @@ def _fresh_model(
         vectors = load_embeddings(config.embeddings, vocabulary)
         decoder = dataclasses.replace(decoder, embed_dim=vectors.shape[1])
     model_config = ModelConfig(encoder=config.encoder, decoder=decoder)
-    model = build(model_config, vocabulary)
+    model = build_model(model_config, vocabulary)
     if vectors is not None:
         model.decoder.load_pretrained_embeddings(vectors)
     preprocessing = preprocessing_for(model.encoder, size=train.image_size, resize=train.resize)
@@ -90,11 +90,11 @@ def _fresh_vit_gpt2(
         )
     size = {"size": train.image_size, "resize": train.resize}
     preprocessing = preprocessing_for(config.hf.encoder, **size)
-    longest = min(config.hf.positions - 1, Decoding.max_length)
+    longest = min(config.hf.positions - 1, DecodingConfig.max_length)
     model_config = ModelConfig(
         family=config.family,
         hf=config.hf,
         preprocessing=preprocessing,
-        decoding=Decoding(max_length=longest),
+        decoding=DecodingConfig(max_length=longest),
     )
-    return build(model_config, vocabulary), model_config
+    return build_model(model_config, vocabulary), model_config

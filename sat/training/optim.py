@@ -42,7 +42,7 @@ def rmsprop(groups: list[dict]) -> Optimizer:
 OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop}
 
 
-def optimizer_for(
+def build_optimizer(
     model: ShowAttendTell | VitGpt2, stage: StageConfig, *, embeddings: bool
 ) -> Optimizer:
     """The optimizer of what the stage learns, after freezing the rest; group 0 is the decoder's."""
@@ -61,7 +61,7 @@ def optimizer_for(
     return optimizer
 
 
-def set_rates(optimizer: Optimizer, stage: StageConfig, scale: float) -> None:
+def set_learning_rates(optimizer: Optimizer, stage: StageConfig, scale: float) -> None:
     """Give decoder and encoder the stage's learning rates times `scale`."""
     for group, rate in zip(
         optimizer.param_groups, (stage.learning_rate, stage.encoder_learning_rate)
@@ -69,14 +69,14 @@ def set_rates(optimizer: Optimizer, stage: StageConfig, scale: float) -> None:
         group["lr"] = rate * scale
 
 
-def average_for(model: ShowAttendTell, stage: StageConfig) -> AveragedModel | None:
+def build_ema(model: ShowAttendTell, stage: StageConfig) -> AveragedModel | None:
     """The moving average of the model's weights, where the stage takes one."""
     if not stage.ema:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(stage.ema))
 
 
-def descend(
+def optimizer_step(
     optimizer: Optimizer,
     parts: Iterable[Part],
     loss_of: Callable[[Part], tuple[Tensor, dict[str, float]]],
@@ -143,7 +143,7 @@ def warm_up(optimizer: Optimizer, steps: int) -> None:
 
 
 @contextmanager
-def whole_step() -> Iterator[None]:
+def defer_keyboard_interrupt() -> Iterator[None]:
     """Ctrl-C waits until the block is done: a batch is learnt from wholly or not at all."""
     if threading.current_thread() is not threading.main_thread():
         yield

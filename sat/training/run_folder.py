@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sat.checkpoints import native
 from sat.config.training import TrainConfig
 from sat.tracking.backends import EVENTS, RUNS
-from sat.training.state import Position
+from sat.training.state import TrainerState
 
 if TYPE_CHECKING:
     pass
@@ -34,7 +34,7 @@ def check_folder(config: TrainConfig) -> None:
         )
 
 
-def identity(config: TrainConfig, begun: int) -> dict[str, Any]:
+def resume_fingerprint(config: TrainConfig, begun: int) -> dict[str, Any]:
     """What may not change when a run is resumed: its first `begun` stages, and their order."""
     stages = config.stages[:begun]
     stage = getattr(config, f"stage{stages[-1]}")
@@ -53,7 +53,7 @@ def identity(config: TrainConfig, begun: int) -> dict[str, Any]:
     }
 
 
-def saved_state(config: TrainConfig) -> dict[str, Any] | None:
+def load_resume_state(config: TrainConfig) -> dict[str, Any] | None:
     """What a run that is to be resumed had saved; its log then ends there too.
 
     Raises `ValueError` when the run so far is not what the config says. Stages that were still to
@@ -63,29 +63,30 @@ def saved_state(config: TrainConfig) -> dict[str, Any] | None:
         return None
     folder = Path(config.output_dir)
     saved = native.load_trainer(folder / "last")
-    now = identity(config, saved["position"]["stage"] + 1)
+    saved["state"] = TrainerState.from_dict(saved["position"])
+    now = resume_fingerprint(config, saved["state"].stage + 1)
     for name, value in saved["identity"].items():
         if now.get(name, value) != value:  # earlier versions knew other names
             raise ValueError(
                 f"{name} is {now[name]}, but the run in {config.output_dir} has {value}: "
                 "resume it as it was, or start another one"
             )
-    _cut_log(folder, saved["position"]["lines"])
+    _cut_log(folder, saved["state"].log_lines)
     return saved
 
 
-def first_position(config: TrainConfig, folder: Path) -> Position:
+def initial_state(config: TrainConfig, folder: Path) -> TrainerState:
     """Where a run begins; that of a later stage alone goes on with the numbers of its first."""
-    position = Position(lines=len(log_lines(folder)))
+    position = TrainerState(log_lines=len(log_lines(folder)))
     if config.stages[0] > 1 and native.exists(folder / "best"):
         position.best = native.scores(folder / "best").get("Bleu_4", -1.0)
     if config.stages[0] > 1 and native.exists(folder / "last"):
         before = native.load_trainer(folder / "last")["position"]
-        position.all_steps = before.get("all_steps", 0)
+        position.global_step = TrainerState.from_dict(before).global_step
     return position
 
 
-def claim_folder(config: TrainConfig) -> Path:
+def prepare_run_folder(config: TrainConfig) -> Path:
     """The run's folder; with `overwrite` an earlier run is removed from it.
 
     To be called when nothing can be wrong with the run any more.

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
 from sat.config.training import StageConfig
 
+EARLIER_NAMES = {
+    "stale": "epochs_without_improvement",
+    "scale": "lr_scale",
+    "lines": "log_lines",
+    "all_steps": "global_step",
+}
 COUNTS = ("seconds", "waiting", "captions", "batches")
 
 
 @dataclasses.dataclass
-class Position:
+class TrainerState:
     """With weights, optimizer and random state, all that resuming a run needs."""
 
     stage: int = 0  # index into the stages to run
@@ -20,11 +27,16 @@ class Position:
     batch: int = 0  # batches of the epoch already learnt from
     steps: int = 0  # batches of the stage
     best: float = -1.0  # validation BLEU-4 of best/
-    stale: int = 0  # epochs without a better one
-    scale: float = 1.0  # of the stage's learning rates
-    lines: int = 0  # in the log
-    all_steps: int = 0  # batches learnt from, over all stages
+    epochs_without_improvement: int = 0  # epochs without a better one
+    lr_scale: float = 1.0  # of the stage's learning rates
+    log_lines: int = 0  # in the log
+    global_step: int = 0  # batches learnt from, over all stages
     totals: dict[str, float] = dataclasses.field(default_factory=dict)  # of the epoch
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainerState:
+        """The state that `dataclasses.asdict` stored, under today's names or earlier ones."""
+        return cls(**{EARLIER_NAMES.get(name, name): value for name, value in values.items()})
 
     def count(
         self, losses: dict[str, float], *, seconds: float, waiting: float, captions: int
@@ -32,33 +44,38 @@ class Position:
         """One batch more: its losses, the time it took, and how much of it went on waiting."""
         self.batch += 1
         self.steps += 1
-        self.all_steps += 1
+        self.global_step += 1
         counts = {"seconds": seconds, "waiting": waiting, "captions": captions, "batches": 1}
         for key, value in (losses | counts).items():
             self.totals[key] = self.totals.get(key, 0.0) + value
 
-    def after_epoch(self, score: float, stage: StageConfig) -> Position:
+    def after_epoch(self, score: float, stage: StageConfig) -> TrainerState:
         """The beginning of the next epoch, when this one ended with that validation BLEU-4."""
-        stale = 0 if score > self.best else self.stale + 1
-        slower = stale > 0 and stale % stage.decay_patience == 0
+        epochs_without_improvement = 0 if score > self.best else self.epochs_without_improvement + 1
+        slower = (
+            epochs_without_improvement > 0
+            and epochs_without_improvement % stage.decay_patience == 0
+        )
         return dataclasses.replace(
             self,
             epoch=self.epoch + 1,
             batch=0,
             best=max(self.best, score),
-            stale=stale,
-            scale=self.scale * stage.decay if slower else self.scale,
-            lines=self.lines + 1,
+            epochs_without_improvement=epochs_without_improvement,
+            lr_scale=self.lr_scale * stage.decay if slower else self.lr_scale,
+            log_lines=self.log_lines + 1,
             totals={},
         )
 
-    def at_stage(self, index: int) -> Position:
+    def at_stage(self, index: int) -> TrainerState:
         """The beginning of a later stage of the same run."""
-        return Position(stage=index, best=self.best, lines=self.lines, all_steps=self.all_steps)
+        return TrainerState(
+            stage=index, best=self.best, log_lines=self.log_lines, global_step=self.global_step
+        )
 
     def is_over(self, stage: StageConfig) -> bool:
         """True when the stage has run all its epochs, or too many without a better score."""
-        return self.epoch >= stage.epochs or self.stale >= stage.stop_patience
+        return self.epoch >= stage.epochs or self.epochs_without_improvement >= stage.stop_patience
 
     def means(self, digits: int | None = None) -> dict[str, float]:
         """What the bar and the log show of the epoch so far: mean losses, speed, waiting."""

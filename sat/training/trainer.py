@@ -21,26 +21,31 @@ from tqdm import tqdm
 from sat.checkpoints import native
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, training_loader
-from sat.device import device_of, scaler_for
-from sat.evaluation import check_fit
+from sat.device import grad_scaler, resolve_device
+from sat.evaluation import check_preprocessing
 from sat.models.show_attend_tell import ShowAttendTell
-from sat.tracking.backends import board_kind
-from sat.tracking.logger import Journal
+from sat.tracking.backends import tracker_kind
+from sat.tracking.logger import RunLogger
 from sat.training.feature_cache import frozen_part, with_features
-from sat.training.initialization import first_model, open_data
+from sat.training.initialization import initial_model, open_data
 from sat.training.objectives.cross_entropy import learn
 from sat.training.objectives.self_critical import learn_self_critical, reward_of
-from sat.training.optim import average_for, optimizer_for, set_rates, whole_step
+from sat.training.optim import (
+    build_ema,
+    build_optimizer,
+    defer_keyboard_interrupt,
+    set_learning_rates,
+)
 from sat.training.run_folder import (
     add_line,
     check_folder,
-    claim_folder,
-    first_position,
-    identity,
-    saved_state,
+    initial_state,
+    load_resume_state,
+    prepare_run_folder,
+    resume_fingerprint,
 )
 from sat.training.stage import batches_for
-from sat.training.state import Position, random_state, set_random_state
+from sat.training.state import random_state, set_random_state
 from sat.training.validation import validate
 
 logger = logging.getLogger(__name__)
@@ -65,26 +70,26 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, bar: Bar = quiet) -> None:
         self.config, self.bar = config, bar
-        self.device = device_of(config.device)
-        self.scaler = scaler_for(config, self.device)
+        self.device = resolve_device(config.device)
+        self.scaler = grad_scaler(config, self.device)
         check_folder(config)
-        board_kind(config.log)  # complains before anything is done
+        tracker_kind(config.log)  # complains before anything is done
         torch.manual_seed(config.seed)
         self.train, self.val, self.vocabulary = open_data(config)
-        self.model, self.model_config = first_model(config, self.train, self.vocabulary)
+        self.model, self.model_config = initial_model(config, self.train, self.vocabulary)
         self.preprocessing = self.model_config.preprocessing
-        check_fit(self.preprocessing, self.val)
+        check_preprocessing(self.preprocessing, self.val)
         self.model.to(self.device)
-        self.folder = claim_folder(config)
-        self.position = first_position(config, self.folder)
+        self.folder = prepare_run_folder(config)
+        self.position = initial_state(config, self.folder)
 
     def run(self) -> None:
         """All stages, from where the run stands."""
-        saved = saved_state(self.config)
+        saved = load_resume_state(self.config)
         if saved is not None:
-            self.position = Position(**saved["position"])
-        steps = self.position.all_steps
-        with Journal(self.config, self.folder, self.val, self.vocabulary, steps) as self.journal:
+            self.position = saved["state"]
+        steps = self.position.global_step
+        with RunLogger(self.config, self.folder, self.val, self.vocabulary, steps) as self.journal:
             self._run_stages(saved)
 
     def _run_stages(self, saved: dict[str, Any] | None) -> None:
@@ -97,7 +102,7 @@ class Trainer:
             self._prepare(number, stage)
             if saved is not None:
                 self.optimizer.load_state_dict(saved["optimizer"])
-                set_rates(self.optimizer, stage, self.position.scale)
+                set_learning_rates(self.optimizer, stage, self.position.lr_scale)
                 if saved.get("scaler"):  # empty unless the run was in float16
                     self.scaler.load_state_dict(saved["scaler"])
                 set_random_state(saved["random"], self.device)
@@ -126,7 +131,11 @@ class Trainer:
                 ) from error
             self._save("last")
         place = self.position
-        why = "all epochs done" if place.epoch >= stage.epochs else f"{place.stale} without better"
+        why = (
+            "all epochs done"
+            if place.epoch >= stage.epochs
+            else f"{place.epochs_without_improvement} without better"
+        )
         logger.info("stage %d ended (%s), best validation BLEU-4 %.4f", number, why, place.best)
 
     def _train_epoch(self, number: int) -> None:
@@ -138,7 +147,7 @@ class Trainer:
         began = time.monotonic()
         for batch in bar:
             arrived = time.monotonic()
-            with whole_step():
+            with defer_keyboard_interrupt():
                 losses = self.learn(batch)
                 if self.average is not None:
                     self.average.update_parameters(self.model)
@@ -146,7 +155,7 @@ class Trainer:
                 times = {"seconds": now - began, "waiting": arrived - began}
                 place.count(losses, **times, captions=len(batch.lengths))
                 told = losses | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
-                self.journal.after_step(place.all_steps, self.model, told)
+                self.journal.after_step(place.global_step, self.model, told)
             bar.set_postfix(place.means(digits=3), refresh=False)
             if now - saved_at > 60 * self.config.save_minutes:
                 self._save("last")
@@ -173,12 +182,12 @@ class Trainer:
             **scores,
         }
         after = place.after_epoch(scores["Bleu_4"], stage)
-        if after.stale == 0:
+        if after.epochs_without_improvement == 0:
             self._save("best", scores)
         add_line(self.folder, line | {"best": after.best})
-        self.journal.after_epoch(place.all_steps, line, said)
+        self.journal.after_epoch(place.global_step, line, said)
         self.position = after  # all at once: whoever stops the run before this repeats the above
-        set_rates(self.optimizer, stage, self.position.scale)
+        set_learning_rates(self.optimizer, stage, self.position.lr_scale)
         logger.info(
             f"stage {number}, epoch {after.epoch}: validation BLEU-4 {scores['Bleu_4']:.4f}, "
             f"best {after.best:.4f}"
@@ -193,9 +202,9 @@ class Trainer:
     def _prepare(self, number: int, stage: StageConfig) -> None:
         """What the stage learns, with which optimizer, from which batches."""
         config = self.config
-        self.optimizer = optimizer_for(self.model, stage, embeddings=config.fine_tune_embeddings)
-        set_rates(self.optimizer, stage, self.position.scale)
-        self.average = average_for(self.model, stage)
+        self.optimizer = build_optimizer(self.model, stage, embeddings=config.fine_tune_embeddings)
+        set_learning_rates(self.optimizer, stage, self.position.lr_scale)
+        self.average = build_ema(self.model, stage)
         cached = config.cache_features and frozen_part(self.model) is not None
         self.train_source, self.val_source = self.train, self.val
         if cached:
@@ -216,9 +225,9 @@ class Trainer:
         shared = {"preprocessing": self.preprocessing, "config": self.config}
         shared |= {"accumulate": stage.accumulate, "scaler": self.scaler}
         if stage.objective == "likelihood":
-            share = stage.scheduled_sampling.teacher_share
+            share = stage.scheduled_sampling.teacher_forcing_ratio
             plain = partial(learn, self.model, self.optimizer, **shared)
-            return lambda batch: plain(batch, teacher_share=share(self.position.steps))
+            return lambda batch: plain(batch, teacher_forcing_ratio=share(self.position.steps))
         shared |= {"samples": stage.samples, "baseline": stage.baseline}
         shared |= {"reward": reward_of(self.train)}
         return partial(learn_self_critical, self.model, self.optimizer, **shared)
@@ -232,7 +241,7 @@ class Trainer:
         if name == "last":
             trainer = {
                 "position": dataclasses.asdict(self.position),
-                "identity": identity(self.config, self.position.stage + 1),
+                "identity": resume_fingerprint(self.config, self.position.stage + 1),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "random": random_state(self.device),

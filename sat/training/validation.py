@@ -12,7 +12,7 @@ from sat.config.training import TrainConfig
 from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
 from sat.data.vocabulary import Vocabulary
-from sat.evaluation import caption_images, features_of, score
+from sat.evaluation import caption_dataset, features_of, score
 from sat.models.base import Output
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.training.losses import (
@@ -47,7 +47,7 @@ def validate(
         likelihoods += total * cross_entropy(logits, targets, words).item()
         top5 += total * topk_accuracy(logits, targets, words).item()
         count += total
-    (captions,) = caption_images(model, loader, preprocessing, [config.validation], progress)
+    (captions,) = caption_dataset(model, loader, preprocessing, [config.validation], progress)
     scored = score(captions, source, vocabulary)
     watch(scored.results)
     return {

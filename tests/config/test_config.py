@@ -11,9 +11,9 @@ from jsonargparse import ArgumentParser
 
 from sat.cli import add_flags
 from sat.config.checks import from_dict, to_dict
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
-from sat.config.objectives import HardAttention
+from sat.config.objectives import HardAttentionConfig
 from sat.config.training import StageConfig, TrainConfig
 
 CONFIGS = [
@@ -21,7 +21,7 @@ CONFIGS = [
     EncoderConfig,
     DecoderConfig,
     ModelConfig,
-    Decoding,
+    DecodingConfig,
     StageConfig,
     TrainConfig,
 ]
@@ -41,24 +41,32 @@ REFUSED = [
     (DecoderConfig, {"dropout": 1.0}, "dropout is 1.0: give a probability below 1"),
     (DecoderConfig, {"dropout": -0.1}, "dropout is -0.1: give a probability below 1"),
     (DecoderConfig, {"dropout_sites": ("fc",)}, "dropout_sites is 'fc': choose one of mean, hid"),
-    (HardAttention, {"reward": -1.0}, "reward is -1.0: give at least 0"),
-    (HardAttention, {"entropy": -1.0}, "entropy is -1.0: give at least 0"),
-    (HardAttention, {"baseline": 1.0}, "baseline is 1.0: give a share below 1, as 0.9"),
-    (Decoding, {"beam_size": 0}, "beam_size is 0: give at least 1"),
-    (Decoding, {"max_length": 0}, "max_length is 0: give at least 1"),
-    (Decoding, {"min_length": -1}, "min_length is -1: give a number from 0 to max_length (51)"),
-    (Decoding, {"min_length": 9, "max_length": 8}, "min_length is 9: give a number from 0 to"),
-    (Decoding, {"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1: give 0 (off)"),
-    (Decoding, {"num_return_sequences": 0}, "num_return_sequences is 0: give at least 1"),
+    (HardAttentionConfig, {"reward": -1.0}, "reward is -1.0: give at least 0"),
+    (HardAttentionConfig, {"entropy": -1.0}, "entropy is -1.0: give at least 0"),
+    (HardAttentionConfig, {"baseline": 1.0}, "baseline is 1.0: give a share below 1, as 0.9"),
+    (DecodingConfig, {"beam_size": 0}, "beam_size is 0: give at least 1"),
+    (DecodingConfig, {"max_length": 0}, "max_length is 0: give at least 1"),
     (
-        Decoding,
+        DecodingConfig,
+        {"min_length": -1},
+        "min_length is -1: give a number from 0 to max_length (51)",
+    ),
+    (
+        DecodingConfig,
+        {"min_length": 9, "max_length": 8},
+        "min_length is 9: give a number from 0 to",
+    ),
+    (DecodingConfig, {"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1: give 0 (off)"),
+    (DecodingConfig, {"num_return_sequences": 0}, "num_return_sequences is 0: give at least 1"),
+    (
+        DecodingConfig,
         {"num_return_sequences": 4, "beam_size": 3},
         "num_return_sequences is 4: at most beam_size (3) captions come out of one search",
     ),
-    (Decoding, {"temperature": 0.0}, "temperature is 0.0: give a number above 0"),
-    (Decoding, {"top_k": -1}, "top_k is -1: give 0 (off) or a number of words"),
-    (Decoding, {"top_p": 0.0}, "top_p is 0.0: give a probability above 0 and at most 1"),
-    (Decoding, {"top_p": 1.1}, "top_p is 1.1: give a probability above 0 and at most 1"),
+    (DecodingConfig, {"temperature": 0.0}, "temperature is 0.0: give a number above 0"),
+    (DecodingConfig, {"top_k": -1}, "top_k is -1: give 0 (off) or a number of words"),
+    (DecodingConfig, {"top_p": 0.0}, "top_p is 0.0: give a probability above 0 and at most 1"),
+    (DecodingConfig, {"top_p": 1.1}, "top_p is 1.1: give a probability above 0 and at most 1"),
     (StageConfig, {"epochs": -1}, "epochs is -1: give 0 (skip the stage) or more"),
     (StageConfig, {"batch_size": 0}, "batch_size is 0: give at least 1"),
     (StageConfig, {"learning_rate": 0.0}, "learning_rate is 0.0: give a rate above 0"),
@@ -97,8 +105,8 @@ REFUSED = [
 
 ALLOWED = [
     DecoderConfig(dropout=0.0),
-    Decoding(min_length=8, max_length=8, num_return_sequences=5, top_p=1.0),
-    Decoding(num_return_sequences=9, beam_size=1, do_sample=True),
+    DecodingConfig(min_length=8, max_length=8, num_return_sequences=5, top_p=1.0),
+    DecodingConfig(num_return_sequences=9, beam_size=1, do_sample=True),
     StageConfig(samples=1, baseline="greedy", objective="self_critical"),
     StageConfig(epochs=0, decay=1.0, decay_patience=1, stop_patience=1),
     TrainConfig(stages=(1, 3), label_smoothing=0.0, alpha_c=0.0, grad_clip=0.0, save_minutes=0.0),
@@ -110,7 +118,7 @@ UNUSUAL = TrainConfig(
     decoder=DecoderConfig(dropout=0.0, gate="scalar"),
     stage2=StageConfig(epochs=1, encoder_from_block=2, encoder_learning_rate=1e-5),
     stages=(1, 2),
-    validation=Decoding(beam_size=3, top_p=0.5),
+    validation=DecodingConfig(beam_size=3, top_p=0.5),
     embeddings="glove.txt",
     resume=True,
 )
@@ -200,7 +208,7 @@ def test_configs_cannot_be_changed():
     ],
 )
 def test_which_options_mean_drawing_words(choices, samples):
-    assert Decoding(**choices).samples is samples
+    assert DecodingConfig(**choices).samples is samples
 
 
 def test_the_encoder_learns_when_it_has_a_rate():
@@ -210,9 +218,9 @@ def test_the_encoder_learns_when_it_has_a_rate():
 
 def test_flags_are_made_from_fields(capsys):
     parser = ArgumentParser(prog="toy")
-    add_flags(parser, Decoding, skip=("seed",))
+    add_flags(parser, DecodingConfig, skip=("seed",))
     defaults = vars(parser.parse_args([]))
-    expected = to_dict(Decoding())
+    expected = to_dict(DecodingConfig())
     del expected["seed"]
     assert defaults == expected
     flags = parser.parse_args(["--beam_size", "3", "--top_p", "0.9", "--forbid_unknown", "true"])

@@ -16,7 +16,7 @@ from sat.config.data import InputFilesConfig
 from sat.config.model import ModelConfig
 from sat.config.training import TrainConfig
 from sat.data.vocabulary import Vocabulary
-from sat.models.factory import build
+from sat.models.factory import build_model
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -72,7 +72,7 @@ def test_a_recipe_can_be_built_and_says_a_word(path, monkeypatch):
     config = config_of(path)
     encoder = dataclasses.replace(config.encoder, weights="none")
     words = Vocabulary.build([["a", "dog", "runs"]], min_word_freq=1)
-    model = build(ModelConfig(encoder=encoder, decoder=config.decoder), words).eval()
+    model = build_model(ModelConfig(encoder=encoder, decoder=config.decoder), words).eval()
     with torch.no_grad():
         features = model.encode(torch.zeros(1, 3, 64, 64))
         logits, _ = model.step(torch.tensor([words.start_id]), model.start(features))

@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sat.data.dataloader import CaptionBatches
+from sat.data.dataloader import CaptionBatchSampler
 
 LENGTHS = np.random.default_rng(0).integers(4, 40, 1003)
 
 
-def flat(batches: CaptionBatches) -> list[tuple[int, int]]:
+def flat(batches: CaptionBatchSampler) -> list[tuple[int, int]]:
     return [pair for batch in batches for pair in batch]
 
 
-def padding(batches: CaptionBatches) -> int:
+def padding(batches: CaptionBatchSampler) -> int:
     widths = [LENGTHS[[caption for caption, _ in batch]] for batch in batches]
     return sum(int(row.max() * len(row) - row.sum()) for row in widths)
 
 
 @pytest.mark.parametrize("kind", ["by_length", "random"])
 def test_every_caption_once_an_epoch(kind: str) -> None:
-    batches = CaptionBatches(LENGTHS, 32, kind=kind)
+    batches = CaptionBatchSampler(LENGTHS, 32, kind=kind)
     sizes = [len(batch) for batch in batches]
     assert len(batches) == len(sizes) == 32
     assert sorted(sizes) == [1003 % 32, *[32] * 31]
@@ -31,7 +31,7 @@ def test_every_caption_once_an_epoch(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["by_length", "equal_length", "random"])
 def test_seed_and_epoch_decide_the_order(kind: str) -> None:
     def order(seed: int, epoch: int) -> list[tuple[int, int]]:
-        batches = CaptionBatches(LENGTHS, 32, kind=kind, mirror=True, seed=seed)
+        batches = CaptionBatchSampler(LENGTHS, 32, kind=kind, mirror=True, seed=seed)
         batches.epoch = epoch
         return flat(batches)
 
@@ -41,7 +41,7 @@ def test_seed_and_epoch_decide_the_order(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["by_length", "random"])
 def test_start_skips_just_what_was_seen(kind: str) -> None:
-    batches = CaptionBatches(LENGTHS, 32, kind=kind, mirror=True, seed=4)
+    batches = CaptionBatchSampler(LENGTHS, 32, kind=kind, mirror=True, seed=4)
     batches.epoch = 3
     whole = list(batches)
     for start in (0, 1, 13, 31, 32):
@@ -52,7 +52,7 @@ def test_start_skips_just_what_was_seen(kind: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 8, 32, 2000])
 def test_equal_lengths_are_equal_and_leave_as_few_short_batches_as_can_be(size: int) -> None:
-    batches = CaptionBatches(LENGTHS, size, kind="equal_length", seed=2)
+    batches = CaptionBatchSampler(LENGTHS, size, kind="equal_length", seed=2)
     batches.epoch = 1
     found = list(batches)
     assert sorted(caption for batch in found for caption, _ in batch) == list(range(1003))
@@ -68,27 +68,27 @@ def test_equal_lengths_are_equal_and_leave_as_few_short_batches_as_can_be(size: 
 
 
 def test_like_lengths_together_waste_little() -> None:
-    sorted_waste = padding(CaptionBatches(LENGTHS, 32))
-    random_waste = padding(CaptionBatches(LENGTHS, 32, kind="random"))
+    sorted_waste = padding(CaptionBatchSampler(LENGTHS, 32))
+    random_waste = padding(CaptionBatchSampler(LENGTHS, 32, kind="random"))
     assert random_waste > 0.5 * LENGTHS.sum()
     assert sorted_waste < 0.05 * LENGTHS.sum()
 
 
 @pytest.mark.parametrize("kind", ["by_length", "equal_length"])
 def test_batches_of_like_length_come_in_no_order(kind: str) -> None:
-    batches = CaptionBatches(LENGTHS, 8, kind=kind)
+    batches = CaptionBatchSampler(LENGTHS, 8, kind=kind)
     means = [LENGTHS[[caption for caption, _ in batch]].mean() for batch in batches]
     steps = np.diff(means)
     assert len(steps) / 4 < (steps > 0).sum() < 3 * len(steps) / 4
-    other = CaptionBatches(LENGTHS, 8, kind=kind)
+    other = CaptionBatchSampler(LENGTHS, 8, kind=kind)
     other.epoch = 1
     batch, again = (next(b for b in x if 0 in [c for c, _ in b]) for x in (batches, other))
     assert {caption for caption, _ in batch} != {caption for caption, _ in again}
 
 
 def test_half_of_the_pictures_are_mirrored() -> None:
-    assert not any(view for _, view in flat(CaptionBatches(LENGTHS, 32)))
-    batches = CaptionBatches(LENGTHS, 32, mirror=True)
+    assert not any(view for _, view in flat(CaptionBatchSampler(LENGTHS, 32)))
+    batches = CaptionBatchSampler(LENGTHS, 32, mirror=True)
     first = dict(flat(batches))
     assert set(first.values()) == {0, 1}
     assert abs(sum(first.values()) - 501.5) < 4 * np.sqrt(1003) / 2  # four standard deviations
@@ -99,7 +99,7 @@ def test_half_of_the_pictures_are_mirrored() -> None:
 
 def test_captions_of_an_image_stay_together() -> None:
     lengths = LENGTHS[:1000]
-    batches = CaptionBatches(lengths, 20, together=5, mirror=True, seed=2)
+    batches = CaptionBatchSampler(lengths, 20, group_size=5, mirror=True, seed=2)
     found = list(batches)
     assert len(found) == len(batches) == 50
     assert sorted(caption for batch in found for caption, _ in batch) == list(range(1000))

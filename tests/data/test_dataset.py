@@ -16,7 +16,7 @@ import torch
 from conftest import Prepared
 
 from sat.data import dataset as dataset_module
-from sat.data.dataloader import CaptionBatches, collate, evaluation_loader, training_loader
+from sat.data.dataloader import CaptionBatchSampler, collate, evaluation_loader, training_loader
 from sat.data.dataset import MIRRORED, CaptionDataset, find_data_name
 from sat.data.vocabulary import Vocabulary
 
@@ -121,7 +121,7 @@ def test_a_batch_is_as_wide_as_its_longest_caption(prepared: Write) -> None:
 def test_workers_read_what_one_process_reads(prepared: Write, method: str) -> None:
     data = prepared(images=20)
     dataset = opened(data)
-    batches = CaptionBatches(dataset.lengths, 16, mirror=True, seed=3)
+    batches = CaptionBatchSampler(dataset.lengths, 16, mirror=True, seed=3)
     alone = list(training_loader(dataset, batches))  # and leaves the file open in this process
     loader = training_loader(dataset, batches, workers=2)
     loader.multiprocessing_context = method
@@ -140,7 +140,7 @@ def test_evaluation_reads_every_image_once_in_order(prepared: Write) -> None:
 def test_reading_leaves_the_global_random_numbers_alone(prepared: Write, workers: int) -> None:
     dataset = opened(prepared())
     before = torch.get_rng_state()
-    list(training_loader(dataset, CaptionBatches(dataset.lengths, 16), workers=workers))
+    list(training_loader(dataset, CaptionBatchSampler(dataset.lengths, 16), workers=workers))
     list(evaluation_loader(dataset, 4, workers=workers))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -225,7 +225,7 @@ def test_a_batch_reads_the_picture_of_captions_in_a_row_once(
             torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(sample, alone)
         )
     assert read == [(1, 0), (1, 1), (0, 1), (1, 0), (5, 0)]
-    batch = collate(dataset.__getitems__([(5, 0), (6, 0), (20, 1), (21, 1)]), together=2)
+    batch = collate(dataset.__getitems__([(5, 0), (6, 0), (20, 1), (21, 1)]), group_size=2)
     assert torch.equal(batch.images, torch.stack([dataset[5].image, dataset[20, 1].image]))
     assert batch.indices.tolist() == [1, 4]
     assert len(batch.captions) == len(batch.lengths) == 4

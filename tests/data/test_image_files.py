@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from sat.data.image_files import read_photo
+from sat.data.image_files import read_image
 
 RED, GREEN, BLUE, GREY = (200, 30, 40), (20, 180, 60), (40, 50, 210), (120, 120, 120)
 
@@ -33,7 +33,7 @@ def corners(photo):
 def reopened(image, tmp_path, suffix, **options):
     path = tmp_path / f"photo{suffix}"
     image.save(path, **options)
-    return read_photo(path)
+    return read_image(path)
 
 
 def assert_close(photo, expected, tolerance=0):
@@ -162,13 +162,13 @@ def test_damaged_exif_data_does_not_cost_the_photo(tmp_path, caplog):
     text = PngImagePlugin.PngInfo()
     text.add_text("Raw profile type exif", "\nexif\n      6\nzzzzzz")
     quadrants().save(path, pnginfo=text)
-    assert_close(read_photo(path), COLOURS)
+    assert_close(read_image(path), COLOURS)
     assert "photo.png: EXIF data cannot be read" in caplog.text
 
 
 def test_an_open_image_is_a_photo_too_and_stays_as_it_was():
     image = quadrants().convert("L")
-    assert_close(read_photo(image), GREYS, 1)
+    assert_close(read_image(image), GREYS, 1)
     assert image.mode == "L"
 
 
@@ -195,12 +195,12 @@ def test_what_is_no_whole_photo_is_named(tmp_path, content):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     with pytest.raises(ValueError) as caught:
-        read_photo(path)
+        read_image(path)
     assert str(caught.value).startswith(f"{path}: cannot be read as a photo (")
 
 
 def test_a_folder_is_no_photo_and_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"cannot be read as a photo \(IsADirectoryError\)"):
-        read_photo(tmp_path)
+        read_image(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such photo; check"):
-        read_photo(tmp_path / "none.jpg")
+        read_image(tmp_path / "none.jpg")

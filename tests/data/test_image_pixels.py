@@ -6,7 +6,7 @@ from PIL import Image, ImageOps
 from test_image_files import quadrants
 
 from sat.data import image_files
-from sat.data.image_files import read_photo, read_pixels
+from sat.data.image_files import read_image, read_image_array
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_pixels_of_a_jpeg_are_those_of_the_photo(tmp_path, simplejpegs):
     for options in ({}, {"subsampling": 0}, {"progressive": True, "quality": 30}):
         pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
         Image.fromarray(pixels).save(path, **options)
-        assert np.array_equal(read_pixels(path), np.asarray(read_photo(path)))
+        assert np.array_equal(read_image_array(path), np.asarray(read_image(path)))
     assert simplejpegs == ["decoded"] * 3
 
 
@@ -45,22 +45,22 @@ def test_what_is_not_plainly_in_order_is_left_to_pillow(tmp_path, simplejpegs, k
     if kind in ("ends too early", "no photo"):
         path.write_bytes(path.read_bytes()[: 500 if kind == "ends too early" else 2])
         with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as a photo"):
-            read_pixels(path)
+            read_image_array(path)
     else:
-        assert np.array_equal(read_pixels(path), np.asarray(read_photo(path)))
+        assert np.array_equal(read_image_array(path), np.asarray(read_image(path)))
     assert "decoded" not in simplejpegs
 
 
 def test_without_simplejpeg_pillow_reads_all(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "simplejpeg", None)
     quadrants().save(tmp_path / "photo.jpg")
-    pixels = read_pixels(tmp_path / "photo.jpg")
-    assert np.array_equal(pixels, np.asarray(read_photo(tmp_path / "photo.jpg")))
+    pixels = read_image_array(tmp_path / "photo.jpg")
+    assert np.array_equal(pixels, np.asarray(read_image(tmp_path / "photo.jpg")))
     assert pixels.flags.writeable  # torch asks for it
 
 
 @pytest.mark.parametrize("broken", ["getexif", "exif_transpose"])
-@pytest.mark.parametrize("read", [read_photo, read_pixels])
+@pytest.mark.parametrize("read", [read_image, read_image_array])
 def test_damaged_exif_data_does_not_cost_a_jpeg(tmp_path, monkeypatch, caplog, read, broken):
     """It is told once, whether the tag cannot be read or the photo not be turned by it."""
     path, photo = tmp_path / "photo.jpg", quadrants()

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from sat.config.model import Preprocessing
-from sat.data.image_files import read_photo
-from sat.data.image_writer import in_order, write_pictures
+from sat.data.image_files import read_image
+from sat.data.image_writer import in_order, write_images
 from sat.data.transforms import resize
 
 PREPROCESSING = Preprocessing(size=16, resize="crop")
@@ -79,7 +79,7 @@ def test_after_an_error_the_waiting_work_is_dropped():
 
 def test_the_file_has_the_tutorials_layout(tmp_path, photos):
     path = tmp_path / "pictures.hdf5"
-    sizes = write_pictures(path, photos, PREPROCESSING, captions_per_image=5)
+    sizes = write_images(path, photos, PREPROCESSING, captions_per_image=5)
     with h5py.File(path) as file:
         assert list(file) == ["images"]
         images = file["images"]
@@ -87,7 +87,7 @@ def test_the_file_has_the_tutorials_layout(tmp_path, photos):
         assert (images.chunks, images.compression, dict(images.attrs)) == (None, None, {})
         assert file.attrs["captions_per_image"].dtype == np.int64
         assert dict(file.attrs) == {"captions_per_image": 5, "resize": "crop"}
-        for i, photo in enumerate(map(read_photo, photos)):
+        for i, photo in enumerate(map(read_image, photos)):
             assert np.array_equal(images[i], resize(photo, PREPROCESSING))
             assert sizes[i] == photo.size
 
@@ -96,11 +96,11 @@ def test_bad_photos_are_skipped_on_request_and_named(tmp_path, photos, caplog):
     photos[3].write_bytes(photos[3].read_bytes()[:200])
     photos[11].unlink()
     path = tmp_path / "pictures.hdf5"
-    sizes = write_pictures(path, photos, PREPROCESSING, captions_per_image=5, skip_bad=True)
+    sizes = write_images(path, photos, PREPROCESSING, captions_per_image=5, skip_bad=True)
     assert [i for i, size in enumerate(sizes) if size is None] == [3, 11]
     kept = [photo for i, photo in enumerate(photos) if i not in (3, 11)]
     with h5py.File(path) as file:
-        expected = [resize(read_photo(photo), PREPROCESSING) for photo in kept]
+        expected = [resize(read_image(photo), PREPROCESSING) for photo in kept]
         assert np.array_equal(file["images"][:], np.stack(expected))
     assert f"skipped: {photos[3]}: cannot be read as a photo" in caplog.text
     assert f"skipped: {photos[11]}: there is no such photo" in caplog.text
@@ -111,7 +111,7 @@ def test_else_the_first_bad_photo_is_an_error_with_its_remedy(tmp_path, photos):
         photos[i].write_bytes(b"no photo")
     told = r"3\.png: cannot be read as a photo .*; repair it, or .* --on_bad_image skip"
     with pytest.raises(ValueError, match=told):
-        write_pictures(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)
+        write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)
     photos[2].unlink()
     with pytest.raises(FileNotFoundError, match=r"2\.png: there is no such photo.*on_bad_image"):
-        write_pictures(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)
+        write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)

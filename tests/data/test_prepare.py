@@ -12,7 +12,7 @@ from PIL import Image
 
 from sat.config.data import InputFilesConfig
 from sat.data.annotations import Record
-from sat.data.image_files import read_photo
+from sat.data.image_files import read_image
 from sat.data.prepare import create_input_files
 from sat.data.transforms import resize
 
@@ -66,7 +66,7 @@ def test_files_hold_what_the_tutorials_rules_say(records, output):
         captions, lengths = read(output, split, "CAPTIONS"), read(output, split, "CAPLENS")
         assert len(captions) == len(lengths) == 3 * len(mine)
         with h5py.File(output / f"{split.upper()}_IMAGES_{NAME}.hdf5") as file:
-            pictures = [resize(read_photo(r.path), CONFIG.preprocessing) for r in mine]
+            pictures = [resize(read_image(r.path), CONFIG.preprocessing) for r in mine]
             assert np.array_equal(file["images"][:], np.stack(pictures))
             assert file.attrs["captions_per_image"] == 3
         for i, (caption, length) in enumerate(zip(captions, lengths)):
@@ -151,8 +151,8 @@ def test_references_hold_all_captions_as_written(records, output):
             {
                 "image_id": r.image_id,
                 "file_name": r.path.name,
-                "width": read_photo(r.path).width,
-                "height": read_photo(r.path).height,
+                "width": read_image(r.path).width,
+                "height": read_image(r.path).height,
                 "captions": list(r.raw),
             }
             | ({"boxes": r.boxes} if r.boxes else {})

@@ -13,7 +13,7 @@ from sat.config.data import InputFilesConfig
 from sat.data.annotations import Record
 from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary
 from sat.data.prepare import create_input_files
-from sat.data.tokenizer import END_OF_TEXT, Subwords
+from sat.data.tokenizer import END_OF_TEXT, SubwordTokenizer
 from sat.data.vocabulary import Vocabulary
 
 
@@ -46,12 +46,12 @@ def test_berts_special_tokens_are_found_by_their_names():
     tokenizer.add_special_tokens(pieces[:4])
     tokenizer.enable_padding(length=9)
     tokenizer.enable_truncation(2)
-    subwords = Subwords(tokenizer)
+    subwords = SubwordTokenizer(tokenizer)
     assert (subwords.pad_id, subwords.unk_id, subwords.start_id, subwords.end_id) == (0, 1, 2, 3)
     assert subwords.encode(subwords.split(["dogs", "run", "run"])) == [2, 4, 5, 6, 6, 3]
     assert subwords.decode([2, 4, 5, 6, 3, 6, 0]) == "dogs run"
     with pytest.raises(ValueError, match="has no start token: it needs one of"):
-        Subwords(Tokenizer(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]")))
+        SubwordTokenizer(Tokenizer(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]")))
 
 
 def test_what_was_saved_comes_back(tmp_path):
@@ -59,11 +59,11 @@ def test_what_was_saved_comes_back(tmp_path):
     subwords.save(tmp_path / "tokenizer.json")
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
     for source in (tmp_path, tmp_path / "tokenizer.json"):
-        assert Subwords.load(source) == subwords
-    assert Subwords.train(tiny_vit.CAPTIONS[:3], 300) != subwords
+        assert SubwordTokenizer.load(source) == subwords
+    assert SubwordTokenizer.train(tiny_vit.CAPTIONS[:3], 300) != subwords
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="is no tokenizer"):
-        Subwords.load(tmp_path)
+        SubwordTokenizer.load(tmp_path)
 
 
 def test_gpt2s_older_files_are_read(tmp_path):
@@ -73,7 +73,7 @@ def test_gpt2s_older_files_are_read(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    older = Subwords.load(tmp_path)
+    older = SubwordTokenizer.load(tmp_path)
     for caption in (*tiny_vit.CAPTIONS, "nothing like it"):
         words = caption.split()
         assert older.encode(older.split(words)) == subwords.encode(subwords.split(words))
@@ -102,7 +102,7 @@ def test_prepared_files_hold_token_ids_and_the_end_is_always_a_target(prepared):
     name = find_data_name(prepared)
     assert name == "flickr8k_1_cap_per_img_tokenizer"
     vocabulary = read_vocabulary(prepared, name)
-    assert isinstance(vocabulary, Subwords)
+    assert isinstance(vocabulary, SubwordTokenizer)
     dataset = CaptionDataset(prepared, name, "train")
     assert len(dataset) == len(tiny_vit.CAPTIONS)
     for sample, caption in zip(dataset, tiny_vit.CAPTIONS):
@@ -129,10 +129,10 @@ def test_a_given_tokenizer_stores_its_ids(prepared, tmp_path):
     name = create_input_files(records, tmp_path / "other", config)
     assert read_vocabulary(tmp_path / "other", name) == read_vocabulary(prepared, name)
     with pytest.raises(ValueError, match="nowhere: is no tokenizer"):
-        Subwords.load(tmp_path / "nowhere")
+        SubwordTokenizer.load(tmp_path / "nowhere")
 
 
 def test_word_map_and_tokenizer_answer_to_the_same_names():
     asked = {"encode", "decode", "words", "save", "load", "FILE", "__len__", "__eq__"}
     assert asked <= set(dir(Vocabulary))
-    assert asked <= set(dir(Subwords))
+    assert asked <= set(dir(SubwordTokenizer))

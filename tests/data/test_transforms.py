@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sat.config.model import Preprocessing
-from sat.data.transforms import denormalise, normalise, resize, visible_box
+from sat.data.transforms import denormalize, normalize, resize, visible_box
 
 
 def triangle_filter(pixels, size):
@@ -72,7 +72,7 @@ def test_visible_box():
 
 def test_normalise_is_the_formula_on_every_value_and_channel():
     values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
-    got = normalise(values, Preprocessing())
+    got = normalize(values, Preprocessing())
     assert got.dtype == torch.float32
     for channel, (mean, std) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]):
         expected = [(value / 255 - mean) / std for value in range(256)]
@@ -83,9 +83,9 @@ def test_normalise_is_the_formula_on_every_value_and_channel():
 def test_denormalise_gives_the_pixels_back():
     values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     preprocessing = Preprocessing(mean=(0.1, 0.5, 0.9), std=(0.3, 1.0, 0.01))
-    assert torch.equal(denormalise(normalise(values, preprocessing), preprocessing), values)
+    assert torch.equal(denormalize(normalize(values, preprocessing), preprocessing), values)
     beyond = torch.full((1, 3, 2, 2), 100.0)
-    assert (denormalise(beyond, Preprocessing()) == 255).all()
+    assert (denormalize(beyond, Preprocessing()) == 255).all()
 
 
 def test_pixels_that_were_scaled_already_are_refused():
@@ -93,7 +93,7 @@ def test_pixels_that_were_scaled_already_are_refused():
     with pytest.raises(
         TypeError, match=r"torch\.float32, not torch\.uint8.*must not be scaled twice"
     ):
-        normalise(pixels, Preprocessing())
+        normalize(pixels, Preprocessing())
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (37, 1000), (224, 224), (100, 80)])

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from toy_language import Caption, State, Toy, photos, textbook_beam_search
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.decoding.beam_search import BLOCKWISE_FROM, _top
 from sat.decoding.generate import generate
-from sat.decoding.hypothesis import DEAD, Hypothesis
+from sat.decoding.hypothesis import NEG_INF, Hypothesis
 
 NEVER = 99
 MIXED = photos(NEVER, 0, 3, 1, NEVER, 2, 5, 4)  # images that end early, late and not at all
@@ -23,7 +23,7 @@ def assert_same(found: list[Hypothesis], expected: list[Caption]) -> None:
     assert [c.score for c in found] == pytest.approx([score for _, score, _ in expected], abs=1e-5)
 
 
-def allowed(words: tuple[int, ...], finished: bool, options: Decoding) -> bool:
+def allowed(words: tuple[int, ...], finished: bool, options: DecodingConfig) -> bool:
     size, counts = options.no_repeat_ngram_size, Counter()
     if size:
         counts.update(words[i : i + size] for i in range(len(words) - size + 1))
@@ -52,7 +52,9 @@ def allowed(words: tuple[int, ...], finished: bool, options: Decoding) -> bool:
 def test_a_beam_wide_enough_lists_the_whole_language(choice: dict[str, float]) -> None:
     """Every caption that the options allow, with its probability, the best by the ranking first."""
     toy, images = Toy(words=3), photos(NEVER, 2, NEVER)
-    options = Decoding(**{"max_length": 4, "beam_size": 130, "num_return_sequences": 130} | choice)
+    options = DecodingConfig(
+        **{"max_length": 4, "beam_size": 130, "num_return_sequences": 130} | choice
+    )
     power = options.length_penalty
     for image, found in zip(images, generate(toy, images, options), strict=True):
         everything = {
@@ -69,7 +71,9 @@ def test_a_beam_wide_enough_lists_the_whole_language(choice: dict[str, float]) -
 
 def test_the_best_of_all_captions_is_found() -> None:
     toy, images = Toy(words=3), photos(*[NEVER] * 6)
-    for image, found in zip(images, generate(toy, images, Decoding(beam_size=130, max_length=4))):
+    for image, found in zip(
+        images, generate(toy, images, DecodingConfig(beam_size=130, max_length=4))
+    ):
         finished = (caption for caption in toy.captions(image, 4) if caption[2])
         assert_same(found, [max(finished, key=lambda caption: caption[1])])
 
@@ -78,7 +82,7 @@ def test_the_best_of_all_captions_is_found() -> None:
 @pytest.mark.parametrize("one_special", [False, True], ids=["four specials", "as GPT-2"])
 def test_a_batch_is_the_textbook_search_of_each_image(width: int, one_special: bool) -> None:
     toy = Toy(words=9, one_special=one_special)
-    options = Decoding(beam_size=width, num_return_sequences=width, max_length=7)
+    options = DecodingConfig(beam_size=width, num_return_sequences=width, max_length=7)
     together = generate(toy, MIXED, options)
     for i, found in enumerate(together):
         image = MIXED[i]
@@ -95,7 +99,7 @@ def test_the_toy_notices_a_state_that_is_not_reordered() -> None:
         def reorder(self, state: State, index: Tensor) -> State:
             return super().reorder(state, index.sort().values)
 
-    options = Decoding(beam_size=3, num_return_sequences=3, max_length=7)
+    options = DecodingConfig(beam_size=3, num_return_sequences=3, max_length=7)
     images = photos(*[NEVER] * 8)
     right, wrong = (generate(toy, images, options) for toy in (Toy(words=9), Forgetful(words=9)))
     assert sum(a != b for a, b in zip(right, wrong)) > 4
@@ -110,7 +114,7 @@ def test_images_that_never_end_give_their_best_unfinished_caption() -> None:
 
     toy = Endless(words=4)
     images = photos(NEVER, 1, NEVER)
-    found = generate(toy, images, Decoding(beam_size=200, max_length=3))
+    found = generate(toy, images, DecodingConfig(beam_size=200, max_length=3))
     assert [captions[0].finished for captions in found] == [False, True, False]
     for image, captions in zip(images, found):
         candidates = [c for c in toy.captions(image, 3) if c[2] == captions[0].finished]
@@ -120,11 +124,11 @@ def test_images_that_never_end_give_their_best_unfinished_caption() -> None:
 @pytest.mark.parametrize("sampling", [False, True], ids=["search", "sampling"])
 def test_special_words_are_never_said(sampling: bool) -> None:
     toy = Toy(words=3, loud=5.0)
-    options = Decoding(beam_size=1 if sampling else 4, max_length=9, do_sample=sampling)
+    options = DecodingConfig(beam_size=1 if sampling else 4, max_length=9, do_sample=sampling)
     spoken = [word for captions in generate(toy, MIXED, options) for word in captions[0].words]
     assert toy.unk_id in spoken  # which is a word, unless it is forbidden
     assert not {toy.pad_id, toy.start_id, toy.end_id} & set(spoken)
-    options = Decoding(max_length=9, do_sample=sampling, forbid_unknown=True)
+    options = DecodingConfig(max_length=9, do_sample=sampling, forbid_unknown=True)
     spoken = [word for captions in generate(toy, MIXED, options) for word in captions[0].words]
     assert spoken
     assert set(spoken) <= {1, 2}
@@ -132,12 +136,12 @@ def test_special_words_are_never_said(sampling: bool) -> None:
 
 @pytest.mark.parametrize("sampling", [False, True], ids=["search", "sampling"])
 def test_no_images_no_captions(sampling: bool) -> None:
-    assert generate(Toy(), photos(NEVER)[:0], Decoding(do_sample=sampling)) == []
+    assert generate(Toy(), photos(NEVER)[:0], DecodingConfig(do_sample=sampling)) == []
 
 
 def test_forbidding_unknown_needs_no_unknown_word() -> None:
     toy = Toy(words=4, one_special=True)
-    plain, strict = Decoding(max_length=5), Decoding(max_length=5, forbid_unknown=True)
+    plain, strict = DecodingConfig(max_length=5), DecodingConfig(max_length=5, forbid_unknown=True)
     assert generate(toy, MIXED, plain) == generate(toy, MIXED, strict)
 
 
@@ -150,7 +154,7 @@ def test_rank_counts_the_end_word() -> None:
 
 def test_generating_leaves_no_gradient_and_no_global_randomness_behind() -> None:
     before = torch.get_rng_state()
-    generate(Toy(), MIXED, Decoding(do_sample=True, max_length=4))
+    generate(Toy(), MIXED, DecodingConfig(do_sample=True, max_length=4))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -159,7 +163,7 @@ def test_generating_leaves_no_gradient_and_no_global_randomness_behind() -> None
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_the_likeliest_words_are_those_of_topk(k: int, words: int, rows: int) -> None:
     values = torch.rand(rows, words)
-    values[0, 4:] = DEAD  # fewer than k that live
+    values[0, 4:] = NEG_INF  # fewer than k that live
     values[1, -3:] += 1  # the greatest behind the last whole block
     best, index = _top(values, k)
     expected = values.topk(k, dim=1)

@@ -10,9 +10,9 @@ import torch
 from scipy.stats import chisquare
 from toy_language import Toy, photos
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
-from sat.decoding.sampling import filtered
+from sat.decoding.sampling import filter_logits
 
 DRAWS = 6000
 OPTIONS = [
@@ -28,7 +28,7 @@ OPTIONS = [
 ]
 
 
-def filter_by_hand(p: np.ndarray, options: Decoding) -> np.ndarray:
+def filter_by_hand(p: np.ndarray, options: DecodingConfig) -> np.ndarray:
     """Probabilities after temperature, then top-k, then the smallest set holding top_p."""
     p = p ** (1 / options.temperature)
     p /= p.sum()
@@ -45,7 +45,7 @@ def filter_by_hand(p: np.ndarray, options: Decoding) -> np.ndarray:
     return kept / kept.sum()
 
 
-def exact(toy: Toy, options: Decoding, prefix: tuple[int, ...] = (), p: float = 1.0) -> dict:
+def exact(toy: Toy, options: DecodingConfig, prefix: tuple[int, ...] = (), p: float = 1.0) -> dict:
     """The probability of every caption, keyed by its words and whether it ended."""
     if len(prefix) == options.max_length:
         return {(prefix, False): p}
@@ -75,7 +75,7 @@ def p_value(counts: Counter, expected: dict) -> float:
 
 @pytest.mark.parametrize("choice", OPTIONS, ids=str)
 def test_captions_are_drawn_as_often_as_they_should(choice: dict[str, float]) -> None:
-    toy, options = Toy(words=4), Decoding(max_length=2, beam_size=1, seed=11, **choice)
+    toy, options = Toy(words=4), DecodingConfig(max_length=2, beam_size=1, seed=11, **choice)
     same = photos(99).expand(DRAWS, -1, -1)
     drawn = [found for (found,) in generate(toy, same, options)]
     counts = Counter((tuple(found.words), found.finished) for found in drawn)
@@ -84,12 +84,12 @@ def test_captions_are_drawn_as_often_as_they_should(choice: dict[str, float]) ->
     assert all(expected.get(caption, 0) > 0 for caption in counts)  # nothing that is filtered out
     assert p_value(counts, expected) > 0.01
     if choice != {"do_sample": True}:  # the test can tell: these are not plain draws
-        assert p_value(counts, exact(toy, Decoding(max_length=2))) < 1e-6
+        assert p_value(counts, exact(toy, DecodingConfig(max_length=2))) < 1e-6
 
 
 def test_the_score_is_the_models_own() -> None:
     toy = Toy(words=4)
-    options = Decoding(max_length=3, temperature=2.0, top_k=3, num_return_sequences=20)
+    options = DecodingConfig(max_length=3, temperature=2.0, top_k=3, num_return_sequences=20)
     images = photos(99, 1, 99)
     for image, captions in zip(images, generate(toy, images, options), strict=True):
         assert len(captions) == 20
@@ -105,28 +105,28 @@ def test_the_same_seed_draws_the_same_captions() -> None:
     toy, images = Toy(words=9), photos(*[99] * 8)
 
     def draw(seed: int) -> list:
-        return generate(toy, images, Decoding(do_sample=True, max_length=8, seed=seed))
+        return generate(toy, images, DecodingConfig(do_sample=True, max_length=8, seed=seed))
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
     generator = torch.Generator().manual_seed(1)
-    options = Decoding(do_sample=True, max_length=8, seed=2)
+    options = DecodingConfig(do_sample=True, max_length=8, seed=2)
     assert generate(toy, images, options, generator) == draw(1)
     assert generate(toy, images, options, generator) != draw(1)  # it goes on, not back
 
 
 def test_the_likeliest_word_alone_is_greedy() -> None:
     toy, images = Toy(words=9), photos(99, 3, 99, 1)
-    greedy = generate(toy, images, Decoding(beam_size=1, max_length=8))
+    greedy = generate(toy, images, DecodingConfig(beam_size=1, max_length=8))
     for choice in ({"top_k": 1}, {"top_p": 1e-6}):
-        drawn = generate(toy, images, Decoding(max_length=8, **choice))
+        drawn = generate(toy, images, DecodingConfig(max_length=8, **choice))
         assert [c[0].words for c in drawn] == [c[0].words for c in greedy]
 
 
 @pytest.mark.parametrize("one_special", [False, True], ids=["four specials", "as GPT-2"])
 def test_nothing_follows_the_end(one_special: bool) -> None:
     toy, images = Toy(words=6, one_special=one_special), photos(0, 2, 5, 99)
-    found = generate(toy, images, Decoding(do_sample=True, max_length=6))
+    found = generate(toy, images, DecodingConfig(do_sample=True, max_length=6))
     assert [len(captions[0].words) <= most for captions, most in zip(found, (0, 2, 5, 6))]
     assert all(set(captions[0].words) <= set(toy.said) for captions in found)
     assert found[0][0].words == []
@@ -135,8 +135,8 @@ def test_nothing_follows_the_end(one_special: bool) -> None:
 @pytest.mark.parametrize("choice", OPTIONS[:6], ids=str)
 def test_filters_by_hand(choice: dict[str, float]) -> None:
     p = np.random.default_rng(0).dirichlet(np.ones(12), size=40)
-    options = Decoding(**choice)
-    found = filtered(torch.from_numpy(np.log(p)).float(), options).numpy()
+    options = DecodingConfig(**choice)
+    found = filter_logits(torch.from_numpy(np.log(p)).float(), options).numpy()
     expected = np.stack([filter_by_hand(row, options) for row in p])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -144,6 +144,6 @@ def test_filters_by_hand(choice: dict[str, float]) -> None:
 def test_a_dead_word_stays_dead() -> None:
     log_p = torch.tensor([[-1.0, float("-inf"), -2.0]])
     for choice in OPTIONS[:6]:
-        found = filtered(log_p, Decoding(**choice))
+        found = filter_logits(log_p, DecodingConfig(**choice))
         assert found[0, 1] == 0
         assert found.sum().item() == pytest.approx(1)

@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 from toy_language import textbook_beam_search
 from transformers.modeling_outputs import BaseModelOutput
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
 from sat.models.vit_gpt2 import VitGpt2
 
@@ -48,7 +48,7 @@ def cut(line: list[int]) -> list[int]:
 def test_greedy_captions_are_hugging_faces(decoder):
     model = speaker(decoder)
     features = tiny_vit.features(model, IMAGES)
-    ours = generate(model, features, Decoding(beam_size=1, max_length=12))
+    ours = generate(model, features, DecodingConfig(beam_size=1, max_length=12))
     found = theirs(model, features, num_beams=1, max_new_tokens=12)
     expected = [cut(line) for line in found.sequences.tolist()]
     assert [best.words for (best,) in ours] == expected
@@ -62,7 +62,9 @@ def test_greedy_captions_are_hugging_faces(decoder):
 def test_beams_that_have_not_ended_are_hugging_faces(decoder, width):
     model = speaker(decoder)
     features = tiny_vit.features(model, IMAGES)
-    options = Decoding(beam_size=width, max_length=6, min_length=6, num_return_sequences=width)
+    options = DecodingConfig(
+        beam_size=width, max_length=6, min_length=6, num_return_sequences=width
+    )
     ours = generate(model, features, options)
     found = theirs(
         model,
@@ -80,7 +82,7 @@ def test_beams_that_have_not_ended_are_hugging_faces(decoder, width):
 def test_beams_that_end_live_by_the_textbooks_rule(width):
     model = speaker()
     features = tiny_vit.features(model, IMAGES)
-    options = Decoding(beam_size=width, max_length=7, num_return_sequences=width)
+    options = DecodingConfig(beam_size=width, max_length=7, num_return_sequences=width)
     ours = generate(model, features, options)
     ends = 0
     for one, captions in zip(features.split(1), ours):
@@ -126,7 +128,7 @@ def test_captions_are_drawn_from_the_nucleus_of_the_exact_distribution():
             exact[line] = exact.get(line, 0) + share * again
     assert 5 <= len(exact) < 13, "the nucleus leaves something out, and something in"
     draws = 4000
-    options = Decoding(do_sample=True, top_p=p, max_length=2, num_return_sequences=draws)
+    options = DecodingConfig(do_sample=True, top_p=p, max_length=2, num_return_sequences=draws)
     (drawn,) = generate(model, features, options)
     counts = Counter(tuple(caption.words) for caption in drawn)
     assert set(counts) <= set(exact)

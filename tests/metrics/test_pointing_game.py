@@ -11,7 +11,7 @@ from sat.config.model import Preprocessing
 from sat.data.dataloader import Batch
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.hypothesis import Hypothesis
-from sat.evaluation import pointing
+from sat.evaluation import score_pointing_game
 from sat.metrics.pointing_game import cells_inside, named_objects
 from sat.models.base import Output
 
@@ -41,7 +41,7 @@ def thing(words: str, box: list[float]) -> dict:
 
 
 def look(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dict[str, float]:
-    """`pointing` at scenes of (caption, one map a word, boxes), in batches of one."""
+    """`score_pointing_game` at scenes of (caption, one map a word, boxes), in batches of one."""
     batches, captions, references = [], {}, []
     for i, (text, maps, boxes) in enumerate(scenes):
         words = VOCABULARY.encode(text.split())[1:-1]
@@ -52,7 +52,7 @@ def look(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dic
         captions[i] = Hypothesis(words, 0.0, True)
         references.append({} if boxes is None else {"boxes": boxes})
     batches.reverse()  # images are told by their index, not by their turn
-    return pointing(Scripted(), batches, captions, references, VOCABULARY, PREPROCESSING)
+    return score_pointing_game(Scripted(), batches, captions, references, VOCABULARY, PREPROCESSING)
 
 
 def test_the_map_of_the_noun_counts_and_no_other():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
 from sat.decoding.hypothesis import Hypothesis
 from sat.evaluation import evaluate, score, table
@@ -91,7 +91,7 @@ def test_the_mean_length_counts_what_was_generated(tmp_path):
     found = score(said, dataset, captioner.vocabulary, ("rouge_score",))
     assert found.scores["gen_len"] == sum(lengths) / 12 == 1.75
     assert list(found.scores) == [*KINDS, "gen_len"]
-    heading, _, row = table([Decoding()], [found]).splitlines()
+    heading, _, row = table([DecodingConfig()], [found]).splitlines()
     assert heading.split(" | ")[-2:] == ["gen_len", "unfinished |"]
     assert row.split(" | ")[-2:] == ["1.750", "6 |"]
 
@@ -104,7 +104,7 @@ def test_evaluation_reports_it(tmp_path):
         dataset,
         captioner.vocabulary,
         captioner.preprocessing,
-        [Decoding(beam_size=1, max_length=8)],
+        [DecodingConfig(beam_size=1, max_length=8)],
         metrics=["rouge_score"],
     )
     ids = [result["image_id"] - 300 for result in found.results]

@@ -9,13 +9,13 @@ import torch
 from reference_decoder import ReferenceDecoder
 from torch import Tensor
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
 from sat.models.attention import Attention
 from sat.models.decoder import DecoderWithAttention
 from sat.ops import attention_scores
 from sat.ops.attention_scores import weighted_sums
-from sat.ops.ragged_rows import Seats
+from sat.ops.ragged_rows import RaggedRows
 from sat.training.losses import word_mask
 
 CHOICES = {
@@ -94,18 +94,20 @@ def test_forward_is_step_unrolled(choices: dict[str, str]) -> None:
 
 
 @each_choice
-@pytest.mark.parametrize("cached", [1, 150, attention_scores.CACHED], ids=["one", "three", "all"])
+@pytest.mark.parametrize(
+    "cached", [1, 150, attention_scores.SCORE_CACHE_ELEMENTS], ids=["one", "three", "all"]
+)
 def test_beam_search_is_the_slow_one_of_each_image(
     choices: dict[str, str], cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many rows of attention's hidden layer, 70 numbers each, the cache holds."""
-    monkeypatch.setattr(attention_scores, "CACHED", cached)
+    monkeypatch.setattr(attention_scores, "SCORE_CACHE_ELEMENTS", cached)
     decoder, features = random_decoder(**choices), random_batch()[0]
     decoder.pad_id, decoder.unk_id, decoder.start_id, decoder.end_id = 0, 8, 9, 10
     decoder.fc.bias.data[[0, 9]] = -1e4  # the slow one may say anything
     slow = ReferenceDecoder(**SIZES, **choices).eval()
     slow.load_state_dict(decoder.state_dict())
-    options = Decoding(beam_size=4, num_return_sequences=4, max_length=12)
+    options = DecodingConfig(beam_size=4, num_return_sequences=4, max_length=12)
     for image, found in zip(features, generate(decoder, features, options), strict=True):
         completed = slow.beam_search(image, 4, start=9, end=10, steps=12)
         expected = sorted(completed, key=lambda caption: -caption[1])
@@ -209,7 +211,7 @@ def test_attention_by_hand() -> None:
         torch.nn.init.constant_(layer.weight, 2 if layer is attention.full_att else 1)
         torch.nn.init.zeros_(layer.bias)
     features, hidden = torch.tensor([[[0.5], [-0.25]]]), torch.tensor([[0.25]])
-    one = Seats(torch.tensor([0]), 1)
+    one = RaggedRows(torch.tensor([0]), 1)
     context, alpha = attention(features, attention.project(features), hidden, one, "expected")
     first = 1 / (1 + 2.718281828 ** (-2 * 0.635148952))  # tanh(0.75) - tanh(0) = 0.635148952
     torch.testing.assert_close(alpha, torch.tensor([[first, 1 - first]]), **EXACT)

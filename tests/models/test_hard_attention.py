@@ -15,7 +15,7 @@ from reference_decoder import ReferenceDecoder
 from torch import Tensor, nn
 
 from sat.config.model import Preprocessing
-from sat.config.objectives import HardAttention
+from sat.config.objectives import HardAttentionConfig
 from sat.config.training import TrainConfig
 from sat.data.dataloader import Batch
 from sat.models import decoder as decoder_module
@@ -91,7 +91,7 @@ def estimates(decoder: DecoderWithAttention, baseline: float, patch) -> Tensor:
             assert look == "sampled"
             return nn.functional.one_hot(next(places), 3).to(alpha).expand_as(alpha)
 
-        patch.setattr(unrolled_lstm, "locations", drawn)
+        patch.setattr(unrolled_lstm, "select_locations", drawn)
         lengths = torch.tensor([WORDS])
         output = decoder(one_photo(), CAPTION, lengths + 1)
         targets = CAPTION[:, 1:]
@@ -136,7 +136,7 @@ def steps(
         torch.full((size,), WORDS + 1),
         torch.arange(size),
     )
-    config, seen = TrainConfig(alpha_c=0.0, hard=HardAttention(**hard)), []
+    config, seen = TrainConfig(alpha_c=0.0, hard=HardAttentionConfig(**hard)), []
 
     def note(optimizer: None, parts: list, loss_of: Callable, *rest: object) -> dict:
         (part,) = parts
@@ -144,7 +144,7 @@ def steps(
         seen.append(gradient(decoder, loss))
         return figures
 
-    monkeypatch.setattr(objective, "descend", note)
+    monkeypatch.setattr(objective, "optimizer_step", note)
     torch.manual_seed(0)
     for _ in range(number):
         objective.learn(captioner(decoder), None, batch, Preprocessing(), config)
@@ -183,7 +183,7 @@ def test_parts_of_a_minibatch_share_one_draw_of_soft_or_hard(decoder, monkeypatc
         return {}
 
     monkeypatch.setattr(decoder_module, "EXPECTED_SHARE", 0.5)
-    monkeypatch.setattr(objective, "descend", note)
+    monkeypatch.setattr(objective, "optimizer_step", note)
     torch.manual_seed(0)
     for _ in range(12):
         objective.learn(

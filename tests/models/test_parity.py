@@ -12,13 +12,13 @@ import torch
 from reference_decoder import ReferenceDecoder
 from torch import Tensor
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.decoding.generate import generate
 from sat.models.base import Output
 from sat.models.decoder import DecoderWithAttention
 from sat.training.losses import cross_entropy, doubly_stochastic_penalty, word_mask
-from sat.training.optim import OPTIMIZERS, descend, set_rates
+from sat.training.optim import OPTIMIZERS, optimizer_step, set_learning_rates
 
 ROOT = Path(__file__).parents[2]
 PARSE = runpy.run_path(str(ROOT / "train.py"))["parse"]
@@ -93,14 +93,14 @@ def test_the_tutorials_loss_in_double_precision(parity: dict[str, Any]) -> None:
 def test_three_steps_of_the_tutorials_optimiser(parity: dict[str, Any]) -> None:
     decoder = tutorial_decoder(parity)
     optimiser = OPTIMIZERS[RECIPE.stage1.optimizer]([{"params": list(decoder.parameters())}])
-    set_rates(optimiser, RECIPE.stage1, scale=1.0)
+    set_learning_rates(optimiser, RECIPE.stage1, scale=1.0)
 
     def loss_of(features: Tensor) -> tuple[Tensor, dict[str, float]]:
         _, ce, penalty = losses(decoder, features, parity)
         return ce + RECIPE.alpha_c * penalty, {}
 
     for _ in range(3):
-        descend(optimiser, [parity["encoder_out"]], loss_of, RECIPE)
+        optimizer_step(optimiser, [parity["encoder_out"]], loss_of, RECIPE)
     pairs = [
         # Softmax cancels this bias: its gradient is rounding noise, which Adam blows up.
         (name != "attention.full_att.bias", after, parity["state_dict"][name])
@@ -119,7 +119,7 @@ def test_three_steps_of_the_tutorials_optimiser(parity: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_the_tutorials_captions(parity: dict[str, Any], k: int) -> None:
-    options = Decoding(beam_size=k, num_return_sequences=k)
+    options = DecodingConfig(beam_size=k, num_return_sequences=k)
     found = generate(tutorial_decoder(parity), parity["beam_encodings"], options)
     for captions, expected in zip(found, parity["beam"][k], strict=True):
         assert captions[0].words == expected["seq"][1:-1]
@@ -134,7 +134,7 @@ def test_the_tutorials_captions_that_never_end(parity: dict[str, Any], k: int) -
     decoder = tutorial_decoder(parity)
     decoder.fc.bias.data[parity["special"]["end"]] = -1e4
     expected = parity["beam_never_ends"][k]
-    options = Decoding(beam_size=k, num_return_sequences=k)
+    options = DecodingConfig(beam_size=k, num_return_sequences=k)
     found = generate(decoder, parity["beam_encodings"][: len(expected)], options)
     for captions, beams in zip(found, expected, strict=True):
         unfinished = [words[1:] for words, _ in beams["completed"]]

@@ -8,7 +8,7 @@ from test_decoder import EVERY_CHOICE, SIZES, each_choice
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
 from sat.models.decoder import DecoderWithAttention
 from sat.models.encoder import Encoder
@@ -80,7 +80,10 @@ def test_output_and_every_gradient_are_those_of_the_enlarged_grid(choices: dict[
 def test_captions_are_those_of_the_enlarged_grid(choices: dict[str, str]) -> None:
     enlarging, plain = (captioner(decoder) for decoder in both(**choices))
     features, _ = batch()
-    for options in (Decoding(beam_size=3, num_return_sequences=3), Decoding(top_p=0.9, seed=4)):
+    for options in (
+        DecodingConfig(beam_size=3, num_return_sequences=3),
+        DecodingConfig(top_p=0.9, seed=4),
+    ):
         found = generate(enlarging, features, options)
         expected = generate(plain, really_enlarged(features, 3, 5), options)
         assert [[c.words for c in some] for some in found] == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sat.ops.ragged_rows import Seats
+from sat.ops.ragged_rows import RaggedRows
 
 CASES = {
     "as many of each": [0, 0, 1, 1, 2, 2],
@@ -18,14 +18,17 @@ CASES = {
 
 
 def test_one_photo_has_all_seats() -> None:
-    seats, rows = Seats(torch.zeros(3, dtype=torch.long), 1), torch.arange(6.0).unflatten(0, (3, 2))
+    seats, rows = (
+        RaggedRows(torch.zeros(3, dtype=torch.long), 1),
+        torch.arange(6.0).unflatten(0, (3, 2)),
+    )
     assert torch.equal(seats.table(rows), rows.unsqueeze(0))
     assert torch.equal(seats.rows(rows.unsqueeze(0)), rows)
 
 
 @pytest.mark.parametrize("photos", CASES.values(), ids=CASES)
 def test_rows_sit_with_their_photo_in_their_order(photos: list[int]) -> None:
-    seats = Seats(torch.tensor(photos), 3)
+    seats = RaggedRows(torch.tensor(photos), 3)
     rows = torch.arange(1.0, len(photos) + 1)
     table = seats.table(rows.unsqueeze(1), free=-1.0)
     width = max(photos.count(photo) for photo in range(3))

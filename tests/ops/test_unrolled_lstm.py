@@ -83,7 +83,7 @@ def test_several_captions_of_a_photo_are_as_many_photos() -> None:
     "choices", EVERY_CHOICE[:24:5], ids=lambda choices: "-".join(choices.values())
 )
 def test_bfloat16_is_close(choices: dict[str, str]) -> None:
-    """With captions enough that some which have ended are stepped through (see `Ragged`)."""
+    """With captions enough that some which have ended are stepped through (`PackedCaptions`)."""
     random = torch.Generator().manual_seed(4)
     exact = copy.deepcopy(pair(**choices)[0]).float().eval()
     features = torch.randn(40, 10, 4, generator=random)
@@ -114,7 +114,7 @@ def test_gradients_however_few_rows_the_cache_holds(
     choices: dict[str, str], cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row of the hidden layer has 70 numbers: one at a time, two, and three."""
-    monkeypatch.setattr(attention_scores, "CACHED", cached)
+    monkeypatch.setattr(attention_scores, "SCORE_CACHE_ELEMENTS", cached)
     gradients = []
     for decoder in pair(**choices):
         features, captions = batch()

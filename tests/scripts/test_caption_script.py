@@ -19,12 +19,12 @@ from PIL import Image
 
 import sat.captioner
 from sat.checkpoints import native
-from sat.cli import main_errors, name_figures
-from sat.config.decoding import Decoding
+from sat.cli import cli_errors, name_figures
+from sat.config.decoding import DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
-from sat.data.image_files import find_photos
+from sat.data.image_files import find_images
 from sat.data.vocabulary import SPECIAL_WORDS, Vocabulary
-from sat.models.factory import build
+from sat.models.factory import build_model
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
@@ -45,7 +45,7 @@ def model(tmp_path_factory) -> Path:
         Preprocessing(size=32, resize="crop"),
     )
     torch.manual_seed(0)
-    captioner = build(config, vocabulary)
+    captioner = build_model(config, vocabulary)
     with torch.no_grad():
         for parameter in captioner.decoder.parameters():
             parameter.mul_(6)
@@ -75,7 +75,7 @@ def caption(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["caption.py", *map(str, arguments)])
         code = 0
         try:
-            with main_errors():
+            with cli_errors():
                 script.main()
         except SystemExit as end:
             code = end.code
@@ -159,12 +159,12 @@ class Namer:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
-        self.config = SimpleNamespace(decoding=Decoding())
+        self.config = SimpleNamespace(decoding=DecodingConfig())
 
     def to(self, device: object) -> Namer:
         return self
 
-    def candidates(self, photos: list[Image.Image], options: Decoding) -> list[list[Any]]:
+    def candidates(self, photos: list[Image.Image], options: DecodingConfig) -> list[list[Any]]:
         self.batches.append(len(photos))
         names = [list(COLOURS)[int(np.argmax(np.asarray(photo)[0, 0]))] for photo in photos]
         return [
@@ -220,7 +220,7 @@ def test_find_photos_takes_files_folders_and_globs_in_order(photos):
     Path("photos/deep/d.png").touch()
 
     def found(*names: str) -> list[str]:
-        return [str(path) for path in find_photos(names)]
+        return [str(path) for path in find_images(names)]
 
     assert found("photos") == photos
     assert found("photos/*g") == ["photos/a.png", "photos/b.jpg"]
@@ -282,5 +282,5 @@ def test_help_is_fast_and_names_every_option():
     assert os.times().children_user - before < 1
     for name in ("--img", "--model", "--word_map", "--output", "--json", "--dont_smooth", "--show"):
         assert name in done.stdout
-    for name in Decoding.__dataclass_fields__:
+    for name in DecodingConfig.__dataclass_fields__:
         assert f"--{name} " in done.stdout

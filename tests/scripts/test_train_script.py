@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from sat.cli import main_errors
-from sat.config.decoding import Decoding
+from sat.cli import cli_errors
+from sat.config.decoding import DecodingConfig
 from sat.config.training import StageConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def recipe(tmp_path: Path) -> str:
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What is printed of arguments that end the program, which must not count as a success."""
-    with pytest.raises(SystemExit) as caught, main_errors():
+    with pytest.raises(SystemExit) as caught, cli_errors():
         parse(arguments)
     assert caught.value.code not in (0, None)
     return " ".join(capsys.readouterr().err.split())
@@ -82,7 +82,7 @@ def test_a_recipe_changes_what_it_names_and_nothing_else(recipe):
     assert (config.alpha_c, config.seed, config.stages) == (0.25, 7, (1, 2))
     assert config.stage1 == StageConfig(epochs=3, learning_rate=0.5)
     assert (config.decoder.dropout, config.decoder.gate) == (0.1, "scalar")
-    assert config.validation == Decoding(beam_size=4)
+    assert config.validation == DecodingConfig(beam_size=4)
     assert config.stage2 == TrainConfig().stage2
     assert config.data_folder == TrainConfig().data_folder
 

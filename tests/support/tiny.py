@@ -17,13 +17,13 @@ from torch import nn
 
 from sat.captioner import Captioner
 from sat.config.data import InputFilesConfig
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.annotations import Record
 from sat.data.prepare import create_input_files
 from sat.data.vocabulary import Vocabulary
-from sat.models.factory import build
+from sat.models.factory import build_model
 from sat.training import trainer
 
 SIZE = 32
@@ -88,7 +88,7 @@ def config(data: Path, output: Path, **changes: Any) -> TrainConfig:
         decoder=DecoderConfig(attention_dim=8, embed_dim=16, decoder_dim=16),
         stage1=stage,
         stage2=finer,
-        validation=Decoding(beam_size=1, max_length=8),
+        validation=DecodingConfig(beam_size=1, max_length=8),
         workers=0,
         device="cpu",
         log="none",
@@ -109,7 +109,7 @@ def captioner(*, seed: int = 4, resize: str = "squash") -> Captioner:
         decoder=DecoderConfig(attention_dim=8, embed_dim=8, decoder_dim=8),
         preprocessing=Preprocessing(size=SIZE, resize=resize),  # type: ignore[arg-type]
     )
-    model = build(model_config, vocabulary)
+    model = build_model(model_config, vocabulary)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.decoder.parameters():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sat.config.model import HfConfig, ModelConfig, Preprocessing
-from sat.data.tokenizer import Subwords
-from sat.models.factory import build
+from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
+from sat.data.tokenizer import SubwordTokenizer
+from sat.models.factory import build_model
 from sat.models.vit_gpt2 import VitGpt2
 
 SIZE = 32
@@ -32,9 +32,9 @@ class Words:
         return self.size
 
 
-def subwords() -> Subwords:
+def subwords() -> SubwordTokenizer:
     """A byte-level BPE of the captions above."""
-    return Subwords.train(CAPTIONS, 300)
+    return SubwordTokenizer.train(CAPTIONS, 300)
 
 
 def config(**sizes: object) -> ModelConfig:
@@ -42,14 +42,14 @@ def config(**sizes: object) -> ModelConfig:
     values |= {"encoder_layers": 2, "decoder_layers": 2, "patch_size": 8, "positions": 24}
     return ModelConfig(
         family="vit_gpt2",
-        hf=HfConfig(**values | sizes),  # type: ignore[arg-type]
+        hf=VitGpt2Config(**values | sizes),  # type: ignore[arg-type]
         preprocessing=Preprocessing(size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     )
 
 
 def model(vocabulary: object = None, *, seed: int = 0, **sizes: object) -> VitGpt2:
     """An untrained one whose words depend on photo and words before, in evaluation mode."""
-    made = build(config(**sizes), vocabulary or Words())  # type: ignore[arg-type]
+    made = build_model(config(**sizes), vocabulary or Words())  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in made.parameters():

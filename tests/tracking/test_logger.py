@@ -16,12 +16,12 @@ import torch
 
 import sat
 from sat.checkpoints import native
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
 from sat.tracking import logger
-from sat.tracking.backends import BOARDS, board_kind
-from sat.tracking.logger import BINS, Journal, histogram
-from sat.tracking.sample_grid import sheet
+from sat.tracking.backends import TRACKERS, tracker_kind
+from sat.tracking.logger import BINS, RunLogger, histogram
+from sat.tracking.sample_grid import sample_grid
 from sat.training import trainer
 from sat.training.trainer import fit
 
@@ -127,7 +127,7 @@ def test_samples_are_the_same_photos_with_what_the_model_said_then(data, run):
     chosen = [order[i] for i in (0, 1, 3, 4, 6, 7, 9, 10)]
     captioner = sat.load(folder / "last")
     photos = [data / f"{i}.png" for i in chosen]
-    said = captioner.caption_all(photos, Decoding(beam_size=1, max_length=8))
+    said = captioner.caption_all(photos, DecodingConfig(beam_size=1, max_length=8))
     rows = [
         f"| {number} | {200 + i} | {result.text} | {tiny.CAPTIONS[i]}<br>{tiny.OTHERS[i]} |"
         for number, (i, result) in enumerate(zip(chosen, said), 1)
@@ -159,10 +159,10 @@ class Remembering:
 
 
 def test_photos_are_those_of_the_captions(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(BOARDS, "tensorboard", Remembering)
+    monkeypatch.setitem(TRACKERS, "tensorboard", Remembering)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     config = tiny.config(data, tmp_path, log="tensorboard")
-    journal = Journal(config, tmp_path, val, tiny.captioner().vocabulary)
+    journal = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     for turn in range(2):
         results = [{"image_id": 90 + i, "caption": f"{turn} {i}"} for i in range(12)]
         journal.after_epoch(turn, {}, results)
@@ -171,16 +171,16 @@ def test_photos_are_those_of_the_captions(data, tmp_path, monkeypatch):
         pixels = val[2 * i].image.numpy().transpose(1, 2, 0)
         assert np.array_equal(example.photo, pixels)
         assert np.array_equal(again.photo, pixels)
-        assert (example.said, again.said) == (f"0 {i}", f"1 {i}")
+        assert (example.hypothesis, again.hypothesis) == (f"0 {i}", f"1 {i}")
         assert example.image_id == 90 + i
 
 
 def test_a_weight_that_no_longer_learns_is_not_shown(data, tmp_path, monkeypatch):
     """As the encoder's after stage 2: an old gradient still hangs on it."""
-    monkeypatch.setitem(BOARDS, "tensorboard", Remembering)
+    monkeypatch.setitem(TRACKERS, "tensorboard", Remembering)
     config = tiny.config(data, tmp_path, log="tensorboard", log_every=5)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
-    journal = Journal(config, tmp_path, val, tiny.captioner().vocabulary)
+    journal = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     model = torch.nn.Linear(3, 2)
     model(torch.ones(1, 3)).sum().backward()
     model.weight.requires_grad_(False)
@@ -191,10 +191,10 @@ def test_a_weight_that_no_longer_learns_is_not_shown(data, tmp_path, monkeypatch
 
 
 def test_few_photos_are_all_shown(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(BOARDS, "tensorboard", Remembering)
+    monkeypatch.setitem(TRACKERS, "tensorboard", Remembering)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     config = tiny.config(data, tmp_path, log="tensorboard")
-    journal = Journal(config, tmp_path, val, tiny.captioner().vocabulary)
+    journal = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     journal.after_epoch(1, {}, [{"image_id": i, "caption": ""} for i in range(3)])
     assert [example.image_id for example in journal.board.examples[0]] == [0, 1, 2]
 
@@ -202,14 +202,14 @@ def test_few_photos_are_all_shown(data, tmp_path, monkeypatch):
 def test_a_sheet_shows_each_photo_in_its_place():
     colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
     photos = [np.full((16, 16, 3), colour, np.uint8) for colour in colours]
-    drawn = sheet([(photo, "said $_{", "written " * 9) for photo in photos])
+    drawn = sample_grid([(photo, "said $_{", "written " * 9) for photo in photos])
     assert drawn.shape == (660, 1040, 3)
     places = [(165, 130), (165, 390), (165, 650), (165, 910), (495, 130)]
     assert [tuple(drawn[place]) for place in places] == colours
     assert tuple(drawn[495, 390]) == (255, 255, 255)
     written = (drawn < 200).all(axis=2)
     assert written[:30, :260].any()  # above
-    assert not np.array_equal(drawn, sheet([(photo, "other", "written") for photo in photos]))
+    assert not np.array_equal(drawn, sample_grid([(photo, "other", "written") for photo in photos]))
 
 
 def test_a_resumed_run_goes_on_with_the_same_curves(data, tmp_path):
@@ -304,7 +304,7 @@ def test_captions_cannot_break_out_of_the_table(data, run, tmp_path, monkeypatch
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     config = tiny.config(data, tmp_path, log="tensorboard")
     monkeypatch.setattr(val, "references", lambda _: [{"captions": ["one\ntwo"]}] * 12)
-    with Journal(config, tmp_path, val, tiny.captioner().vocabulary) as journal:
+    with RunLogger(config, tmp_path, val, tiny.captioner().vocabulary) as journal:
         journal.after_epoch(1, {}, [{"image_id": 5, "caption": "a <unk> | b"}] * 12)
     ((_, table),) = tables(tmp_path)
     assert table.splitlines()[2] == "| 1 | 5 | a &lt;unk&gt; &#124; b | one two |"
@@ -314,7 +314,7 @@ def test_without_the_packages(data, tmp_path, monkeypatch):
     fit(tiny.config(data, tmp_path, stage1={"epochs": 1}))
     before = json.dumps(tiny.log(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert board_kind("auto") == board_kind("none") == "none"
+    assert tracker_kind("auto") == tracker_kind("none") == "none"
     for choice in ("tensorboard", "wandb"):
         with pytest.raises(ModuleNotFoundError) as caught:
             fit(tiny.config(data, tmp_path, log=choice, overwrite=True))
@@ -324,16 +324,16 @@ def test_without_the_packages(data, tmp_path, monkeypatch):
         )
     assert json.dumps(tiny.log(tmp_path)) == before
     monkeypatch.undo()
-    assert board_kind("auto") == "tensorboard"
+    assert tracker_kind("auto") == "tensorboard"
 
 
 def test_a_folder_of_its_name_is_no_package(tmp_path, monkeypatch):
     """Where wandb has run, a folder wandb/ stays, and Python would import it."""
     (tmp_path / "left_behind").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(BOARDS, "left_behind", Remembering)
+    monkeypatch.setitem(TRACKERS, "left_behind", Remembering)
     with pytest.raises(ModuleNotFoundError, match="log is 'left_behind', which is not installed"):
-        board_kind("left_behind")
+        tracker_kind("left_behind")
 
 
 def test_training_imports_neither_unless_it_is_used():

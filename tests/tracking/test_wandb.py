@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sat.tracking.backends import BOARDS
+from sat.tracking.backends import TRACKERS
 from sat.training import trainer
 from sat.training.trainer import fit
 
@@ -149,4 +149,4 @@ def test_a_real_run_offline(data, tmp_path, monkeypatch):
 
 
 def test_there_is_a_board_for_each_choice():
-    assert set(BOARDS) == {"tensorboard", "wandb"}
+    assert set(TRACKERS) == {"tensorboard", "wandb"}

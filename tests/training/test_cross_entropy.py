@@ -12,7 +12,7 @@ from reference_decoder import ReferenceDecoder
 from torch import Tensor, nn
 
 from sat.captioner import Captioner
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.data.dataloader import Batch
 from sat.data.dataset import CaptionDataset
@@ -160,7 +160,7 @@ def test_validation_by_hand(tmp_path, size):
     captioner = tiny.captioner()
     folder = tiny.prepare(tmp_path, known=2)
     val = CaptionDataset(folder, tiny.NAME.format(2), "val")
-    decoding = Decoding(beam_size=2, max_length=9)
+    decoding = DecodingConfig(beam_size=2, max_length=9)
     config = TrainConfig(validation=decoding, validation_batch_size=size, label_smoothing=0.3)
     captioner.model.train()  # dropout must not be at work
     found = validate(captioner.model, val, captioner.vocabulary, captioner.preprocessing, config)

@@ -15,7 +15,7 @@ from conftest import Prepared
 from torch import Tensor, nn
 
 from sat.config.model import Preprocessing
-from sat.data.dataloader import CaptionBatches, evaluation_loader, training_loader
+from sat.data.dataloader import CaptionBatchSampler, evaluation_loader, training_loader
 from sat.data.dataset import MIRRORED, CaptionDataset
 from sat.training import feature_cache
 from sat.training.feature_cache import cache_features, fingerprint
@@ -63,7 +63,7 @@ def test_training_batches_are_the_same_from_pixels_and_from_features(prepared: W
     dataset = CaptionDataset(data.folder, data.name, "train")
     path = cache_features(Encode(), dataset, "key", mirror=True)
     cached = CaptionDataset(data.folder, data.name, "train", features=path)
-    order = CaptionBatches(dataset.lengths, 8, mirror=True)
+    order = CaptionBatchSampler(dataset.lengths, 8, mirror=True)
     loaders = training_loader(dataset, order), training_loader(cached, order)
     for pixels, features in zip(*loaders, strict=True):
         assert torch.equal(Encode()(pixels.images).half(), features.images)

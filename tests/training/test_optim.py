@@ -18,11 +18,11 @@ from sat import device
 from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.training import StageConfig, TrainConfig
-from sat.data.dataloader import Batch, split
-from sat.device import autocast, scaler_for
+from sat.data.dataloader import Batch, microbatches
+from sat.device import autocast, grad_scaler
 from sat.training import trainer as trainer_module
 from sat.training.objectives.cross_entropy import learn
-from sat.training.optim import OPTIMIZERS, descend, optimizer_for
+from sat.training.optim import OPTIMIZERS, build_optimizer, optimizer_step
 from sat.training.trainer import Trainer, fit
 
 __all__ = ["captioner"]  # the fixture
@@ -52,7 +52,7 @@ def gradients(captioner: Captioner) -> dict[str, Tensor]:
 def test_parts_of_a_batch_make_the_step_of_the_whole(captioner, scaling, parts, together):
     """4 parts of 8 equal a batch of 32, whose captions differ in length; 3 parts are uneven."""
     batch = long_batch(captioner, together)
-    words = [int((part.lengths - 1).sum()) for part in split(batch, parts)]
+    words = [int((part.lengths - 1).sum()) for part in microbatches(batch, parts)]
     assert len(set(words)) > 1
     config = TrainConfig(alpha_c=0.7, penalty_scaling=scaling, label_smoothing=0.1, grad_clip=0.0)
     found = []
@@ -70,13 +70,13 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(captioner, scaling, parts, 
 
 def test_parts_are_whole_images_with_their_captions(captioner):
     batch = long_batch(captioner, together=2)
-    parts = split(batch, 3)
+    parts = microbatches(batch, 3)
     assert [len(part.images) for part in parts] == [6, 6, 4]
     assert [len(part.captions) for part in parts] == [12, 12, 8]
     for name, whole in batch._asdict().items():
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), whole)
-    assert len(split(batch, 99)) == 16
-    assert split(batch, 1)[0] is batch
+    assert len(microbatches(batch, 99)) == 16
+    assert microbatches(batch, 1)[0] is batch
 
 
 def test_a_run_in_parts_is_the_same_run(tmp_path):
@@ -134,7 +134,7 @@ def test_a_stage_gets_the_optimizer_it_names():
     model = tiny.captioner().model
     for name, kind in (("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)):
         stage = StageConfig(optimizer=name, encoder_learning_rate=1e-3, encoder_from_block=0)
-        optimizer = optimizer_for(model, stage, embeddings=False)
+        optimizer = build_optimizer(model, stage, embeddings=False)
         assert type(optimizer) is kind
         learning = [weight for group in optimizer.param_groups for weight in group["params"]]
         assert {id(weight) for weight in learning} == {
@@ -182,7 +182,7 @@ def test_an_overflow_costs_one_step_and_halves_the_scale_until_there_is_none():
             weight.register_hook(lambda gradient: gradient * slope)
             return loss, {"loss": loss.item()}
 
-        descend(adam, [torch.ones(2)], loss_of, WHOLE, scaler)
+        optimizer_step(adam, [torch.ones(2)], loss_of, WHOLE, scaler)
 
     take(math.inf)
     assert (scaler.get_scale(), weight.tolist()) == (2.0, [1.0, 1.0])
@@ -216,20 +216,20 @@ def test_float16_learns_what_float32_learns(captioner):
 def test_float16_is_refused_where_it_does_not_pay(tmp_path):
     told = "precision is 'float16', which is for CUDA, not for cpu: choose bfloat16 or float32"
     with pytest.raises(ValueError, match=told):
-        scaler_for(TrainConfig(precision="float16"), torch.device("cpu"))
+        grad_scaler(TrainConfig(precision="float16"), torch.device("cpu"))
     folder = tiny.prepare(tmp_path / "data")
     with pytest.raises(ValueError, match=told):
         fit(tiny.config(folder, tmp_path / "run", precision="float16"))
     assert not (tmp_path / "run").exists()
     for precision in ("float32", "bfloat16"):
-        assert not scaler_for(TrainConfig(precision=precision), torch.device("cpu")).is_enabled()
+        assert not grad_scaler(TrainConfig(precision=precision), torch.device("cpu")).is_enabled()
 
 
 def test_the_scale_is_resumed(tmp_path, monkeypatch):
     def scaler_of(*args: Any) -> GradScaler:
         return GradScaler("cpu", init_scale=8.0, growth_interval=2)
 
-    monkeypatch.setattr(trainer_module, "scaler_for", scaler_of)
+    monkeypatch.setattr(trainer_module, "grad_scaler", scaler_of)
     folder = tiny.prepare(tmp_path / "data", known=2)
     config = tiny.config(folder, tmp_path / "run", stage1={"epochs": 1})
     fit(config)  # three steps: it has grown once

@@ -18,7 +18,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from sat.checkpoints import native
-from sat.config.objectives import ScheduledSampling
+from sat.config.objectives import ScheduledSamplingConfig
 from sat.config.training import TrainConfig
 from sat.training import trainer, validation
 from sat.training.objectives import cross_entropy
@@ -158,7 +158,7 @@ def go_on(config: TrainConfig) -> int:
 BATCH = (trainer, "learn")
 WITHIN = (cross_entropy, "cross_entropy")  # of a batch, when dropout has been drawn
 STEPPED = (AveragedModel, "update_parameters")
-CAPTIONING = (validation, "caption_images")
+CAPTIONING = (validation, "caption_dataset")
 SAVING = (native, "save")  # first best/, then last/ after each epoch, best/ where better
 
 
@@ -203,7 +203,7 @@ def test_a_run_that_saves_often_loses_one_batch(data, whole, tmp_path, workers):
 
 def test_what_is_drawn_goes_on_too(data, tmp_path):
     """Where hard attention looks, its baseline, and where the schedule of own words stands."""
-    stage = HOW["stage1"] | {"scheduled_sampling": ScheduledSampling("linear", k=0.9, c=0.05)}
+    stage = HOW["stage1"] | {"scheduled_sampling": ScheduledSamplingConfig("linear", k=0.9, c=0.05)}
     how = HOW | {"decoder": {"attention": "hard"}, "stage1": stage}
     fit(tiny.config(data, tmp_path / "whole", **how))
     config = tiny.config(data, tmp_path / "stopped", **how)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from sat.config.checks import from_dict, to_dict
 from sat.config.model import Preprocessing
-from sat.config.objectives import ScheduledSampling
+from sat.config.objectives import ScheduledSamplingConfig
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.models.decoder import DecoderWithAttention
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.training import trainer
 from sat.training.objectives import cross_entropy
-from sat.training.objectives.scheduled_sampling import with_own_words
+from sat.training.objectives.scheduled_sampling import sample_inputs
 
 START, END, WORDS = 7, 8, 9
 
@@ -51,14 +51,17 @@ def batch(photos: int = 3, each: int = 1) -> Batch:
 @pytest.mark.parametrize("i", [0, 1, 7, 400, 10**6])
 def test_the_schedules_are_bengios(i: int) -> None:
     """Section 2.4 of the paper."""
-    none, linear = ScheduledSampling(), ScheduledSampling("linear", k=0.9, c=0.002, least=0.25)
-    exponential = ScheduledSampling("exponential", k=0.995)
-    sigmoid = ScheduledSampling("inverse_sigmoid", k=90.0)
-    assert none.teacher_share(i) == 1
-    assert linear.teacher_share(i) == max(0.25, 0.9 - 0.002 * i)
-    assert exponential.teacher_share(i) == pytest.approx(0.995**i)
+    none, linear = (
+        ScheduledSamplingConfig(),
+        ScheduledSamplingConfig("linear", k=0.9, c=0.002, least=0.25),
+    )
+    exponential = ScheduledSamplingConfig("exponential", k=0.995)
+    sigmoid = ScheduledSamplingConfig("inverse_sigmoid", k=90.0)
+    assert none.teacher_forcing_ratio(i) == 1
+    assert linear.teacher_forcing_ratio(i) == max(0.25, 0.9 - 0.002 * i)
+    assert exponential.teacher_forcing_ratio(i) == pytest.approx(0.995**i)
     expected = 90 / (90 + math.exp(i / 90)) if i < 1000 else 0
-    assert sigmoid.teacher_share(i) == pytest.approx(expected)
+    assert sigmoid.teacher_forcing_ratio(i) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +80,12 @@ def test_the_schedules_are_bengios(i: int) -> None:
 )
 def test_constants_that_cannot_work_get_a_sentence(values: dict, sentence: str) -> None:
     with pytest.raises(ValueError) as caught:
-        ScheduledSampling(**values)
+        ScheduledSamplingConfig(**values)
     assert str(caught.value).startswith(sentence)
 
 
 def test_it_is_a_field_of_a_stage_that_shows_words() -> None:
-    schedule = ScheduledSampling("exponential", k=0.99)
+    schedule = ScheduledSamplingConfig("exponential", k=0.99)
     config = StageConfig(scheduled_sampling=schedule)
     assert from_dict(StageConfig, to_dict(config)) == config
     with pytest.raises(ValueError, match="schedule is 'exponential': the self-critical objective"):
@@ -100,9 +103,11 @@ def learnt(model: ShowAttendTell, given: Batch, share: float, monkeypatch) -> li
         found.extend(torch.autograd.grad(loss, weights, materialize_grads=True))
         return figures
 
-    monkeypatch.setattr(cross_entropy, "descend", note)
+    monkeypatch.setattr(cross_entropy, "optimizer_step", note)
     torch.manual_seed(2)
-    cross_entropy.learn(model, None, given, Preprocessing(), TrainConfig(), teacher_share=share)
+    cross_entropy.learn(
+        model, None, given, Preprocessing(), TrainConfig(), teacher_forcing_ratio=share
+    )
     return found
 
 
@@ -135,7 +140,7 @@ def test_none_of_the_teachers_words_is_the_models_own_caption(monkeypatch) -> No
     assert not torch.equal(shown, given.captions)
     assert not torch.equal(shown[0, 1:5], shown[4, 1:5]), "the photos must matter"
     torch.manual_seed(2)
-    found = with_own_words(model, given.images, given.captions, 0.0)
+    found = sample_inputs(model, given.images, given.captions, 0.0)
     assert torch.equal(found, shown)
     assert model.training
     output = model(given.images, shown, given.lengths)
@@ -152,8 +157,8 @@ def test_own_words_are_drawn_as_likely_as_the_model_finds_them() -> None:
     model, many = captioner(1.0, dropout=0.9), 20000
     photo, caption = batch().images[:1], batch().captions[:1, :4]
     torch.manual_seed(3)
-    found = with_own_words(
-        model, photo.expand(many, -1, -1), caption.expand(many, -1), teacher_share=0.0
+    found = sample_inputs(
+        model, photo.expand(many, -1, -1), caption.expand(many, -1), teacher_forcing_ratio=0.0
     )
     assert (found[:, [0, 3]] == caption[0, [0, 3]]).all()
     model.eval()
@@ -175,7 +180,7 @@ def test_each_word_is_kept_with_its_probability_by_itself(share: float) -> None:
     with torch.no_grad():
         never[1] = -1e6  # so that a 1 was the teacher's
     torch.manual_seed(3)
-    found = with_own_words(model, photo.expand(many, -1, -1), caption.expand(many, -1), share)
+    found = sample_inputs(model, photo.expand(many, -1, -1), caption.expand(many, -1), share)
     kept = (found[:, 1:5] == 1).float()
     assert (kept.mean(0) - share).abs().max() < 4 * (share * (1 - share) / many) ** 0.5
     together = kept[:, :3].prod(1).mean().item()
@@ -185,14 +190,14 @@ def test_each_word_is_kept_with_its_probability_by_itself(share: float) -> None:
 def test_a_stage_counts_its_own_batches(tmp_path, monkeypatch) -> None:
     seen, real = [], trainer.learn
 
-    def note(*args, teacher_share: float, **how):
-        seen.append(teacher_share)
-        return real(*args, teacher_share=teacher_share, **how)
+    def note(*args, teacher_forcing_ratio: float, **how):
+        seen.append(teacher_forcing_ratio)
+        return real(*args, teacher_forcing_ratio=teacher_forcing_ratio, **how)
 
     monkeypatch.setattr(trainer, "learn", note)
     tiny.script(monkeypatch, [0.1, 0.2, 0.3])
     data = tiny.prepare(tmp_path / "data", known=2)  # three batches an epoch
-    linear = {"scheduled_sampling": ScheduledSampling("linear", c=0.1)}
+    linear = {"scheduled_sampling": ScheduledSamplingConfig("linear", c=0.1)}
     stages = {"stages": (1, 2), "stage1": linear | {"epochs": 2}, "stage2": linear | {"epochs": 1}}
     trainer.fit(tiny.config(data, tmp_path / "run", **stages))
     assert seen == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5, 1, 0.9, 0.8])

@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 
 import sat
 from sat.config.data import InputFilesConfig
-from sat.config.decoding import Decoding
-from sat.config.model import HfConfig
+from sat.config.decoding import DecodingConfig
+from sat.config.model import VitGpt2Config
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.annotations import Record
-from sat.data.dataloader import CaptionBatches
+from sat.data.dataloader import CaptionBatchSampler
 from sat.data.prepare import create_input_files
-from sat.data.tokenizer import Subwords
+from sat.data.tokenizer import SubwordTokenizer
 from sat.training.optim import warm_up
 from sat.training.trainer import fit
 
-HF = HfConfig(
+HF = VitGpt2Config(
     patch_size=8,
     encoder_layers=1,
     encoder_width=16,
@@ -67,7 +67,7 @@ def recipe(data: Path, output: Path, **changes: object) -> TrainConfig:
             stage, learning_rate=1e-3, encoder_learning_rate=1e-3, trainable="all"
         ),
         alpha_c=0.0,
-        validation=Decoding(beam_size=1, max_length=10),
+        validation=DecodingConfig(beam_size=1, max_length=10),
         workers=0,
         device="cpu",
     )
@@ -143,7 +143,7 @@ def test_rates_grow_as_worked_by_hand():
 @pytest.mark.parametrize("kind", ["random", "by_length"])
 def test_one_caption_of_each_image_is_drawn_anew(kind):
     lengths = np.random.default_rng(0).integers(3, 9, 40)
-    batches = CaptionBatches(lengths, 3, kind=kind, every=5, drawn=True)
+    batches = CaptionBatchSampler(lengths, 3, kind=kind, stride=5, draw_one=True)
     counts: Counter[int] = Counter()
     for batches.epoch in range(500):
         chosen = [caption for batch in batches for caption, _ in batch]
@@ -201,6 +201,6 @@ def test_the_other_family_learns_pieces_too_and_is_read_again(data, tmp_path):
     config = tiny.config(data, tmp_path / "run", stage1=StageConfig(epochs=1, batch_size=8))
     fit(config)
     found = sat.load(tmp_path / "run" / "best")
-    assert isinstance(found.vocabulary, Subwords)
+    assert isinstance(found.vocabulary, SubwordTokenizer)
     photo = sorted(data.parent.glob("*.png"))[0]
     assert isinstance(found.caption(photo).text, str)

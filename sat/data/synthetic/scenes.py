@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from sat.atomic_io import whole_file
+from sat.atomic_io import atomic_write
 from sat.data.synthetic.captions import COLOURS, SHAPES, true_captions
 
 RGB = {
@@ -112,7 +112,7 @@ def draw_shapes(
         filename = f"scene_{i:05d}.png"
         draw_scene(things, size, generator).save(path.parent / "images" / filename)
         entries.append(_entry(i, split, filename, things, generator))
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write_text(json.dumps({"images": entries, "dataset": "shapes"}), encoding="utf-8")
     return path
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from sat.config.model import Preprocessing
 from sat.config.training import TrainConfig
-from sat.data.dataloader import Batch, split
+from sat.data.dataloader import Batch, microbatches
 from sat.device import autocast
 from sat.evaluation import features_of
 from sat.models.show_attend_tell import ShowAttendTell
@@ -23,8 +23,8 @@ from sat.training.losses import (
     doubly_stochastic_penalty,
     variational_terms,
 )
-from sat.training.objectives.scheduled_sampling import with_own_words
-from sat.training.optim import descend
+from sat.training.objectives.scheduled_sampling import sample_inputs
+from sat.training.optim import optimizer_step
 
 
 def learn(
@@ -34,20 +34,22 @@ def learn(
     preprocessing: Preprocessing,
     config: TrainConfig,
     *,
-    teacher_share: float = 1.0,
+    teacher_forcing_ratio: float = 1.0,
     accumulate: int = 1,
     scaler: GradScaler | None = None,
 ) -> dict[str, float]:
     """One step of the optimizer; returns the loss's two parts, unweighted, and the gradient's norm.
 
-    The words shown are the true ones with probability `teacher_share`, else the model's own. With
-    `accumulate` the batch is worked through in so many parts, for the same step. Raises
+    The words shown are the true ones with probability `teacher_forcing_ratio`, else the model's
+    own. With `accumulate` the batch is worked through in so many parts, for the same step. Raises
     `FloatingPointError`, before anything is changed, when the loss is not a number.
     """
-    loss_of = partial(likelihood, model, batch, preprocessing, config, teacher_share)
+    loss_of = partial(likelihood, model, batch, preprocessing, config, teacher_forcing_ratio)
     hard = getattr(model.decoder, "hard", False)
-    with model.decoder.one_look() if hard else nullcontext():
-        figures = descend(optimizer, split(batch, accumulate), loss_of, config, scaler)
+    with model.decoder.shared_attention_mode() if hard else nullcontext():
+        figures = optimizer_step(
+            optimizer, microbatches(batch, accumulate), loss_of, config, scaler
+        )
     drawn, log_p = figures.pop("drawn", 0.0), figures.pop("log_p", 0.0)
     if drawn:  # share of the words for which hard attention drew a region
         model.decoder.baseline.lerp_(
@@ -61,7 +63,7 @@ def likelihood(
     whole: Batch,
     preprocessing: Preprocessing,
     config: TrainConfig,
-    teacher_share: float,
+    teacher_forcing_ratio: float,
     batch: Batch,
 ) -> tuple[Tensor, dict[str, float]]:
     """The share of `batch`, a part of the `whole`, in the loss, and in each of its parts.
@@ -76,8 +78,8 @@ def likelihood(
         features = features_of(model, batch, preprocessing)
     with autocast(config, device):
         shown = batch.captions.to(device)
-        if teacher_share < 1:
-            shown = with_own_words(model, features, shown, teacher_share)
+        if teacher_forcing_ratio < 1:
+            shown = sample_inputs(model, features, shown, teacher_forcing_ratio)
         output = model(features, shown, batch.lengths.to(device))
     targets = batch.captions[:, 1:].to(device)
     by_words = (batch.lengths - 1).sum().item() / (whole.lengths - 1).sum().item()

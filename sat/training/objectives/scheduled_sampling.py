@@ -15,8 +15,8 @@ from sat.models.show_attend_tell import ShowAttendTell
 
 
 @torch.no_grad()
-def with_own_words(
-    model: ShowAttendTell, features: Tensor, captions: Tensor, teacher_share: float
+def sample_inputs(
+    model: ShowAttendTell, features: Tensor, captions: Tensor, teacher_forcing_ratio: float
 ) -> Tensor:
     """captions int[B, T] whose words are kept with that probability, each by itself.
 
@@ -31,7 +31,7 @@ def with_own_words(
     for t in range(1, captions.shape[1] - 1):
         logits, state = model.step(shown[:, t - 1], state)
         own = logits.float().softmax(dim=-1).multinomial(1).squeeze(1)
-        kept = torch.rand(len(own), device=own.device) < teacher_share
+        kept = torch.rand(len(own), device=own.device) < teacher_forcing_ratio
         shown[:, t] = torch.where(kept, captions[:, t], own)
     model.train(training)
     return shown

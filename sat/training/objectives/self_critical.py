@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from sat.config.decoding import Decoding
+from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.config.training import TrainConfig
-from sat.data.dataloader import Batch, split
+from sat.data.dataloader import Batch, microbatches
 from sat.data.dataset import CaptionDataset
 from sat.decoding.beam_search import beam_search
 from sat.decoding.hypothesis import Hypothesis
@@ -25,9 +25,9 @@ from sat.evaluation import features_of
 from sat.metrics.cider import CiderD
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.training.losses import policy_gradient
-from sat.training.optim import descend
+from sat.training.optim import optimizer_step
 
-DRAWING = Decoding(do_sample=True, forbid_unknown=True, max_length=22)
+DRAWING = DecodingConfig(do_sample=True, forbid_unknown=True, max_length=22)
 
 
 def reward_of(dataset: CaptionDataset) -> CiderD:
@@ -69,7 +69,7 @@ def learn_self_critical(
         loss, mean = expected_loss(model, features, part, config, reward, samples, baseline)
         return share * loss, {"reward": share * mean}
 
-    return descend(optimizer, split(batch, accumulate), loss_of, config, scaler)
+    return optimizer_step(optimizer, microbatches(batch, accumulate), loss_of, config, scaler)
 
 
 def expected_loss(
