@@ -12,14 +12,12 @@ from typing import Any
 
 from sat.config.checks import from_dict
 from sat.config.decoding import DecodingConfig
-from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, Preprocessing, VitGpt2Config
+from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
 from sat.models.factory import wrap_network
-from sat.models.hf_configs import FRESH
-from sat.models.vit_gpt2 import VitGpt2, preprocessor, read, write
+from sat.models.vit_gpt2 import VitGpt2, pixel_statistics, preprocessor, read, write
 
 HEADER, PREPROCESSOR = "sat.json", "preprocessor_config.json"
 BILINEAR = 2
-HALF = (0.5, 0.5, 0.5)
 
 
 def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
@@ -66,15 +64,6 @@ def load_weights(model: VitGpt2, folder: Path) -> None:
         raise ValueError(f"{folder} is of another architecture: {error}") from error
 
 
-def preprocessing_for(encoder: str, *, size: int, resize: str) -> Preprocessing:
-    """Pictures of this size, scaled as the encoder's weights were trained on; fresh ones to ±1."""
-    mean, std = HALF, HALF
-    if not encoder.startswith(FRESH):
-        own = preprocessing_of(preprocessor(encoder))
-        mean, std = own.mean, own.std
-    return Preprocessing(size=size, resize=resize, mean=mean, std=std)  # type: ignore[arg-type]
-
-
 def preprocessing_of(values: dict[str, Any]) -> Preprocessing:
     """Our reading of a preprocessor_config.json.
 
@@ -85,11 +74,9 @@ def preprocessing_of(values: dict[str, Any]) -> Preprocessing:
     size = values.get("crop_size") if crops else values.get("size", 224)
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")
-    scales = values.get("do_normalize", True)
-    mean = values.get("image_mean", IMAGENET_MEAN) if scales else (0.0, 0.0, 0.0)
-    std = values.get("image_std", IMAGENET_STD) if scales else (1.0, 1.0, 1.0)
+    mean, std = pixel_statistics(values)
     resize = "crop" if crops else "squash"
-    return Preprocessing(size=size, resize=resize, mean=tuple(mean), std=tuple(std))
+    return Preprocessing(size=size, resize=resize, mean=mean, std=std)
 
 
 def preprocessor_values(preprocessing: Preprocessing) -> dict[str, Any]:

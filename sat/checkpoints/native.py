@@ -20,7 +20,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sat.atomic_io import atomic_write
 from sat.checkpoints.quantization import dequantize
 from sat.config.checks import from_dict, to_dict
 from sat.config.model import ModelConfig
@@ -158,14 +157,6 @@ def scores(folder: str | Path) -> dict[str, float]:
     folder = find_complete(folder)
     path = folder / (HF_CONFIG if (folder / HF_CONFIG).exists() else CONFIG)
     return json.loads(path.read_text(encoding="utf-8"))["scores"]
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON that is there whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def remove(folder: str | Path) -> None:

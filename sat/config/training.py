@@ -167,7 +167,7 @@ class TrainConfig:
         known = self.stages and sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)
         check(known, "stages", self.stages, "choose from 1, 2 and 3, in that order, each once")
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
-        running = [getattr(self, f"stage{number}") for number in self.stages]
+        running = [self.stage_configs[number] for number in self.stages]
         alone = all(stage.captions_per_sample == 1 for stage in running)
         fitting = self.batches != "equal_length" or alone
         check(fitting, "batches", self.batches, "captions_per_sample mixes lengths: leave it 1")
@@ -179,7 +179,12 @@ class TrainConfig:
         check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
         check_at_least(1, self, "validation_batch_size", "log_every")
         for number in self.stages:
-            self._check_stage(f"stage{number}", getattr(self, f"stage{number}"))
+            self._check_stage(f"stage{number}", self.stage_configs[number])
+
+    @property
+    def stage_configs(self) -> dict[int, StageConfig]:
+        """The config of each stage by its number."""
+        return {1: self.stage1, 2: self.stage2, 3: self.stage3}
 
     def _check_stage(self, name: str, stage: StageConfig) -> None:
         if self.captions == "random":

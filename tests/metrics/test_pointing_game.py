@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,10 @@ def look(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dic
         captions[i] = Hypothesis(words, 0.0, True)
         references.append({} if boxes is None else {"boxes": boxes})
     batches.reverse()  # images are told by their index, not by their turn
-    return score_pointing_game(Scripted(), batches, captions, references, VOCABULARY, PREPROCESSING)
+    captioner = SimpleNamespace(
+        model=Scripted(), vocabulary=VOCABULARY, preprocessing=PREPROCESSING
+    )
+    return score_pointing_game(captioner, batches, captions, references)
 
 
 def test_the_map_of_the_noun_counts_and_no_other():

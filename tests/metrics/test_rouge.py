@@ -100,10 +100,8 @@ def test_evaluation_reports_it(tmp_path):
     captioner = tiny.captioner()
     dataset = CaptionDataset(tiny.prepare(tmp_path, known=2), tiny.NAME.format(2), "test")
     (found,) = evaluate(
-        captioner.model,
+        captioner,
         dataset,
-        captioner.vocabulary,
-        captioner.preprocessing,
         [DecodingConfig(beam_size=1, max_length=8)],
         metrics=["rouge_score"],
     )

@@ -39,11 +39,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The folder of two epochs of three steps, and what each step left: losses, values."""
-    folder, steps, learn = tmp_path_factory.mktemp("run"), [], trainer.learn
+    folder, steps, learn = tmp_path_factory.mktemp("run"), [], trainer.training_step
 
-    def watched(model: torch.nn.Module, *args: Any, **how: Any) -> dict[str, float]:
-        losses = learn(model, *args, **how)
-        named = list(model.named_parameters())
+    def watched(stage: Any, *args: Any) -> dict[str, float]:
+        losses = learn(stage, *args)
+        named = list(stage.objective.model.named_parameters())
         left = {f"weights/{name}": weight.detach().clone() for name, weight in named}
         left |= {
             f"gradients/{name}": weight.grad.clone()
@@ -54,7 +54,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
         return losses
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "learn", watched)
+        patch.setattr(trainer, "training_step", watched)
         fit(tiny.config(data, folder, **HOW))
     return folder, steps
 
@@ -215,7 +215,7 @@ def test_a_sheet_shows_each_photo_in_its_place():
 def test_a_resumed_run_goes_on_with_the_same_curves(data, tmp_path):
     how = HOW | {"log_every": 1}
     fit(tiny.config(data, tmp_path / "whole", **how))
-    config, calls, learn = tiny.config(data, tmp_path / "run", **how), [], trainer.learn
+    config, calls, learn = tiny.config(data, tmp_path / "run", **how), [], trainer.training_step
 
     def deadly(*args: Any, **kwargs: Any) -> dict[str, float]:
         calls.append(1)
@@ -224,7 +224,7 @@ def test_a_resumed_run_goes_on_with_the_same_curves(data, tmp_path):
         return learn(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "learn", deadly)
+        patch.setattr(trainer, "training_step", deadly)
         with pytest.raises(SystemExit):
             fit(config)
     assert [step for step, _ in curve(read(tmp_path / "run"), "step/penalty")] == [1, 2, 3, 4, 5]

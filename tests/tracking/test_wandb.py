@@ -90,7 +90,7 @@ def test_a_run_that_failed_is_said_to_have_failed(data, tmp_path, told, monkeypa
         raise FloatingPointError("the loss is nan")
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "learn", no_number)
+        patch.setattr(trainer, "training_step", no_number)
         with pytest.raises(FloatingPointError):
             fit(tiny.config(data, tmp_path, **HOW))
     assert told[-1] == 1

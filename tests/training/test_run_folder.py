@@ -146,7 +146,7 @@ def test_other_pictures_are_refused(run, tmp_path):
 def test_a_run_can_start_from_another_ones_weights(data, run, tmp_path):
     trainer = Trainer(tiny.config(data, tmp_path / "new", init=str(run / "best"), seed=9))
     model = native.load(run / "best")[0]
-    assert tiny.equal(tiny.weights(trainer.model), tiny.weights(model))
+    assert tiny.equal(tiny.weights(trainer.captioner.model), tiny.weights(model))
     assert trainer.position.best == -1  # what another run reached does not count here
 
 
@@ -172,8 +172,8 @@ def test_word_vectors_set_the_size_of_the_embedding(data, tmp_path):
     vectors = tmp_path / "glove.txt"
     vectors.write_text("dog 1 2 3\nzebra 4 5 6\ncat 7 8 9\n")
     trainer = Trainer(tiny.config(data, tmp_path / "run", embeddings=str(vectors)))
-    assert trainer.model_config.decoder.embed_dim == 3
-    table = trainer.model.decoder.embedding.weight
+    assert trainer.captioner.config.decoder.embed_dim == 3
+    table = trainer.captioner.model.decoder.embedding.weight
     word_map = trainer.vocabulary.word_map
     assert table[word_map["dog"]].tolist() == [1, 2, 3]
     assert table[word_map["cat"]].tolist() == [7, 8, 9]
@@ -199,6 +199,6 @@ def test_a_stage_entered_after_a_stop_between_two_renames_finds_its_weights(data
     config = tiny.config(data, run, stages=(1, 2), stage1={"epochs": 1}, stage2={"epochs": 0})
     trainer = Trainer(dataclasses.replace(config, resume=True))
     with torch.no_grad():
-        trainer.model.decoder.fc.bias.add_(1)
+        trainer.captioner.model.decoder.fc.bias.add_(1)
     trainer.run()
-    assert tiny.equal(tiny.weights(trainer.model), best)
+    assert tiny.equal(tiny.weights(trainer.captioner.model), best)
