@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sat.atomic_io import write_json
-from sat.cli import add_flags, cli_errors, given, name_figures
+from sat.cli import add_flags, cli_errors, complete_flags, given, name_figures
 from sat.config.decoding import DecodingConfig
 from sat.config.model import AttentionMode
 from sat.config.training import TrainConfig
@@ -36,7 +36,7 @@ def parse(arguments: list[str]) -> Any:
     beams = ("--beam_size", "--num_beams", "-b")
     flag(*beams, type=int, default=SUPPRESS, help="beams kept; 1: greedy; default: the model's")
     add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
-    return parser.parse_args(arguments)
+    return parser.parse_args(complete_flags(DecodingConfig, arguments))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sat.cli import add_flags, cli_errors, given
+from sat.cli import add_flags, cli_errors, complete_flags, given
 from sat.config.decoding import DecodingConfig
 from sat.config.model import AttentionMode
 
@@ -45,7 +45,7 @@ def parse(arguments: list[str]) -> Any:
         default=[1, 3, 5],
         help="one or more",
     )
-    return parser.parse_args(arguments)
+    return parser.parse_args(complete_flags(DecodingConfig, arguments))
 
 
 def main() -> None:
