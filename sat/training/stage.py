@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from sat.captioner import Captioner
-from sat.config.training import StageConfig, TrainConfig
+from sat.config.training import StageConfig, TrainConfig, stage_config
 from sat.data.dataloader import Batch, CaptionBatchSampler, microbatches, training_loader
 from sat.data.dataset import CaptionDataset
+from sat.models.base import CaptionModel
 from sat.training.feature_cache import with_features
 from sat.training.objectives.base import Metrics, Objective
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
@@ -23,19 +24,19 @@ from sat.training.optim import build_ema, build_optimizer, optimizer_step, set_l
 
 
 def _cross_entropy(
-    captioner: Captioner, config: TrainConfig, stage: StageConfig, train: CaptionDataset
+    model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
 ) -> Objective:
-    return CrossEntropyObjective(captioner, config, stage)
+    return CrossEntropyObjective(model, config, stage)
 
 
 def _self_critical(
-    captioner: Captioner, config: TrainConfig, stage: StageConfig, train: CaptionDataset
+    model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
 ) -> Objective:
-    return SelfCriticalObjective(captioner, config, stage, reward_of(train))
+    return SelfCriticalObjective(model, config, stage, reward_of(train))
 
 
 OBJECTIVES: dict[
-    str, Callable[[Captioner, TrainConfig, StageConfig, CaptionDataset], Objective]
+    str, Callable[[CaptionModel, TrainConfig, StageConfig, CaptionDataset], Objective]
 ] = {
     "likelihood": _cross_entropy,
     "self_critical": _self_critical,
@@ -73,7 +74,7 @@ def build_stage(
     Learning rates are the stage's times `lr_scale`. Where the features are cached, images that
     have none yet are encoded first, with a progress bar of `bar`.
     """
-    stage, model = config.stage_configs[number], captioner.model
+    stage, model = stage_config(config, number), captioner.model
     optimizer = build_optimizer(model, stage, embeddings=config.fine_tune_embeddings)
     set_learning_rates(optimizer, stage, lr_scale)
     ema = build_ema(model, stage)
@@ -94,7 +95,7 @@ def build_stage(
         config=stage,
         optimizer=optimizer,
         ema=ema,
-        objective=OBJECTIVES[stage.objective](captioner, config, stage, train),
+        objective=OBJECTIVES[stage.objective](model, config, stage, train),
         sampler=sampler,
         loader=loader,
         val=val,
@@ -103,7 +104,7 @@ def build_stage(
 
 def build_sampler(config: TrainConfig, number: int, train: CaptionDataset) -> CaptionBatchSampler:
     """The order in which a stage learns from the captions; seeded by run and stage."""
-    stage = config.stage_configs[number]
+    stage = stage_config(config, number)
     draw_one = config.captions == "random"
     learns_words = stage.objective == "likelihood"
     return CaptionBatchSampler(

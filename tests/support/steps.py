@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from torch.optim import Optimizer
@@ -21,7 +20,7 @@ def cross_entropy_objective(
     """The objective; its first minibatch has this teacher forcing ratio."""
     schedule = ScheduledSamplingConfig("linear", k=teacher_forcing_ratio, c=1e-9)
     stage = StageConfig(scheduled_sampling=schedule)
-    return CrossEntropyObjective(SimpleNamespace(model=model), config, stage)
+    return CrossEntropyObjective(model, config, stage)
 
 
 def self_critical_objective(
@@ -29,7 +28,7 @@ def self_critical_objective(
 ) -> SelfCriticalObjective:
     """The objective with the rewards that `reward.score` gives."""
     stage = StageConfig(objective="self_critical", samples=samples, baseline=baseline)
-    return SelfCriticalObjective(SimpleNamespace(model=model), TrainConfig(), stage, reward)
+    return SelfCriticalObjective(model, TrainConfig(), stage, reward)
 
 
 def parts_and_loss(objective: Any, batch: Batch, accumulate: int = 1) -> tuple[list[Batch], Any]:

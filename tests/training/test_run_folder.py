@@ -138,7 +138,7 @@ def test_other_pictures_are_refused(run, tmp_path):
     other = tiny.prepare(tmp_path / "other", known=2, resize="crop")
     path = other / f"TRAIN_IMAGES_{tiny.NAME.format(2)}.hdf5"
     assert refused(tiny.config(other, run, resume=True), ValueError) == (
-        f"{path} holds 32 px pictures (crop), the model was trained on 32 px (squash): prepare "
+        f"{path} holds 32 px images (crop), the model was trained on 32 px (squash): prepare "
         "the data with --image_size 32 --resize squash"
     )
 
@@ -147,12 +147,12 @@ def test_a_run_can_start_from_another_ones_weights(data, run, tmp_path):
     trainer = Trainer(tiny.config(data, tmp_path / "new", init=str(run / "best"), seed=9))
     model = native.load(run / "best")[0]
     assert tiny.equal(tiny.weights(trainer.captioner.model), tiny.weights(model))
-    assert trainer.position.best == -1  # what another run reached does not count here
+    assert trainer.state.best == -1  # what another run reached does not count here
 
 
 def test_a_fresh_model_is_the_one_that_the_seed_gives(data, tmp_path):
     one, same, other = (
-        tiny.weights(Trainer(tiny.config(data, tmp_path / str(i), seed=seed)).model)
+        tiny.weights(Trainer(tiny.config(data, tmp_path / str(i), seed=seed)).captioner.model)
         for i, seed in enumerate((1, 1, 2))
     )
     assert tiny.equal(one, same)
@@ -161,7 +161,7 @@ def test_a_fresh_model_is_the_one_that_the_seed_gives(data, tmp_path):
 
 def test_the_preprocessing_is_that_of_the_data_and_the_encoder(tmp_path):
     folder = tiny.prepare(tmp_path / "data", resize="crop")
-    found = Trainer(tiny.config(folder, tmp_path / "run")).preprocessing
+    found = Trainer(tiny.config(folder, tmp_path / "run")).captioner.preprocessing
     assert (found.size, found.resize) == (32, "crop")
     assert found.mean == pytest.approx((127 / 255,) * 3)
     assert found.std == pytest.approx((128 / 255,) * 3)
@@ -174,7 +174,7 @@ def test_word_vectors_set_the_size_of_the_embedding(data, tmp_path):
     trainer = Trainer(tiny.config(data, tmp_path / "run", embeddings=str(vectors)))
     assert trainer.captioner.config.decoder.embed_dim == 3
     table = trainer.captioner.model.decoder.embedding.weight
-    word_map = trainer.vocabulary.word_map
+    word_map = trainer.captioner.vocabulary.word_map
     assert table[word_map["dog"]].tolist() == [1, 2, 3]
     assert table[word_map["cat"]].tolist() == [7, 8, 9]
 

@@ -11,11 +11,10 @@ from functools import partial
 
 from torch import Tensor
 
-from sat.captioner import Captioner
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.device import autocast
-from sat.models.base import device_of, encode_batch
+from sat.models.base import CaptionModel, device_of, encode_batch
 from sat.training.losses import cross_entropy, doubly_stochastic_penalty, variational_terms
 from sat.training.objectives.base import Loss, Metrics
 from sat.training.objectives.scheduled_sampling import sample_inputs
@@ -28,8 +27,8 @@ class CrossEntropyObjective:
     sampling some input words are the model's own.
     """
 
-    def __init__(self, captioner: Captioner, config: TrainConfig, stage: StageConfig) -> None:
-        self.model = captioner.model
+    def __init__(self, model: CaptionModel, config: TrainConfig, stage: StageConfig) -> None:
+        self.model = model
         self.config, self.schedule = config, stage.scheduled_sampling
 
     @contextmanager

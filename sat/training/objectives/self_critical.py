@@ -13,7 +13,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
@@ -51,9 +50,9 @@ class SelfCriticalObjective:
     """
 
     def __init__(
-        self, captioner: Captioner, config: TrainConfig, stage: StageConfig, reward: CiderD
+        self, model: CaptionModel, config: TrainConfig, stage: StageConfig, reward: CiderD
     ) -> None:
-        self.model, self.precision = captioner.model, config.precision
+        self.model, self.precision = model, config.precision
         self.samples, self.baseline = stage.samples, stage.baseline
         self.reward = reward
 
