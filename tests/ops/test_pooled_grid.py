@@ -113,7 +113,7 @@ def test_only_a_square_that_grows_is_left_to_attention(shape: tuple[int, int], c
         other = captioner(plain)
         other.encoder.load_state_dict(model.encoder.state_dict())
         torch.testing.assert_close(other.encode(image), expected)
-        torch.testing.assert_close(model.encode_rest(model.encode_frozen(image)), encoded)
+        torch.testing.assert_close(model.encode_cached(model.encode_frozen(image)), encoded)
 
 
 def test_another_number_of_cells_is_told() -> None:
