@@ -68,8 +68,8 @@ def main() -> None:
     figures = name_figures(photos, flags.output)
     from tqdm import tqdm
 
+    from sat.atomic_io import write_json
     from sat.captioner import PRETRAINED, decoding, load
-    from sat.checkpoints.native import write_json
     from sat.device import resolve_device
     from sat.visualize import visualize_att
 

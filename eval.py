@@ -52,8 +52,8 @@ def main() -> None:
 
     from tqdm import tqdm
 
+    from sat.atomic_io import write_json
     from sat.captioner import decoding, load
-    from sat.checkpoints.native import write_json
     from sat.data.dataloader import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
     from sat.device import resolve_device

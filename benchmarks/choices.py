@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sat.atomic_io import write_json
 from sat.captioner import load
-from sat.checkpoints.native import write_json
 from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.evaluation import evaluate

@@ -25,7 +25,6 @@ from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import attention_maps
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
-from sat.models.factory import build_model
 from sat.models.show_attend_tell import ShowAttendTell
 
 Photo = str | Path | Image.Image
@@ -153,14 +152,4 @@ def load(path: str | Path = PRETRAINED, word_map: str | Path | None = None) -> C
 def _load_legacy(path: str | Path, word_map: str | Path | None) -> Captioner:
     if word_map is None:
         raise ValueError(f"{path} does not hold its words: pass word_map, its WORDMAP_*.json")
-    vocabulary, found = Vocabulary.load(word_map), tutorial.read_tutorial(path)
-    if len(vocabulary) != found.vocab_size:
-        raise ValueError(
-            f"word map has {len(vocabulary)} words, checkpoint expects {found.vocab_size}: "
-            "pass the word map it was trained with"
-        )
-    config = tutorial.model_config(found)
-    model = build_model(config, vocabulary)
-    model.encoder.load_state_dict(found.encoder)
-    model.decoder.load_state_dict(found.decoder)
-    return Captioner(model, vocabulary, config)
+    return Captioner(*tutorial.load(path, Vocabulary.load(word_map)))

@@ -11,8 +11,8 @@ import pytest
 import tiny
 import torch
 
+from sat.atomic_io import write_json
 from sat.captioner import Captioner
-from sat.checkpoints.native import write_json
 from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.data.dataloader import evaluation_loader

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from sat.atomic_io import write_json
 from sat.checkpoints import native
 from sat.checkpoints.quantization import quantize
 from sat.models.factory import build_model
@@ -37,7 +38,7 @@ def export_checkpoint(source: str | Path, target: str | Path) -> None:
     }
     target.mkdir(parents=True, exist_ok=True)
     save_file(quantize(weights), target / native.WEIGHTS)
-    native.write_json(target / native.CONFIG, header)
+    write_json(target / native.CONFIG, header)
     shutil.copyfile(source / native.WORD_MAP, target / native.WORD_MAP)
 
 
