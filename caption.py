@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from argparse import SUPPRESS
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sat.cli import add_flags, cli_errors, given
+from sat.atomic_io import write_json
+from sat.cli import add_flags, cli_errors, complete_flags, given, name_figures
 from sat.config.decoding import DecodingConfig
 from sat.config.model import AttentionMode
 from sat.config.training import TrainConfig
 
-BATCH = 16
-"""photos decoded together"""
+FEW = 16
+"""images that need no progress bar"""
 
 
 def parse(arguments: list[str]) -> Any:
@@ -36,67 +36,70 @@ def parse(arguments: list[str]) -> Any:
     beams = ("--beam_size", "--num_beams", "-b")
     flag(*beams, type=int, default=SUPPRESS, help="beams kept; 1: greedy; default: the model's")
     add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
-    return parser.parse_args(arguments)
-
-
-def caption(
-    captioner: Any, photos: list[Path], options: DecodingConfig
-) -> Iterator[tuple[int, Any]]:
-    """Number and captions of each photo; a line on stderr for each that cannot be read."""
-    from tqdm import tqdm
-
-    from sat.data.image_files import read_image
-
-    for start in tqdm(range(0, len(photos), BATCH), unit="batch", disable=len(photos) <= BATCH):
-        read = {}
-        for i, path in enumerate(photos[start : start + BATCH], start):
-            try:
-                read[i] = read_image(path)
-            except (ValueError, OSError) as error:
-                tqdm.write(f"error: {error}", file=sys.stderr)
-        yield from zip(read, captioner.candidates(list(read.values()), options))
+    return parser.parse_args(complete_flags(DecodingConfig, arguments))
 
 
 def main() -> None:
     flags = parse(sys.argv[1:])
-    from sat.cli import name_figures
     from sat.data.image_files import find_images
 
     choices = given(flags, DecodingConfig)
-    DecodingConfig(**choices)  # says at once what is wrong with them
-    photos = find_images(flags.img)
-    figures = name_figures(photos, flags.output)
-    from tqdm import tqdm
-
-    from sat.atomic_io import write_json
-    from sat.captioner import PRETRAINED, decoding, load
+    DecodingConfig(**choices)  # refuses wrong values at once
+    images = find_images(flags.img)
+    figures = name_figures(images, flags.output)
+    from sat.captioner import decoding_options, load
     from sat.device import resolve_device
-    from sat.visualize import visualize_att
 
-    captioner = load(flags.model or PRETRAINED, flags.word_map).to(resolve_device(flags.device))
+    captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
     if flags.test_attention:
-        captioner.model.decoder.test_attention = flags.test_attention
-    options = decoding(captioner.config.decoding, **choices)
-    records, captioned = [], 0
-    for i, results in caption(captioner, photos, options):
-        captioned += 1
-        for one in results:
-            records.append({"image": str(photos[i]), "caption": one.text, "score": one.score})
-            records[-1] |= {"finished": one.finished, "words": one.words}
-            if flags.json != "-":
-                name = f"{photos[i]}: " if len(photos) > 1 else ""
-                tqdm.write(name + one.text + (f" ({one.score:.2f})" if len(results) > 1 else ""))
-        if figures[i] or flags.show:
-            smooth = not flags.dont_smooth
-            visualize_att(results[0], figures[i], smooth=smooth, show=flags.show)
+        captioner.model.set_attention_mode(flags.test_attention)
+    options = decoding_options(captioner.config.decoding, **choices)
+    records, captioned = caption_images(captioner, images, figures, options, flags)
     if flags.json == "-":
         print(json.dumps(records, indent=1))
     elif flags.json:
         write_json(flags.json, records)
     if captioned and figures[0] and flags.json != "-":
         print(f"where it looked: {flags.output or figures[0]}")
-    if captioned < len(photos):
+    if captioned < len(images):
         raise SystemExit(1)
+
+
+def caption_images(
+    captioner: Any,
+    images: list[Path],
+    figures: list[Path | None],
+    options: DecodingConfig,
+    flags: Any,
+) -> tuple[list[dict[str, Any]], int]:
+    """Caption, print and draw each image; returns the records for JSON, and how many were read.
+
+    An image that cannot be read gets a line on stderr.
+    """
+    from tqdm import tqdm
+
+    from sat.visualize import visualize_att
+
+    records: list[dict[str, Any]] = []
+    captioned = 0
+    stream = captioner.caption_stream(
+        images, options, on_error=lambda error: tqdm.write(f"error: {error}", file=sys.stderr)
+    )
+    with tqdm(total=len(images), unit="image", disable=len(images) <= FEW) as bar:
+        for i, results in stream:
+            captioned += 1
+            bar.update(i + 1 - bar.n)
+            for one in results:
+                records.append({"image": str(images[i]), "caption": one.text, "score": one.score})
+                records[-1] |= {"finished": one.finished, "words": one.words}
+                if flags.json != "-":
+                    name = f"{images[i]}: " if len(images) > 1 else ""
+                    score = f" ({one.score:.2f})" if len(results) > 1 else ""
+                    tqdm.write(name + one.text + score)
+            if figures[i] or flags.show:
+                smooth = not flags.dont_smooth
+                visualize_att(results[0], figures[i], smooth=smooth, show=flags.show)
+    return records, captioned
 
 
 if __name__ == "__main__":

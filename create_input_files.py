@@ -7,14 +7,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import sys
 from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
-from sat.cli import add_flags, cli_errors
+from sat.cli import add_flags, cli_errors, complete_flags, given
 from sat.config.data import InputFilesConfig
 from sat.data.annotations import read_karpathy
 from sat.data.prepare import check_output, create_input_files
@@ -38,11 +38,10 @@ def build_parser() -> ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the annotations (or draw the scenes), prepare the files, print their name."""
-    flags = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    flags = build_parser().parse_args(complete_flags(InputFilesConfig, arguments))
     with cli_errors():
-        config = InputFilesConfig(
-            **{field.name: flags[field.name] for field in fields(InputFilesConfig)}
-        )
+        config = InputFilesConfig(**given(flags, InputFilesConfig))
         if not flags.overwrite:
             check_output(flags.output_folder, config)  # before scenes are drawn
         progress = partial(tqdm, unit="photo", disable=None)

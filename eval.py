@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sat.cli import add_flags, cli_errors, given
+from sat.cli import add_flags, cli_errors, complete_flags, given
 from sat.config.decoding import DecodingConfig
 from sat.config.model import AttentionMode
 
@@ -44,66 +45,40 @@ def parse(arguments: list[str]) -> Any:
         default=[1, 3, 5],
         help="one or more",
     )
-    return parser.parse_args(arguments)
+    return parser.parse_args(complete_flags(DecodingConfig, arguments))
 
 
 def main() -> None:
     flags = parse(sys.argv[1:])
-
     from tqdm import tqdm
 
+    from sat import evaluation
     from sat.atomic_io import write_json
-    from sat.captioner import decoding, load
+    from sat.captioner import decoding_options, load
     from sat.data.dataloader import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
     from sat.device import resolve_device
-    from sat.evaluation import evaluate, score_pointing_game, table
 
     captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
     if flags.test_attention:
-        captioner.model.decoder.test_attention = flags.test_attention
+        captioner.model.set_attention_mode(flags.test_attention)
     name = flags.data_name or find_data_name(flags.data_folder)
     dataset = CaptionDataset(flags.data_folder, name, flags.split)
-    folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
-    own = captioner.config.decoding
     choices = given(flags, DecodingConfig)
-    runs = [decoding(own, **choices | {"beam_size": width}) for width in flags.beam_size]
-    evaluations = evaluate(
-        captioner.model,
-        dataset,
-        captioner.vocabulary,
-        captioner.preprocessing,
-        runs,
-        metrics=flags.metrics,
-        batch_size=flags.batch_size,
-        workers=flags.workers,
-        progress=lambda batches: tqdm(batches, desc=flags.split, unit="batch"),
-    )
-    for options, evaluation in zip(runs, evaluations):
-        stem = f"captions_{flags.split}_beam{options.beam_size}"
-        write_json(folder / f"{stem}_results.json", evaluation.results)
-        scores = evaluation.scores | {"tokenizer": evaluation.tokenizer}
-        if flags.per_image:
-            lines = zip(evaluation.results, evaluation.per_image)
-            scores["imgToEval"] = {str(line["image_id"]): line | each for line, each in lines}
-        write_json(folder / f"{stem}_scores.json", scores)
-    print(table(runs, evaluations))
+    options = [choices | {"beam_size": width} for width in flags.beam_size]
+    runs = [decoding_options(captioner.config.decoding, **one) for one in options]
+    how = {"metrics": flags.metrics, "batch_size": flags.batch_size, "workers": flags.workers}
+    progress = partial(tqdm, desc=flags.split, unit="batch")
+    evaluations = evaluation.evaluate(captioner, dataset, runs, progress=progress, **how)
+    folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
+    evaluation.write_results(folder, flags.split, runs, evaluations, per_image=flags.per_image)
+    print(evaluation.table(runs, evaluations))
     references = dataset.references(captioner.vocabulary)
     if any("boxes" in reference for reference in references):
-        looked = score_pointing_game(
-            captioner.model,
-            evaluation_loader(dataset, flags.batch_size),
-            evaluations[-1].captions,
-            references,
-            captioner.vocabulary,
-            captioner.preprocessing,
-        )
-        write_json(folder / f"pointing_{flags.split}.json", looked)
-        print(
-            f"attention at the {looked['nouns']} nouns that name an object: peak in its box "
-            f"{looked['peak_inside']:.0%}, mass in its box {looked['mass_inside']:.0%}, "
-            f"by chance {looked['chance']:.0%}"
-        )
+        loader, captions = evaluation_loader(dataset, flags.batch_size), evaluations[-1].captions
+        pointing = evaluation.score_pointing_game(captioner, loader, captions, references)
+        write_json(folder / f"pointing_{flags.split}.json", pointing)
+        print(evaluation.pointing_report(pointing))
     print(f"captions and scores: {folder}/captions_{flags.split}_beam*_*.json")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from sat.captioner import Captioner
 from sat.checkpoints.hugging_face import PREPROCESSOR, preprocessor_values
 from sat.config.training import TrainConfig
 from sat.data.dataloader import CaptionBatchSampler
@@ -27,7 +28,7 @@ from sat.data.dataset import CaptionDataset
 from sat.device import resolve_device
 from sat.models.factory import build_model
 from sat.models.vit_gpt2 import VitGpt2
-from sat.training.initialization import initial_model, open_data
+from sat.training.initialization import initial_captioner, open_data
 from sat.training.losses import cross_entropy
 from sat.training.optim import optimizer_step, warm_up
 from sat.training.validation import validate
@@ -39,7 +40,8 @@ def main(config: TrainConfig) -> float:
     torch.manual_seed(config.seed)
     folder, device = Path(config.output_dir), resolve_device(config.device)
     train, val, vocabulary = open_data(config)
-    sighted, model_config = initial_model(config, train, vocabulary)
+    start_from = initial_captioner(config, train, vocabulary)
+    sighted, model_config = start_from.model, start_from.config
     speaker = build_model(dataclasses.replace(model_config, hf=config.hf), vocabulary).to(device)
     read_captions(speaker, train, config)
     speaker.decoder.save_pretrained(folder / "decoder")
@@ -50,7 +52,8 @@ def main(config: TrainConfig) -> float:
         config.hf, encoder=str(folder / "encoder"), decoder=str(folder / "decoder")
     )
     joined = build_model(dataclasses.replace(model_config, hf=hf), vocabulary).to(device)
-    start = validate(joined, val, vocabulary, model_config.preprocessing, config)["Bleu_4"]
+    captioner = Captioner(joined, vocabulary, model_config)
+    start = validate(captioner, val, config)["Bleu_4"]
     print(
         f"BLEU-4 {start:.4f} with cross-attention that has learnt nothing; now let it alone learn:"
     )

@@ -64,11 +64,10 @@ def score(config: TrainConfig) -> dict[str, float]:
     """The best model of a run on the validation split, from the features training has cached."""
     captioner = load(Path(config.output_dir, "best"))
     captioner.model.encoder.requires_grad_(False)
-    _, val, vocabulary = open_data(config)
-    model, preprocessing = captioner.model, captioner.preprocessing
-    val = with_features(model, preprocessing, val, mirror=False, bar=tqdm)
+    _, val, _ = open_data(config)
+    val = with_features(captioner, val, mirror=False, bar=tqdm)
     runs = [DecodingConfig(beam_size=BEAM)]
-    (found,) = evaluate(model, val, vocabulary, preprocessing, runs, metrics=("bleu", "cider"))
+    (found,) = evaluate(captioner, val, runs, metrics=("bleu", "cider"))
     return found.scores
 
 

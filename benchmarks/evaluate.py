@@ -69,7 +69,7 @@ def reference_pipeline(encoder: Encoder, step: Step, batches: Iterator[Any]) -> 
 @torch.inference_mode()
 def encode(model: ShowAttendTell, images: Tensor) -> None:
     """What caching features costs a batch."""
-    model.encode(normalize(images, Preprocessing()))
+    model.encode(images)
 
 
 def training(

@@ -22,12 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import measure, pair, stand_in
 from benchmarks.train_step import CONFIG
-from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
 from sat.config.training import TrainConfig
 from sat.data.dataloader import CaptionBatchSampler, training_loader
 from sat.data.dataset import CaptionDataset
 from sat.models.decoder import DecoderWithAttention
-from sat.training.objectives.cross_entropy import learn
 
 BATCH, SIDE = 32, 256
 
@@ -84,13 +83,13 @@ def waiting(
     model = pair.captioner(decoder).train()
     optimizer = torch.optim.Adam(decoder.parameters(), fused=True)
     iterator = iter(our_loader(dataset, size, 0))
-    learn(model, optimizer, next(iterator), Preprocessing(), config)
+    pair.learn(model, optimizer, next(iterator), config)
     waited, began = 0.0, time.perf_counter()
     for _ in range(batches):
         asked = time.perf_counter()
         batch = next(iterator)
         waited += time.perf_counter() - asked
-        learn(model, optimizer, batch, Preprocessing(), config)
+        pair.learn(model, optimizer, batch, config)
     passed = time.perf_counter() - began
     return batches * size / passed, waited / passed
 

@@ -13,10 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from benchmarks.floor import Sizes
+from sat.config.training import TrainConfig
+from sat.data.dataloader import Batch
 from sat.models.decoder import DecoderWithAttention
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.training.objectives.cross_entropy import CrossEntropyObjective
+from sat.training.optim import optimizer_step
 
 _path = Path(__file__).parents[1] / "tests" / "support" / "reference_decoder.py"
 ReferenceDecoder = runpy.run_path(str(_path))["ReferenceDecoder"]
@@ -36,6 +41,16 @@ def sizes_for(
     """The sizes that everybody reports, or small ones; as many cells as regions unless given."""
     sizes = SMALL if quick else Sizes()
     return sizes._replace(regions=regions, cells=cells or regions, deep=deep)
+
+
+def learn(
+    model: ShowAttendTell, optimizer: Optimizer, batch: Batch, config: TrainConfig
+) -> dict[str, float]:
+    """One step of training by cross-entropy, as a stage makes it."""
+    objective = CrossEntropyObjective(model, config, config.stage1)
+    with objective.step(batch, 0) as loss:
+        metrics = optimizer_step(optimizer, [batch], loss, config)
+    return objective.after_step(metrics)
 
 
 def decoder(kind: type[nn.Module], sizes: Sizes, reading: dict[str, str]) -> Any:

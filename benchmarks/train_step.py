@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_step [--device cuda] [--quick]
 
-Ours is `sat.epoch.learn`, which training calls; the reference is `tests/reference_decoder.py` with
+Ours is the step that training makes; the reference is `tests/support/reference_decoder.py` with
 torch's plain Adam and the tutorial's loss. Before anything is timed, both take a step from the same
 weights without dropout, and their losses and the gradients of every weight must agree.
 """
@@ -19,11 +19,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from benchmarks import measure, pair
 from benchmarks.floor import Phase, Sizes, floor, seconds_of, training_step
-from sat.config.model import Preprocessing
 from sat.config.training import TrainConfig
 from sat.data.dataloader import Batch
 from sat.models.decoder import DecoderWithAttention
-from sat.training.objectives.cross_entropy import learn
 
 BATCH = 32
 CONFIG = {"alpha_c": 1.0, "penalty_scaling": "mean", "grad_clip": 5.0}
@@ -77,7 +75,7 @@ def our_step(
     config = TrainConfig(precision=precision, **CONFIG)  # type: ignore[arg-type]
 
     def step(batch: Batch) -> dict[str, float]:
-        return learn(model, optimizer, batch, Preprocessing(), config)
+        return pair.learn(model, optimizer, batch, config)
 
     return decoder, step
 

@@ -1,12 +1,12 @@
-"""Captioner: photo in, caption out, and where the model looked for every word.
+"""Captioner: images in, captions and attention maps out.
 
-T words, P regions, h and w cells of the grid.
+B images, T words, P regions, D features, h and w cells of the attention grid.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,22 @@ from sat.checkpoints import native, tutorial
 from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing
 from sat.data.image_files import read_image
-from sat.data.transforms import normalize, resize, visible_box
+from sat.data.transforms import resize, visible_box
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import attention_maps
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
-from sat.models.show_attend_tell import ShowAttendTell
+from sat.models.base import CaptionModel, device_of, encode_batch
 
-Photo = str | Path | Image.Image
+ImageSource = str | Path | Image.Image
+
+PRETRAINED = Path(__file__).parent / "pretrained" / "flickr8k"
+"""the captioner that comes with the library, trained on Flickr8k"""
 
 
 @dataclass(frozen=True)
 class CaptionResult:
-    """A caption of one photo."""
+    """A caption of one image."""
 
     text: str
     score: float
@@ -41,18 +44,21 @@ class CaptionResult:
     """False when the step limit cut the caption off"""
     words: list[str]
     alphas: np.ndarray
-    """float32[T, h, w]: where the model looked for each word; every map sums to one"""
+    """float32[T, h, w]: the attention map of each word; every map sums to one"""
     photo: Image.Image
-    """the whole photo, upright, RGB"""
+    """the whole image, upright, RGB"""
     box: tuple[float, float, float, float]
-    """left, top, right, bottom of the part the model saw, in pixels of the photo"""
+    """left, top, right, bottom of the part the model saw, in pixels of the image"""
 
 
 class Captioner:
-    """A model with its words and its preprocessing: what `load` returns."""
+    """A model with its vocabulary, its preprocessing and its config.
 
-    def __init__(self, model: ShowAttendTell, vocabulary: Vocabulary, config: ModelConfig) -> None:
-        self.model = model.eval()
+    Training, evaluation and captioning all take this bundle; `load` returns one.
+    """
+
+    def __init__(self, model: CaptionModel, vocabulary: Vocabulary, config: ModelConfig) -> None:
+        self.model: CaptionModel = model.eval()
         self.vocabulary = vocabulary
         self.config = config
 
@@ -60,63 +66,90 @@ class Captioner:
     def preprocessing(self) -> Preprocessing:
         return self.config.preprocessing
 
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.model)
+
     def to(self, device: str | torch.device) -> Captioner:
         """The captioner itself, moved to the device."""
         self.model.to(device)
         return self
 
     def caption(
-        self, photo: Photo, options: DecodingConfig | None = None, **choices: Any
+        self, image: ImageSource, options: DecodingConfig | None = None, **choices: Any
     ) -> CaptionResult:
-        """The best caption of one photo; `choices` are fields of `DecodingConfig` (beam_size=5 …).
+        """The best caption of one image; `choices` are fields of `DecodingConfig` (beam_size=5 …).
 
-        What neither they nor `options` say is the checkpoint's own choice.
+        Choices that neither they nor `options` make are the checkpoint's own.
         """
-        return self.caption_all([photo], options, **choices)[0]
+        return self.caption_all([image], options, **choices)[0]
 
     def caption_all(
-        self, photos: Sequence[Photo], options: DecodingConfig | None = None, **choices: Any
+        self, images: Sequence[ImageSource], options: DecodingConfig | None = None, **choices: Any
     ) -> list[CaptionResult]:
-        """The best caption of each photo, all decoded together."""
-        return [best[0] for best in self.candidates(photos, options, **choices)]
+        """The best caption of each image, all decoded together."""
+        return [best[0] for best in self.candidates(images, options, **choices)]
 
     @torch.inference_mode()
     def candidates(
-        self, photos: Sequence[Photo], options: DecodingConfig | None = None, **choices: Any
+        self, images: Sequence[ImageSource], options: DecodingConfig | None = None, **choices: Any
     ) -> list[list[CaptionResult]]:
-        """For each photo its `num_return_sequences` captions, best first."""
-        options = decoding(options or self.config.decoding, **choices)
-        read = [read_image(photo) for photo in photos]
+        """For each image its `num_return_sequences` captions, best first."""
+        options = decoding_options(options or self.config.decoding, **choices)
+        read = [read_image(image) for image in images]
         if not read:
             return []
         features = self.encode(read)
-        found = generate(self.model, features, options)
+        hypotheses = generate(self.model, features, options)
         return [
-            [self._result(photo, one, caption) for caption in captions]
-            for photo, one, captions in zip(read, features.split(1), found)
+            [self._result(image, one, caption) for caption in captions]
+            for image, one, captions in zip(read, features.split(1), hypotheses)
         ]
 
-    @torch.inference_mode()
-    def encode(self, photos: Iterable[Image.Image]) -> Tensor:
-        """Features float[B, P, D] of RGB photos."""
-        pixels = np.stack([resize(photo, self.preprocessing) for photo in photos])
-        device = next(self.model.parameters()).device
-        return self.model.encode(normalize(torch.from_numpy(pixels).to(device), self.preprocessing))
+    def caption_stream(
+        self,
+        images: Sequence[ImageSource],
+        options: DecodingConfig | None = None,
+        *,
+        batch_size: int = 16,
+        on_error: Callable[[Exception], None] | None = None,
+    ) -> Iterator[tuple[int, list[CaptionResult]]]:
+        """Index and captions of each image, in order, with only `batch_size` images in memory.
 
-    def _result(self, photo: Image.Image, features: Tensor, caption: Hypothesis) -> CaptionResult:
+        An image that cannot be read is passed over and given to `on_error`; without `on_error` its
+        `ValueError` or `OSError` is raised.
+        """
+        for start in range(0, len(images), batch_size):
+            read: dict[int, Image.Image] = {}
+            for index, image in enumerate(images[start : start + batch_size], start):
+                try:
+                    read[index] = read_image(image)
+                except (ValueError, OSError) as error:
+                    if on_error is None:
+                        raise
+                    on_error(error)
+            yield from zip(read, self.candidates(list(read.values()), options))
+
+    @torch.inference_mode()
+    def encode(self, images: Iterable[Image.Image]) -> Tensor:
+        """Features float[B, P, D] of RGB images."""
+        pixels = np.stack([resize(image, self.preprocessing) for image in images])
+        return encode_batch(self.model, torch.from_numpy(pixels))
+
+    def _result(self, image: Image.Image, features: Tensor, caption: Hypothesis) -> CaptionResult:
         return CaptionResult(
             text=self.vocabulary.decode(caption.words),
             score=caption.score,
             finished=caption.finished,
             words=self.vocabulary.words(caption.words),
             alphas=attention_maps(self.model, features, caption.words).cpu().numpy(),
-            photo=photo,
-            box=visible_box(photo.size, self.preprocessing),
+            photo=image,
+            box=visible_box(image.size, self.preprocessing),
         )
 
 
-def decoding(options: DecodingConfig, **choices: Any) -> DecodingConfig:
-    """The options with some replaced; Hugging Face's `num_beams` is understood as `beam_size`."""
+def decoding_options(options: DecodingConfig, **choices: Any) -> DecodingConfig:
+    """The options with some replaced; Hugging Face's `num_beams` is accepted for `beam_size`."""
     if "num_beams" in choices:
         choices["beam_size"] = choices.pop("num_beams")
     known = {field.name for field in dataclasses.fields(DecodingConfig)}
@@ -128,20 +161,16 @@ def decoding(options: DecodingConfig, **choices: Any) -> DecodingConfig:
     return dataclasses.replace(options, **choices)
 
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "flickr8k"
-"""the captioner that comes with the library, trained on Flickr8k"""
-
-
-def load(path: str | Path = PRETRAINED, word_map: str | Path | None = None) -> Captioner:
+def load(path: str | Path | None = None, word_map: str | Path | None = None) -> Captioner:
     """The captioner in a checkpoint folder, or in the tutorial's BEST_checkpoint_*.pth.tar.
 
-    Without a path, the one that comes with the library (its encoder's weights: `[demo]`).
-
-    The tutorial's file is read without executing its pickle, and needs the `word_map` file it was
+    Without a path, the one that comes with the library (its encoder's weights: `[demo]`). The
+    tutorial's file is read without executing its pickle, and needs the `word_map` file it was
     trained with. Raises `FileNotFoundError` or `ValueError` for anything else.
     """
+    path = PRETRAINED if path is None else path
     if tutorial.is_tutorial(path):
-        return _load_legacy(path, word_map)
+        return _load_tutorial(path, word_map)
     if word_map is not None:
         raise ValueError(
             f"{path} is not the tutorial's checkpoint: leave word_map out, folders hold their own"
@@ -149,7 +178,7 @@ def load(path: str | Path = PRETRAINED, word_map: str | Path | None = None) -> C
     return Captioner(*native.load(path))
 
 
-def _load_legacy(path: str | Path, word_map: str | Path | None) -> Captioner:
+def _load_tutorial(path: str | Path, word_map: str | Path | None) -> Captioner:
     if word_map is None:
         raise ValueError(f"{path} does not hold its words: pass word_map, its WORDMAP_*.json")
     return Captioner(*tutorial.load(path, Vocabulary.load(word_map)))

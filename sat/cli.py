@@ -1,65 +1,76 @@
-"""What the four scripts share: log lines, errors as one line, and how memory is kept."""
+"""Helpers that the four scripts share: flags from configs, log lines, errors as one line."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import ctypes
 import dataclasses
-import inspect
-import itertools
 import logging
 import os
 import sys
 import typing
+from argparse import SUPPRESS
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser, Namespace, auto_cli, set_parsing_settings
+
+T = TypeVar("T")
+
+
+def parse_config(cls: type[T], arguments: list[str]) -> T:
+    """Build a config from the flags of its fields and the YAML files of `--config`."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    flags = complete_flags(cls, arguments)
+    return auto_cli(cls, args=flags, as_positional=False, allow_abbrev=False)
 
 
 def add_flags(
-    parser: Any,
-    cls: type,
-    *,
-    skip: tuple[str, ...] = (),
-    given_only: bool = False,
+    parser: ArgumentParser, cls: type, *, skip: tuple[str, ...] = (), given_only: bool = False
 ) -> None:
-    """Give `parser` (jsonargparse) one flag for each field of `cls`, its docstring as the help.
+    """Add a flag to the parser for each field of a dataclass, with its docstring as the help.
 
-    With `given_only` a flag left out leaves no value, so that other defaults can stand.
+    With `given_only`, a flag that is left out leaves no value, so that other defaults can stand.
     """
-    described = _field_docstrings(cls)
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        if item.name in skip:
-            continue
-        switch = {"nargs": "?", "const": True} if hints[item.name] is bool else {}
-        parser.add_argument(
-            f"--{item.name}",
-            **switch,
-            type=hints[item.name],
-            default=argparse.SUPPRESS if given_only else item.default,
-            help=described.get(item.name, ""),
-        )
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    names = parser.add_class_arguments(cls, skip=set(skip))
+    if given_only:
+        parser.set_defaults(dict.fromkeys(names, SUPPRESS))
 
 
-def given(flags: Any, cls: type) -> dict[str, Any]:
-    """The fields of `cls` that the flags of `add_flags` have a value for."""
-    names = (item.name for item in dataclasses.fields(cls))
-    return {name: flags[name] for name in names if name in flags}
+def given(flags: Namespace, cls: type) -> dict[str, Any]:
+    """The fields of a dataclass that the flags hold a value for."""
+    return {item.name: flags[item.name] for item in dataclasses.fields(cls) if item.name in flags}
 
 
-def _field_docstrings(cls: type) -> dict[str, str]:
-    """The string written under each field of a dataclass."""
-    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
-    return {
-        above.target.id: below.value.value
-        for above, below in itertools.pairwise(body)
-        if isinstance(above, ast.AnnAssign)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
-    }
+def complete_flags(cls: type, arguments: list[str]) -> list[str]:
+    """The arguments as jsonargparse needs them to read the flags of `cls`.
+
+    Bool flags that stand without a value get one (`--resume --seed 1`), and the files of `--config`
+    come first, so that flags win over them wherever they stand.
+    """
+    switches, following = _switches(cls), [*arguments[1:], "-"]
+    flags = [
+        f"{word}=true" if word in switches and after.startswith("-") else word
+        for word, after in zip(arguments, following)
+    ]
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", action="append", default=[])
+    known, others = files.parse_known_args(flags)
+    return [*(f"--config={path}" for path in known.config), *others]
+
+
+def _switches(cls: type, prefix: str = "--") -> set[str]:
+    """The flags of a dataclass's bool fields, those of dataclasses within it included."""
+    found = set()
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            found |= _switches(typing.cast(type, hint), f"{prefix}{name}.")
+        elif hint is bool:
+            found.add(prefix + name)
+    return found
 
 
 def name_figures(photos: list[Path], output: str | None) -> list[Path | None]:

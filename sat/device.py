@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch.amp import GradScaler
 
-from sat.config.training import TrainConfig
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device named; "auto" is CUDA where there is one, else the CPU."""
+    """The device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises `ValueError` where the device does not work on this machine.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -31,21 +26,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Matrix products in the precision that the config asks for."""
-    dtype = DTYPES.get(config.precision)
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """A block whose matrix products are in `precision`: float32, bfloat16 or float16."""
+    dtype = DTYPES.get(precision)
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def grad_scaler(config: TrainConfig, device: torch.device) -> GradScaler:
-    """What keeps small gradients from vanishing in float16; for other precisions it does nothing.
+def grad_scaler(precision: str, device: torch.device) -> GradScaler:
+    """Loss scaling that keeps small float16 gradients above zero; without effect otherwise.
 
-    `ValueError` when float16 is asked for where it does not pay.
+    Raises `ValueError` for float16 on another device than CUDA, where it gains nothing.
     """
-    half = config.precision == "float16"
+    half = precision == "float16"
     if half and device.type != "cuda":
         raise ValueError(
             f"precision is 'float16', which is for CUDA, not for {device.type}: choose bfloat16 "

@@ -1,24 +1,24 @@
-"""Does attention fall on the object a word names? Scored where boxes are known (`shapes`).
+"""Caption every image of a split once, score the captions, and write the results.
 
-h and w cells of the grid. After the pointing game of Zhang et al. 2016 ("Top-down Neural Attention
-by Excitation Backprop"): the peak of the map, and besides it the share of its mass, in the box.
+B images, P regions, D features, h and w cells of the attention grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from sat.atomic_io import write_json
+from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
-from sat.data.transforms import normalize
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import attention_maps
 from sat.decoding.generate import generate
@@ -26,52 +26,16 @@ from sat.decoding.hypothesis import Hypothesis
 from sat.metrics.bleu import bleu
 from sat.metrics.coco import Scores, coco_scores
 from sat.metrics.pointing_game import cells_inside, named_objects
-from sat.models.show_attend_tell import ShowAttendTell
-
-
-@torch.inference_mode()
-def score_pointing_game(
-    model: ShowAttendTell,
-    loader: Iterable[Batch],
-    captions: dict[int, Hypothesis],
-    references: Sequence[dict[str, Any]],
-    vocabulary: Vocabulary,
-    preprocessing: Preprocessing,
-) -> dict[str, float]:
-    """How often the peak, and how much of the map, is in the box of the object named at its noun.
-
-    Looks at every word of a caption that, with the words before it, names an object of its image:
-    `references[i]["boxes"]` holds {"words", "box" (left, top, right, bottom in pixels)} of image i.
-    "chance" is the mean share of the picture that those boxes cover: what a flat map would get.
-    """
-    found: list[tuple[float, float, float]] = []
-    for batch in loader:
-        features = features_of(model, batch, preprocessing)
-        for row, index in zip(features.split(1), batch.indices.tolist()):
-            words = vocabulary.words(captions[index].words)
-            alphas = attention_maps(model, row, captions[index].words).cpu().numpy()
-            for position, box in named_objects(words, references[index].get("boxes", [])):
-                inside = cells_inside(box, preprocessing.size, alphas.shape[1:])
-                alpha = alphas[position]
-                at_peak = inside.flat[alpha.argmax()]
-                found.append((float(at_peak), float((alpha * inside).sum()), inside.mean()))
-    peak, mass, chance = np.mean(found, axis=0) if found else (0.0, 0.0, 0.0)
-    return {
-        "nouns": len(found),
-        "peak_inside": float(peak),
-        "mass_inside": float(mass),
-        "chance": float(chance),
-    }
-
+from sat.models.base import encode_batch
 
 Progress = Callable[[Iterable], Iterable]
-NO_SHARES = ("brevity_penalty", "gen_len")
+NOT_PERCENT = ("brevity_penalty", "gen_len")
 """scores that tables do not show times 100"""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The captions of a split and how they score."""
+    """The captions of a split and their scores."""
 
     scores: dict[str, float]
     results: list[dict[str, Any]]
@@ -85,45 +49,30 @@ class Evaluation:
     """captions cut off by the step limit"""
 
 
-def features_of(model: ShowAttendTell, batch: Batch, preprocessing: Preprocessing) -> Tensor:
-    """float[B, P, D] on the model's device, from a batch of pixels or of what was cached of them.
-
-    That is the features, or the encoder's activations where its last blocks learn.
-    """
-    device = next(model.parameters()).device
-    images = batch.images.to(device, non_blocking=True)
-    if images.dtype == torch.uint8:
-        return model.encode(normalize(images, preprocessing))
-    return model.encode_rest(images.float()) if images.ndim == 4 else images.float()
-
-
 @torch.inference_mode()
 def caption_dataset(
-    model: ShowAttendTell,
+    captioner: Captioner,
     loader: Iterable[Batch],
-    preprocessing: Preprocessing,
     runs: Sequence[DecodingConfig],
     progress: Progress = iter,
 ) -> list[dict[int, Hypothesis]]:
-    """For each way of decoding, the best caption of every image by its index in the split.
+    """For each of the decoding options `runs`, the best caption of every image, by its index.
 
-    Each image is encoded once, however many ways there are.
+    Each image is encoded once, however many runs there are.
     """
-    model.eval()
+    model = captioner.model.eval()
     captions: list[dict[int, Hypothesis]] = [{} for _ in runs]
     for batch in progress(loader):
-        features = features_of(model, batch, preprocessing)
-        for options, found in zip(runs, captions):
-            best = [captions[0] for captions in generate(model, features, options)]
-            found |= zip(batch.indices.tolist(), best)
+        features = encode_batch(model, batch.images)
+        for options, by_image in zip(runs, captions):
+            best = [hypotheses[0] for hypotheses in generate(model, features, options)]
+            by_image |= zip(batch.indices.tolist(), best)
     return captions
 
 
 def evaluate(
-    model: ShowAttendTell,
+    captioner: Captioner,
     dataset: CaptionDataset,
-    vocabulary: Vocabulary,
-    preprocessing: Preprocessing,
     runs: Sequence[DecodingConfig],
     *,
     metrics: Sequence[str] = (),
@@ -131,11 +80,11 @@ def evaluate(
     workers: int = 0,
     progress: Progress = iter,
 ) -> list[Evaluation]:
-    """Every image of the split captioned in each of the ways `runs`, and scored."""
-    check_preprocessing(preprocessing, dataset)
+    """Caption every image of the split with each of the decoding options `runs`, and score it."""
+    check_preprocessing(captioner.preprocessing, dataset)
     loader = evaluation_loader(dataset, batch_size, workers=workers)
-    captions = caption_dataset(model, loader, preprocessing, runs, progress)
-    return [score(found, dataset, vocabulary, metrics) for found in captions]
+    captions = caption_dataset(captioner, loader, runs, progress)
+    return [score(by_image, dataset, captioner.vocabulary, metrics) for by_image in captions]
 
 
 def score(
@@ -144,11 +93,12 @@ def score(
     vocabulary: Vocabulary,
     metrics: Sequence[str] = (),
 ) -> Evaluation:
-    """One caption an image against all the captions people wrote for it.
+    """Scores of one caption an image against all the captions that people wrote for it.
 
-    By the `metrics` of `sat.coco_metrics`; when none are named by BLEU on NLTK's tokens, which
-    needs no other program: what training validates with. With "rouge_score" comes "gen_len", the
-    mean number of words or tokens generated, start and end not counted.
+    `metrics` are names of `sat.metrics.coco`; without any it is BLEU on NLTK's tokens, which needs
+    no other program and which validation uses. With "rouge_score" comes "gen_len", the mean number
+    of words or tokens generated, start and end not counted. Raises `ValueError` unless there is one
+    caption for every image.
     """
     references = dataset.references(vocabulary)
     if sorted(captions) != list(range(len(references))):
@@ -156,7 +106,8 @@ def score(
             f"{len(captions)} captions for {len(references)} images of {dataset.split}: "
             "caption every image exactly once"
         )
-    texts = [vocabulary.decode(captions[i].words) for i in range(len(references))]
+    hypotheses = [captions[i] for i in range(len(references))]
+    texts = [vocabulary.decode(hypothesis.words) for hypothesis in hypotheses]
     results = [
         {"image_id": reference["image_id"], "caption": text}
         for reference, text in zip(references, texts)
@@ -165,42 +116,108 @@ def score(
     scored = coco_scores(written, texts, metrics) if metrics else _plain_bleu(written, texts)
     scores = dict(scored.corpus)
     if "rouge_score" in metrics:
-        scores["gen_len"] = sum(len(said.words) for said in captions.values()) / len(captions)
-    unfinished = sum(not caption.finished for caption in captions.values())
+        scores["gen_len"] = float(np.mean([len(hypothesis.words) for hypothesis in hypotheses]))
     return Evaluation(
         scores=scores,
         results=results,
         captions=captions,
         per_image=scored.per_image,
         tokenizer=scored.tokenizer,
-        unfinished=unfinished,
+        unfinished=sum(not hypothesis.finished for hypothesis in hypotheses),
     )
 
 
-def _plain_bleu(written: Sequence[Sequence[str]], texts: Sequence[str]) -> Scores:
-    return Scores(bleu(written, texts), [{} for _ in texts], "nltk")
+def _plain_bleu(references: Sequence[Sequence[str]], texts: Sequence[str]) -> Scores:
+    return Scores(bleu(references, texts), [{} for _ in texts], "nltk")
+
+
+@torch.inference_mode()
+def score_pointing_game(
+    captioner: Captioner,
+    loader: Iterable[Batch],
+    captions: dict[int, Hypothesis],
+    references: Sequence[dict[str, Any]],
+) -> dict[str, float]:
+    """The share of named objects in whose box the attention peaks, and the mass inside the box.
+
+    After the pointing game of Zhang et al. 2016 ("Top-down Neural Attention by Excitation
+    Backprop"). It looks at every word of a caption that, with the words before it, names an object
+    of its image: `references[i]` holds "boxes" [{"words", "box" (left, top, right, bottom in
+    pixels)}]. "chance" is the mean share of the image that those boxes cover, the score of a flat
+    map.
+    """
+    side = captioner.preprocessing.size
+    rows: list[tuple[float, float, float]] = []
+    for batch in loader:
+        features = encode_batch(captioner.model, batch.images)
+        for one, index in zip(features.split(1), batch.indices.tolist()):
+            words = captioner.vocabulary.words(captions[index].words)
+            alphas = attention_maps(captioner.model, one, captions[index].words).cpu().numpy()
+            for position, box in named_objects(words, references[index].get("boxes", [])):
+                inside = cells_inside(box, side, alphas.shape[1:])
+                alpha = alphas[position]
+                at_peak = inside.flat[alpha.argmax()]
+                rows.append((float(at_peak), float((alpha * inside).sum()), inside.mean()))
+    peak, mass, chance = np.mean(rows, axis=0) if rows else (0.0, 0.0, 0.0)
+    return {
+        "nouns": len(rows),
+        "peak_inside": float(peak),
+        "mass_inside": float(mass),
+        "chance": float(chance),
+    }
 
 
 def check_preprocessing(preprocessing: Preprocessing, dataset: CaptionDataset) -> None:
-    """`ValueError` unless the data were prepared as the model sees photos."""
+    """Raise `ValueError` unless the data were prepared in the size the model expects."""
     prepared = (dataset.image_size, dataset.resize)
     expected = (preprocessing.size, preprocessing.resize)
     if prepared != expected:
         raise ValueError(
-            f"{dataset.path('IMAGES', '.hdf5')} holds {prepared[0]} px pictures ({prepared[1]}), "
+            f"{dataset.path('IMAGES', '.hdf5')} holds {prepared[0]} px images ({prepared[1]}), "
             f"the model was trained on {expected[0]} px ({expected[1]}): prepare the data with "
             f"--image_size {expected[0]} --resize {expected[1]}"
         )
 
 
+def write_results(
+    folder: Path,
+    split: str,
+    runs: Sequence[DecodingConfig],
+    evaluations: Sequence[Evaluation],
+    *,
+    per_image: bool = False,
+) -> None:
+    """Write captions_SPLIT_beamK_results.json (COCO's layout) and ..._scores.json for each run.
+
+    With `per_image` the scores file holds each caption's own scores too, under "imgToEval".
+    """
+    for options, evaluation in zip(runs, evaluations):
+        stem = f"captions_{split}_beam{options.beam_size}"
+        write_json(folder / f"{stem}_results.json", evaluation.results)
+        scores: dict[str, Any] = evaluation.scores | {"tokenizer": evaluation.tokenizer}
+        if per_image:
+            lines = zip(evaluation.results, evaluation.per_image)
+            scores["imgToEval"] = {str(line["image_id"]): line | each for line, each in lines}
+        write_json(folder / f"{stem}_scores.json", scores)
+
+
 def table(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) -> str:
-    """The scores as a Markdown table, a row for each way of decoding; scores times 100."""
+    """The scores as a Markdown table, a row for each run; scores times 100."""
     names = list(evaluations[0].scores)
     rows = [["beam", *names, "unfinished"], ["---"] * (len(names) + 2)]
     for options, evaluation in zip(runs, evaluations):
         values = [
-            f"{value:.3f}" if name in NO_SHARES else f"{100 * value:.1f}"
+            f"{value:.3f}" if name in NOT_PERCENT else f"{100 * value:.1f}"
             for name, value in evaluation.scores.items()
         ]
         rows.append([str(options.beam_size), *values, str(evaluation.unfinished)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def pointing_report(pointing: dict[str, float]) -> str:
+    """The result of `score_pointing_game` as one line."""
+    return (
+        f"attention at the {pointing['nouns']} nouns that name an object: peak in its box "
+        f"{pointing['peak_inside']:.0%}, mass in its box {pointing['mass_inside']:.0%}, "
+        f"by chance {pointing['chance']:.0%}"
+    )

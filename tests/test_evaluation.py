@@ -24,11 +24,11 @@ from sat.evaluation import (
     caption_dataset,
     check_preprocessing,
     evaluate,
-    features_of,
     score,
     table,
 )
 from sat.metrics.bleu import bleu
+from sat.models.base import encode_batch
 
 GREEDY, BEAM = (
     DecodingConfig(beam_size=1, max_length=12),
@@ -54,9 +54,7 @@ def captioner() -> Captioner:
 def run(
     captioner: Captioner, dataset: CaptionDataset, *runs: DecodingConfig, **how
 ) -> list[Evaluation]:
-    return evaluate(
-        captioner.model, dataset, captioner.vocabulary, captioner.preprocessing, runs, **how
-    )
+    return evaluate(captioner, dataset, runs, **how)
 
 
 def test_every_image_gets_its_own_caption_under_its_own_id(captioner, data, test_split):
@@ -101,8 +99,7 @@ def test_neither_batches_nor_workers_change_a_caption(captioner, test_split, bat
 def test_the_order_in_which_images_come_does_not_matter(captioner, test_split):
     batches = list(evaluation_loader(test_split, 5))
     expected, found = (
-        caption_dataset(captioner.model, order, captioner.preprocessing, [BEAM])[0]
-        for order in (batches, reversed(batches))
+        caption_dataset(captioner, order, [BEAM])[0] for order in (batches, reversed(batches))
     )
     assert found == expected
     one, other = (score(said, test_split, captioner.vocabulary) for said in (expected, found))
@@ -131,10 +128,8 @@ def test_the_model_is_in_evaluation_mode(test_split):
 def test_pixels_are_encoded_and_features_only_moved(captioner, test_split):
     (batch,) = evaluation_loader(test_split, 12)
     with torch.inference_mode():
-        encoded = features_of(captioner.model, batch, captioner.preprocessing)
-        read = features_of(
-            captioner.model, batch._replace(images=encoded.half()), captioner.preprocessing
-        )
+        encoded = encode_batch(captioner.model, batch.images)
+        read = encode_batch(captioner.model, encoded.half())
     assert read.dtype == torch.float32
     assert torch.equal(read, encoded.half().float())
 
@@ -159,11 +154,12 @@ def test_an_image_left_out_is_noticed(captioner, test_split):
 )
 def test_data_prepared_for_another_model_are_refused(captioner, test_split, change, told):
     preprocessing = dataclasses.replace(captioner.preprocessing, **change)
+    config = dataclasses.replace(captioner.config, preprocessing=preprocessing)
     with pytest.raises(ValueError) as caught:
-        evaluate(captioner.model, test_split, captioner.vocabulary, preprocessing, [GREEDY])
+        evaluate(Captioner(captioner.model, captioner.vocabulary, config), test_split, [GREEDY])
     path = test_split.path("IMAGES", ".hdf5")
     assert str(caught.value) == (
-        f"{path} holds 32 px pictures (squash), the model was trained on {told}"
+        f"{path} holds 32 px images (squash), the model was trained on {told}"
     )
 
 

@@ -12,14 +12,12 @@ from typing import Any
 
 from sat.config.checks import from_dict
 from sat.config.decoding import DecodingConfig
-from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, Preprocessing, VitGpt2Config
+from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
 from sat.models.factory import wrap_network
-from sat.models.hf_configs import FRESH
-from sat.models.vit_gpt2 import VitGpt2, preprocessor, read, write
+from sat.models.vit_gpt2 import VitGpt2, pixel_statistics, preprocessor, read, write
 
 HEADER, PREPROCESSOR = "sat.json", "preprocessor_config.json"
 BILINEAR = 2
-HALF = (0.5, 0.5, 0.5)
 
 
 def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
@@ -38,7 +36,8 @@ def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
     """Load model, vocabulary and config of a folder, with or without sat.json, for evaluation."""
     from sat.data.tokenizer import SubwordTokenizer
 
-    network, vocabulary = read(folder), SubwordTokenizer.load(folder)
+    network = read(folder)
+    vocabulary: Any = SubwordTokenizer.load(folder)
     if (folder / HEADER).exists():
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
         config = from_dict(ModelConfig, header["model"])
@@ -67,15 +66,6 @@ def load_weights(model: Any, folder: Path) -> None:
         raise ValueError(f"{folder} is of another architecture: {error}") from error
 
 
-def preprocessing_for(encoder: str, *, size: int, resize: str) -> Preprocessing:
-    """Pictures of this size, scaled as the encoder's weights were trained on; fresh ones to ±1."""
-    mean, std = HALF, HALF
-    if not encoder.startswith(FRESH):
-        own = preprocessing_of(preprocessor(encoder))
-        mean, std = own.mean, own.std
-    return Preprocessing(size=size, resize=resize, mean=mean, std=std)  # type: ignore[arg-type]
-
-
 def preprocessing_of(values: dict[str, Any]) -> Preprocessing:
     """Translate a preprocessor_config.json to our preprocessing, approximately.
 
@@ -83,14 +73,11 @@ def preprocessing_of(values: dict[str, Any]) -> Preprocessing:
     the shorter side to the size of the crop; some preprocessors scale it a little larger first.
     """
     crops = bool(values.get("do_center_crop"))
-    size = values.get("crop_size") if crops else values.get("size", 224)
+    size: Any = values.get("crop_size") if crops else values.get("size", 224)
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")
-    scales = values.get("do_normalize", True)
-    mean = values.get("image_mean", IMAGENET_MEAN) if scales else (0.0, 0.0, 0.0)
-    std = values.get("image_std", IMAGENET_STD) if scales else (1.0, 1.0, 1.0)
-    resize = "crop" if crops else "squash"
-    return Preprocessing(size=size, resize=resize, mean=tuple(mean), std=tuple(std))
+    mean, std = pixel_statistics(values)
+    return Preprocessing(size=size, resize="crop" if crops else "squash", mean=mean, std=std)
 
 
 def preprocessor_values(preprocessing: Preprocessing) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from sat.config.checks import from_dict, to_dict
 from sat.config.model import ModelConfig
 from sat.data.dataset import vocabulary_of
 from sat.data.vocabulary import Vocabulary
+from sat.models.base import CaptionModel
 from sat.models.factory import build_model
 from sat.models.weights import digest
 
@@ -34,7 +35,7 @@ CONFIG, WEIGHTS, TRAINER = "config.json", "model.safetensors", "trainer.pt"
 WORD_MAP, TOKENIZER = Vocabulary.FILE, "tokenizer.json"
 HF_WEIGHTS = (f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
-Parts = tuple[Any, Any, ModelConfig]
+Parts = tuple[CaptionModel, Any, ModelConfig]
 """model, vocabulary and config of a captioner"""
 
 
@@ -47,14 +48,14 @@ class Format(NamedTuple):
     """whether the content of config.json is of this format"""
     title: Callable[[ModelConfig], str]
     """heading of the model card"""
-    save: Callable[[Path, Any, Any, ModelConfig], None]
+    save: Callable[[Path, CaptionModel, Any, ModelConfig], None]
     load: Callable[[Path], Parts]
-    load_weights: Callable[[Any, Path], None]
+    load_weights: Callable[[CaptionModel, Path], None]
 
 
 def save(
     folder: str | Path,
-    model: Any,
+    model: CaptionModel,
     vocabulary: Any,
     config: ModelConfig,
     *,
@@ -93,7 +94,7 @@ def load(folder: str | Path) -> Parts:
     return _format_of(folder).load(folder)
 
 
-def load_weights(model: Any, folder: str | Path) -> None:
+def load_weights(model: CaptionModel, folder: str | Path) -> None:
     """Fill the model strictly from the weights in a checkpoint folder."""
     folder = find_complete(folder)
     _format_of(folder).load_weights(model, folder)
@@ -161,7 +162,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint's config: {error}") from error
 
 
-def _save(folder: Path, model: Any, vocabulary: Any, config: ModelConfig) -> None:
+def _save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     vocabulary.save(folder / vocabulary.FILE)
@@ -179,7 +180,7 @@ def _load(folder: Path) -> Parts:
     vocabulary = vocabulary_of(words, tokenizer)
     expected = header.get("encoder_sha256")  # of an encoder whose weights are not in the folder
     encoder = config.encoder if expected else dataclasses.replace(config.encoder, weights="none")
-    model: Any = build_model(dataclasses.replace(config, encoder=encoder), vocabulary)
+    model: CaptionModel = build_model(dataclasses.replace(config, encoder=encoder), vocabulary)
     if expected and digest(model.encoder) != expected:
         raise ValueError(
             f"{config.encoder.backbone} has other weights here than {folder} was trained with "
@@ -189,7 +190,7 @@ def _load(folder: Path) -> Parts:
     return model.eval(), vocabulary, config
 
 
-def _load_weights(model: Any, folder: Path, *, keep_encoder: bool = False) -> None:
+def _load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = False) -> None:
     path, words = folder / WEIGHTS, "decoder.embedding.weight"
     try:
         weights = dequantize(load_file(path))

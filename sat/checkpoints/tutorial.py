@@ -36,6 +36,7 @@ from sat.config.model import (
     Preprocessing,
 )
 from sat.data.vocabulary import Vocabulary
+from sat.models.base import CaptionModel
 from sat.models.decoder import DecoderWithAttention
 from sat.models.factory import build_model
 
@@ -79,7 +80,7 @@ def is_tutorial(path: str | os.PathLike[str]) -> bool:
 
 def load(
     path: str | os.PathLike[str], vocabulary: Vocabulary
-) -> tuple[Any, Vocabulary, ModelConfig]:
+) -> tuple[CaptionModel, Vocabulary, ModelConfig]:
     """Load model, vocabulary and config of a tutorial checkpoint, in evaluation mode.
 
     Raises `ValueError` for a word map of another size, and as `read_tutorial` does.
@@ -133,7 +134,9 @@ def _checkpoint(value: Any, read: ReadStorage) -> TutorialCheckpoint:
     pools = type(pool) is int and pool > 0
     require(pools, f"its enc_image_size is {reprlib.repr(pool)}, not positive: {RESAVE_HINT}")
     state = _state(decoder, "decoder")
-    sizes = {name: state.get(name) for name in ("attention_dim", "embed_dim", "decoder_dim")}
+    sizes: dict[str, Any] = {
+        name: state.get(name) for name in ("attention_dim", "embed_dim", "decoder_dim")
+    }
     weights = {
         name.replace("encoder.resnet.", "encoder.body."): read_tensor(name, tensor, read)
         for part, name in ((encoder, "encoder"), (decoder, "decoder"))

@@ -167,7 +167,7 @@ class TrainConfig:
         known = self.stages and sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)
         check(known, "stages", self.stages, "choose from 1, 2 and 3, in that order, each once")
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
-        running = [getattr(self, f"stage{number}") for number in self.stages]
+        running = [stage_config(self, number) for number in self.stages]
         alone = all(stage.captions_per_sample == 1 for stage in running)
         fitting = self.batches != "equal_length" or alone
         check(fitting, "batches", self.batches, "captions_per_sample mixes lengths: leave it 1")
@@ -179,7 +179,7 @@ class TrainConfig:
         check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
         check_at_least(1, self, "validation_batch_size", "log_every")
         for number in self.stages:
-            self._check_stage(f"stage{number}", getattr(self, f"stage{number}"))
+            self._check_stage(f"stage{number}", stage_config(self, number))
 
     def _check_stage(self, name: str, stage: StageConfig) -> None:
         if self.captions == "random":
@@ -190,3 +190,8 @@ class TrainConfig:
         if self.family == "vit_gpt2" and (stage.trainable == "all") != stage.fine_tunes:
             remedy = "trainable all goes with a rate above 0, the others with 0 (frozen)"
             check(False, f"{name}.encoder_learning_rate", stage.encoder_learning_rate, remedy)
+
+
+def stage_config(config: TrainConfig, number: int) -> StageConfig:
+    """The config of stage 1, 2 or 3 (a function: jsonargparse takes methods for subcommands)."""
+    return {1: config.stage1, 2: config.stage2, 3: config.stage3}[number]

@@ -14,9 +14,10 @@ from sat.models.base import Output
 class AttentionModel(Protocol):
     """A captioning model whose teacher-forced pass returns attention maps."""
 
-    start_id: int
-    end_id: int
-
+    @property
+    def start_id(self) -> int: ...
+    @property
+    def end_id(self) -> int: ...
     def __call__(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output: ...
 
 

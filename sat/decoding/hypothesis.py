@@ -15,10 +15,14 @@ NEG_INF = float("-inf")
 class StepDecoder(Protocol):
     """A captioning model that decodes one word at a time; its state is opaque to decoding."""
 
-    start_id: int
-    end_id: int
-    pad_id: int
-    unk_id: int | None
+    @property
+    def start_id(self) -> int: ...
+    @property
+    def end_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def unk_id(self) -> int | None: ...
 
     def start(self, features: Tensor) -> Any:
         """The state before the first word, from features float[B, P, D]."""

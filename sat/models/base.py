@@ -1,10 +1,18 @@
-"""What a captioner of either family returns. B captions, T words, P regions, V vocabulary."""
+"""The interface that training, evaluation and captioning ask of a captioner of either family.
+
+B images, N rows (beams of images), P regions, D features, T words, V vocabulary, S side in pixels.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from sat.config.training import StageConfig
 
 
 class Output(NamedTuple):
@@ -12,4 +20,118 @@ class Output(NamedTuple):
 
     logits: Tensor  # float[B, T-1, V]
     alphas: Tensor  # float[B, T-1, P]
-    looks: Tensor | None = None  # float[B, T-1, P], one at the region looked at, if it was one
+    looks: Tensor | None = None  # float[B, T-1, P], one-hot sampled regions; None: soft attention
+
+
+class FrozenPart(NamedTuple):
+    """The part of an encoder that does not learn, and its output for images."""
+
+    module: nn.Module
+    encode: Callable[[Tensor], Tensor]  # uint8[B, 3, S, S] -> features or activations
+
+
+class CaptionModel(Protocol):
+    """A captioner network: images in, words out, one step at a time."""
+
+    training: bool
+
+    @property
+    def start_id(self) -> int: ...
+    @property
+    def end_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def unk_id(self) -> int | None: ...
+    @property
+    def encoder(self) -> nn.Module: ...
+    @property
+    def baseline(self) -> Tensor | None:
+        """Moving average of log p(word) that hard attention's reward is measured against."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features float[B, P, D] of pixels uint8[B, 3, S, S], or of normalized float images."""
+
+    def encode_cached(self, cached: Tensor) -> Tensor:
+        """Features float[B, P, D] from the stored output of the frozen part."""
+
+    def start(self, features: Tensor) -> Any:
+        """The state before the first word of each of B images."""
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits float[N, V] of the word after tokens int[N], and the next state."""
+
+    def reorder(self, state: Any, index: Tensor) -> Any:
+        """The state whose row i is row index[i] of this one."""
+
+    def __call__(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
+        """The unrolled `step` over captions int[B, T] of `lengths` int[B]."""
+
+    def set_trainable(self, stage: StageConfig, *, embeddings: bool) -> None:
+        """Let the parts learn that the stage names, and freeze the others."""
+
+    def frozen_part(self) -> FrozenPart | None:
+        """The encoder, or its blocks before the first that learns; None where all of it learns."""
+
+    def set_attention_mode(self, mode: str) -> None:
+        """Choose the context used for captioning; `ValueError` where there is no choice."""
+
+    def shared_attention_mode(self) -> AbstractContextManager[None]:
+        """A block in which all forward passes use one draw between soft and hard attention."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+    def train(self, mode: bool = True) -> Any: ...
+    def eval(self) -> Any: ...
+    def to(self, device: Any) -> Any: ...
+
+
+class Normalize(nn.Module):
+    """float32[B, 3, S, S] as the encoder was trained on, from pixels uint8[B, 3, S, S].
+
+    Mean and standard deviation (RGB, of values in 0..1) travel with the model, but not in its
+    weights: the config holds them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raises `TypeError` for anything but uint8: pixels must not be scaled twice."""
+        if images.dtype != torch.uint8:
+            raise TypeError(
+                f"images are {images.dtype}, not torch.uint8: pass the pixels (0 to 255) as they "
+                "were read, they are scaled here and must not be scaled twice"
+            )
+        return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+
+
+def device_of(model: CaptionModel | nn.Module) -> torch.device:
+    """The device of a model's parameters."""
+    return next(model.parameters()).device
+
+
+def encode_batch(model: CaptionModel, images: Tensor) -> Tensor:
+    """Features float[B, P, D] of a batch of pixels, or of cached features or activations."""
+    images = images.to(device_of(model), non_blocking=True)
+    return model.encode(images) if images.dtype == torch.uint8 else model.encode_cached(images)
+
+
+def captions_per_image(captions: Tensor, features: Tensor) -> int:
+    """How many captions int[N, T] each image of features float[B, P, D] has, one after another.
+
+    Raises `ValueError` unless each image has as many.
+    """
+    repeats, rest = divmod(len(captions), len(features))
+    if rest or not repeats:
+        raise ValueError(
+            f"{len(captions)} captions of {len(features)} images: give as many of each image"
+        )
+    return repeats

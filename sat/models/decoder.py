@@ -18,7 +18,7 @@ from torch.nn import functional
 from sat.config.checks import check_choice
 from sat.config.model import DROPOUT_SITES
 from sat.models.attention import ATTENTION_MODES, EXPECTED_SHARE, Attention
-from sat.models.base import Output
+from sat.models.base import Output, captions_per_image
 from sat.ops.attention_scores import working_memory
 from sat.ops.linear import Linear, LSTMCell
 from sat.ops.packed_captions import PackedCaptions
@@ -45,6 +45,8 @@ class DecoderWithAttention(nn.Module):
     name; then one keyword for each choice in which the published systems differ. The defaults are
     ours; the tutorial's reading is activation="relu", initial_state="linear", output="linear".
     """
+
+    baseline: Tensor | None
 
     def __init__(
         self,
@@ -98,8 +100,9 @@ class DecoderWithAttention(nn.Module):
         for weight in (self.embedding.weight, self.fc.weight):
             nn.init.uniform_(weight, -0.1, 0.1)
         nn.init.zeros_(self.fc.bias)
-        if self.hard:  # of REINFORCE, per word; begins with what guessing gets
-            self.register_buffer("baseline", torch.tensor(-math.log(vocab_size)))
+        # of REINFORCE, per word; begins with the log-probability of a guess
+        guess = torch.tensor(-math.log(vocab_size)) if self.hard else None
+        self.register_buffer("baseline", guess)
 
     def load_pretrained_embeddings(self, embeddings: Tensor) -> None:
         """Take float[V, E] word vectors as the embedding; `ValueError` if the sizes differ."""
@@ -163,11 +166,7 @@ class DecoderWithAttention(nn.Module):
         costs nothing more. In training, hard attention looks at one region drawn for each word, or,
         with probability 1/2 for the whole batch, at the expected context.
         """
-        repeats, rest = divmod(len(captions), len(features))
-        if rest or not repeats:
-            raise ValueError(
-                f"{len(captions)} captions of {len(features)} photos: give as many of each photo"
-            )
+        repeats = captions_per_image(captions, features)
         start = self.start(features)[:4]
         ragged = PackedCaptions(lengths.flatten() - 1, captions.shape[1] - 1, start[0].dtype)
         photos = ragged.order // repeats
@@ -190,6 +189,11 @@ class DecoderWithAttention(nn.Module):
             for maps in (unrolled.alphas, unrolled.looks)
         )
         return Output(ragged.unpack(logits), alphas, looks)
+
+    def set_attention_mode(self, mode: str) -> None:
+        """Choose the context used for captioning, one of `ATTENTION_MODES`; else `ValueError`."""
+        check_choice("test_attention", mode, ATTENTION_MODES)
+        self.test_attention = mode
 
     @contextmanager
     def shared_attention_mode(self) -> Iterator[None]:

@@ -1,15 +1,20 @@
-"""From a config to a captioner; the only place where models meet configs."""
+"""Build a captioner from its config: the only place where models meet configs."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
 
+from sat.config.checks import check
+from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing
+from sat.config.training import TrainConfig
 from sat.data.vocabulary import Vocabulary
+from sat.data.word_vectors import load_embeddings
+from sat.models.base import CaptionModel, Normalize
 from sat.models.decoder import DecoderWithAttention
 from sat.models.encoder import Encoder
 from sat.models.hf_configs import decoder_values, encoder_values
@@ -19,9 +24,30 @@ if TYPE_CHECKING:
     from sat.models.vit_gpt2 import VitGpt2
 
 
-def build_model(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell | VitGpt2:
+class Builder(NamedTuple):
+    """The two ways to build a captioner of one family."""
+
+    build: Callable[[ModelConfig, Vocabulary], CaptionModel]
+    """from the config of a checkpoint"""
+    initialize: Callable[[TrainConfig, Preprocessing, Vocabulary], tuple[CaptionModel, ModelConfig]]
+    """from the config of a run and the size and resize rule of its data"""
+
+
+def build_model(config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:
     """A captioner for the words of `vocabulary`, its parts loaded with the weights named."""
-    return BUILDERS[config.family](config, vocabulary)
+    return BUILDERS[config.family].build(config, vocabulary)
+
+
+def initialize_model(
+    config: TrainConfig, images: Preprocessing, vocabulary: Vocabulary
+) -> tuple[CaptionModel, ModelConfig]:
+    """A new captioner for training, and its config.
+
+    `images` says the size and resize rule of the prepared data; mean and standard deviation are
+    those that the encoder's weights were trained with. Raises `ValueError` where the run's config
+    does not fit the family.
+    """
+    return BUILDERS[config.family].initialize(config, images, vocabulary)
 
 
 def _show_attend_tell(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell:
@@ -33,7 +59,30 @@ def _show_attend_tell(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttend
         encoded_image_size=config.encoder.encoded_image_size,
         **dataclasses.asdict(config.decoder),
     )
-    return ShowAttendTell(encoder=encoder, decoder=decoder, **_special_ids(vocabulary))
+    return ShowAttendTell(
+        encoder=encoder,
+        decoder=decoder,
+        mean=config.preprocessing.mean,
+        std=config.preprocessing.std,
+        **_special_ids(vocabulary),
+    )
+
+
+def _new_show_attend_tell(
+    config: TrainConfig, images: Preprocessing, vocabulary: Vocabulary
+) -> tuple[ShowAttendTell, ModelConfig]:
+    decoder, vectors = config.decoder, None
+    if config.embeddings:
+        vectors = load_embeddings(config.embeddings, vocabulary)
+        decoder = dataclasses.replace(decoder, embed_dim=vectors.shape[1])
+    model_config = ModelConfig(encoder=config.encoder, decoder=decoder)
+    model = _show_attend_tell(model_config, vocabulary)
+    if vectors is not None:
+        model.decoder.load_pretrained_embeddings(vectors)
+    mean, std = model.encoder.mean, model.encoder.std
+    model.normalize = Normalize(mean, std)
+    preprocessing = dataclasses.replace(images, mean=mean, std=std)
+    return model, dataclasses.replace(model_config, preprocessing=preprocessing)
 
 
 def _vit_gpt2(config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
@@ -67,7 +116,7 @@ def _vit_gpt2(config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
     return wrap_network(network, config, vocabulary)
 
 
-def wrap_network(network: nn.Module, config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
+def wrap_network(network: Any, config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
     """The captioner around a network that Hugging Face's own functions built or read."""
     from sat.models.vit_gpt2 import VitGpt2
 
@@ -75,18 +124,41 @@ def wrap_network(network: nn.Module, config: ModelConfig, vocabulary: Vocabulary
         network,
         attention_layer=config.hf.attention_layer,
         attention_head=config.hf.attention_head,
+        mean=config.preprocessing.mean,
+        std=config.preprocessing.std,
         **_special_ids(vocabulary),
     )
 
 
-def _special_ids(vocabulary: Vocabulary) -> dict[str, int]:
+def _new_vit_gpt2(
+    config: TrainConfig, images: Preprocessing, vocabulary: Vocabulary
+) -> tuple[VitGpt2, ModelConfig]:
+    from sat.models.vit_gpt2 import encoder_statistics
+
+    check(config.alpha_c == 0, "alpha_c", config.alpha_c, "vit_gpt2 has no such penalty, give 0")
+    check(not config.embeddings, "embeddings", config.embeddings, "vit_gpt2 brings its own")
+    if isinstance(vocabulary, Vocabulary):
+        raise ValueError(
+            f"{config.data_folder} holds the words of a word map: prepare the data with "
+            "--tokenizer, the decoder's own (or train)"
+        )
+    mean, std = encoder_statistics(config.hf.encoder)
+    longest = min(config.hf.positions - 1, DecodingConfig.max_length)
+    model_config = ModelConfig(
+        family=config.family,
+        hf=config.hf,
+        preprocessing=dataclasses.replace(images, mean=mean, std=std),
+        decoding=DecodingConfig(max_length=longest),
+    )
+    return _vit_gpt2(model_config, vocabulary), model_config
+
+
+def _special_ids(vocabulary: Vocabulary) -> dict[str, Any]:
     names = ("start_id", "end_id", "pad_id", "unk_id")
     return {name: getattr(vocabulary, name) for name in names}
 
 
-BUILDERS = {"show_attend_tell": _show_attend_tell, "vit_gpt2": _vit_gpt2}
-
-
-def preprocessing_for(encoder: Encoder, *, size: int, resize: str) -> Preprocessing:
-    """Pictures of this size, scaled as the encoder's weights were trained on."""
-    return Preprocessing(size=size, resize=resize, mean=encoder.mean, std=encoder.std)  # type: ignore[arg-type]
+BUILDERS = {
+    "show_attend_tell": Builder(_show_attend_tell, _new_show_attend_tell),
+    "vit_gpt2": Builder(_vit_gpt2, _new_vit_gpt2),
+}

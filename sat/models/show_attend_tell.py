@@ -1,19 +1,26 @@
-"""ShowAttendTell: an encoder and a recurrent decoder that speak one vocabulary."""
+"""ShowAttendTell: an encoder and a recurrent decoder over one vocabulary."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
 from torch import Tensor, nn
 
-from sat.models.base import Output
+from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
+from sat.config.training import StageConfig
+from sat.models.base import FrozenPart, Normalize, Output
 from sat.models.decoder import DecoderWithAttention, State
 from sat.models.encoder import Encoder
 
 
 class ShowAttendTell(nn.Module):
-    """Photo in, words out, one step at a time (Xu et al. 2015).
+    """A captioner with visual attention (Xu et al. 2015): images in, words out, step by step.
 
-    B images (or beams), C cells, P regions, D features, T words, V vocabulary. `generate.py` drives
-    `start`, `step` and `reorder`; training calls the module itself, their unrolled form.
+    B images (or beams), C cells, P regions, D features, T words, V vocabulary. Decoding drives
+    `start`, `step` and `reorder`; training calls the module itself, their unrolled form. `mean` and
+    `std` (RGB, of values in 0..1) normalize the pixels.
     """
 
     def __init__(
@@ -25,24 +32,61 @@ class ShowAttendTell(nn.Module):
         end_id: int,
         pad_id: int,
         unk_id: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.normalize = Normalize(mean, std)
         self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features float[B, C, D] of normalised images float[B, 3, H, W]."""
-        return self._cells(self.encoder.maps(images))
+        """Features float[B, C, D] of pixels uint8[B, 3, H, W], or of normalized float images."""
+        return self._cells(self.encoder.maps(self._normalized(images)))
 
     def encode_frozen(self, images: Tensor) -> Tensor:
-        """What the frozen blocks make of images, float[B, h, w, C]: where `encode_rest` goes on."""
-        return self.encoder.body[: self.encoder.learns_from](images).permute(0, 2, 3, 1)
+        """Activations float[B, h, w, C] of the frozen blocks; `encode_cached` continues there."""
+        frozen = self.encoder.body[: self.encoder.learns_from]
+        return frozen(self._normalized(images)).permute(0, 2, 3, 1)
 
-    def encode_rest(self, activations: Tensor) -> Tensor:
-        """Features float[B, C, D] from what the frozen blocks made."""
+    def encode_cached(self, cached: Tensor) -> Tensor:
+        """Features float[B, C, D] from cached ones, or from activations float[B, h, w, C]."""
+        if cached.ndim == 3:
+            return cached.float()
         rest = self.encoder.body[self.encoder.learns_from :]
-        return self._cells(rest(activations.permute(0, 3, 1, 2)))
+        return self._cells(rest(cached.float().permute(0, 3, 1, 2)))
+
+    def frozen_part(self) -> FrozenPart | None:
+        """The encoder, or its blocks before the first that learns; None where all of it learns."""
+        if not any(weight.requires_grad for weight in self.encoder.parameters()):
+            return FrozenPart(self.encoder, self.encode)
+        first = self.encoder.learns_from
+        return FrozenPart(self.encoder.body[:first], self.encode_frozen) if first > 0 else None
+
+    def set_trainable(self, stage: StageConfig, *, embeddings: bool) -> None:
+        """Let the decoder learn, and the encoder from the stage's block on where it has a rate.
+
+        `embeddings`: whether the word vectors learn.
+        """
+        self.encoder.fine_tune(stage.fine_tunes, stage.encoder_from_block)
+        self.decoder.fine_tune_embeddings(embeddings)
+
+    def set_attention_mode(self, mode: str) -> None:
+        """Choose the context used for captioning: expected, sampled or argmax."""
+        self.decoder.set_attention_mode(mode)
+
+    def shared_attention_mode(self) -> AbstractContextManager[None]:
+        """A block in which all forward passes use one draw between soft and hard attention."""
+        return self.decoder.shared_attention_mode()
+
+    @property
+    def baseline(self) -> Tensor | None:
+        """Hard attention's moving average of log p(word); None for soft attention."""
+        return self.decoder.baseline
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        return self.normalize(images) if images.dtype == torch.uint8 else images
 
     def _cells(self, maps: Tensor) -> Tensor:
         """Features of the body's maps float[B, D, h, w]; attention itself enlarges squares."""

@@ -7,8 +7,8 @@ words, V vocabulary, N heads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +27,13 @@ from transformers.utils import logging
 
 from sat.config.checks import check, check_choice
 from sat.config.decoding import DecodingConfig
-from sat.models.base import Output
+from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
+from sat.config.training import StageConfig
+from sat.models.base import FrozenPart, Normalize, Output, captions_per_image
 from sat.models.hf_configs import FRESH
 
+Channels = tuple[float, float, float]
+HALF = (0.5, 0.5, 0.5)
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")  # in names of weights
 
 
@@ -57,8 +61,11 @@ class VitGpt2(nn.Module):
         unk_id: int | None = None,
         attention_layer: int = -1,
         attention_head: int | None = None,
+        mean: Sequence[float] = HALF,
+        std: Sequence[float] = HALF,
     ) -> None:
         super().__init__()
+        self.normalize = Normalize(mean, std)
         network.decoder.set_attn_implementation("eager")  # the only one that tells its weights
         self.network = network
         self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
@@ -78,6 +85,13 @@ class VitGpt2(nn.Module):
     def decoder(self) -> nn.Module:
         return self.network.decoder
 
+    def set_trainable(self, stage: StageConfig, *, embeddings: bool = True) -> None:
+        """Let the cross-attention learn, the whole decoder, or all, as the stage says.
+
+        `embeddings` belongs to the other family and changes nothing here.
+        """
+        self.choose_trainable(stage.trainable)
+
     def choose_trainable(self, trainable: str) -> None:
         """Let the cross-attention learn, the whole decoder, or all; freeze the rest."""
         check_choice("trainable", trainable, ("cross_attention", "decoder", "all"))
@@ -96,8 +110,34 @@ class VitGpt2(nn.Module):
         return self
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features float[B, P, D] of normalised images float[B, 3, H, W]."""
-        return self.encoder(pixel_values=images).last_hidden_state
+        """Features float[B, P, D] of pixels uint8[B, 3, H, W], or of normalized float images."""
+        pixels = self.normalize(images) if images.dtype == torch.uint8 else images
+        return self.encoder(pixel_values=pixels).last_hidden_state
+
+    def encode_cached(self, cached: Tensor) -> Tensor:
+        """Features float[B, P, D] as they were cached, in single precision."""
+        return cached.float()
+
+    def frozen_part(self) -> FrozenPart | None:
+        """The encoder where it is frozen, else None."""
+        learns = any(weight.requires_grad for weight in self.encoder.parameters())
+        return None if learns else FrozenPart(self.encoder, self.encode)
+
+    def set_attention_mode(self, mode: str) -> None:
+        """Raises `ValueError`: this family always uses the whole attention map."""
+        raise ValueError(
+            f"test_attention is {mode!r}: a captioner of family vit_gpt2 always uses the whole "
+            "attention map, leave it out"
+        )
+
+    def shared_attention_mode(self) -> AbstractContextManager[None]:
+        """A block without effect: attention is always soft here."""
+        return nullcontext()
+
+    @property
+    def baseline(self) -> None:
+        """None: attention is always soft here."""
+        return None
 
     def start(self, features: Tensor) -> State:
         """The state before the first word."""
@@ -128,11 +168,7 @@ class VitGpt2(nn.Module):
         There may be several captions of each photo, its own one after another. Maps are of the
         patches: the share of class tokens is left out, the rest sums to one (after any dropout).
         """
-        repeats, rest = divmod(len(captions), len(features))
-        if rest or not repeats:
-            raise ValueError(
-                f"{len(captions)} captions of {len(features)} photos: give as many of each photo"
-            )
+        repeats = captions_per_image(captions, features)
         words = captions[:, :-1]
         self._check_length(words.shape[1])
         real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1
@@ -206,6 +242,19 @@ def _no_bars() -> Iterator[None]:
 def preprocessor(name: str) -> dict[str, Any]:
     """What preprocessor_config.json says of an encoder: by Hub id or local folder."""
     return ImageProcessingMixin.get_image_processor_dict(name)[0]
+
+
+def pixel_statistics(values: dict[str, Any]) -> tuple[Channels, Channels]:
+    """Mean and standard deviation of the channels that a preprocessor_config.json names."""
+    if not values.get("do_normalize", True):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
+    return tuple(mean), tuple(std)
+
+
+def encoder_statistics(encoder: str) -> tuple[Channels, Channels]:
+    """Mean and standard deviation that an encoder was trained with; a fresh one takes -1 to 1."""
+    return (HALF, HALF) if encoder.startswith(FRESH) else pixel_statistics(preprocessor(encoder))
 
 
 def build_encoder_decoder(

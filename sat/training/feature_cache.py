@@ -10,23 +10,18 @@ import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import torch
 from torch import Tensor, nn
 
 from sat.atomic_io import atomic_write
+from sat.captioner import Captioner
 from sat.config.model import Preprocessing
 from sat.data.dataloader import evaluation_loader
 from sat.data.dataset import CaptionDataset
-from sat.data.transforms import normalize
-from sat.models.show_attend_tell import ShowAttendTell
 from sat.models.weights import digest
-
-if TYPE_CHECKING:
-    from sat.models.vit_gpt2 import VitGpt2
-
 
 logger = logging.getLogger(__name__)
 
@@ -90,40 +85,24 @@ def _check_space(path: Path, shape: tuple[int, ...]) -> None:
         )
 
 
-def frozen_part(
-    model: ShowAttendTell | VitGpt2,
-) -> tuple[nn.Module, Callable[[Tensor], Tensor]] | None:
-    """What of the encoder does not learn, and what encodes pictures as far as that; None: nothing.
-
-    All of it, or the blocks before the first that learns.
-    """
-    if not any(weight.requires_grad for weight in model.encoder.parameters()):
-        return model.encoder, model.encode
-    if isinstance(model, ShowAttendTell) and model.encoder.learns_from > 0:
-        return model.encoder.body[: model.encoder.learns_from], model.encode_frozen
-    return None
-
-
 def with_features(
-    model: ShowAttendTell,
-    preprocessing: Preprocessing,
-    dataset: CaptionDataset,
-    *,
-    mirror: bool,
-    bar: Callable[..., Any],
+    captioner: Captioner, dataset: CaptionDataset, *, mirror: bool, bar: Callable[..., Any]
 ) -> CaptionDataset:
-    """The data set reading features in place of pictures, encoded now unless they are there.
+    """The dataset with cached features in place of images, encoded now unless they are there.
 
-    Where a part of the encoder learns, what the frozen blocks before it make of the pictures.
+    Where the last blocks of the encoder learn, the cache holds the activations of the frozen ones.
+    Raises `ValueError` where no part of the encoder is frozen.
     """
-    device = next(model.parameters()).device
-    model.encoder.eval()
-    frozen, encode_so_far = frozen_part(model)
+    frozen = captioner.model.frozen_part()
+    if frozen is None:
+        raise ValueError("the whole encoder learns: train without --cache_features")
+    captioner.model.encoder.eval()
+    device, encode = captioner.device, frozen.encode
 
-    def encode(images: Tensor) -> Tensor:
-        return encode_so_far(normalize(images.to(device), preprocessing))
+    def encode_on_device(images: Tensor) -> Tensor:
+        return encode(images.to(device))
 
-    key = fingerprint(frozen, preprocessing, 1 + mirror)
+    key = fingerprint(frozen.module, captioner.preprocessing, 1 + mirror)
     progress = partial(bar, desc=f"encoding {dataset.split.lower()}", unit="batch")
-    path = cache_features(encode, dataset, key, mirror=mirror, progress=progress)
+    path = cache_features(encode_on_device, dataset, key, mirror=mirror, progress=progress)
     return dataset.reading(path)

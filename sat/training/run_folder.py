@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sat.checkpoints import native
-from sat.config.training import TrainConfig
+from sat.config.training import TrainConfig, stage_config
 from sat.tracking.backends import EVENTS, RUNS
 from sat.training.state import TrainerState
-
-if TYPE_CHECKING:
-    pass
-
 
 LOG = "log.jsonl"
 
 
 def check_folder(config: TrainConfig) -> None:
-    """`FileExistsError` rather than two runs mixed in one folder.
+    """Raise `FileExistsError` where the folder holds a run already.
 
     A run of a later stage alone goes on in the folder of its first.
     """
@@ -35,9 +31,9 @@ def check_folder(config: TrainConfig) -> None:
 
 
 def resume_fingerprint(config: TrainConfig, begun: int) -> dict[str, Any]:
-    """What may not change when a run is resumed: its first `begun` stages, and their order."""
+    """The settings that may not change when a run is resumed, with its first `begun` stages."""
     stages = config.stages[:begun]
-    stage = getattr(config, f"stage{stages[-1]}")
+    stage = stage_config(config, stages[-1])
     return {
         "stages": list(stages),
         "ema": stage.ema > 0,
@@ -54,10 +50,10 @@ def resume_fingerprint(config: TrainConfig, begun: int) -> dict[str, Any]:
 
 
 def load_resume_state(config: TrainConfig) -> dict[str, Any] | None:
-    """What a run that is to be resumed had saved; its log then ends there too.
+    """The saved state of the run to resume, with its log cut to that state; None for a new run.
 
-    Raises `ValueError` when the run so far is not what the config says. Stages that were still to
-    come may have changed.
+    Raises `ValueError` when the run so far does not match the config. Stages still to come may have
+    changed.
     """
     if not config.resume:
         return None
@@ -76,20 +72,20 @@ def load_resume_state(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def initial_state(config: TrainConfig, folder: Path) -> TrainerState:
-    """Where a run begins; that of a later stage alone goes on with the numbers of its first."""
-    position = TrainerState(log_lines=len(log_lines(folder)))
+    """The state of a new run; a run of a later stage alone continues the counts of its first."""
+    state = TrainerState(log_lines=len(log_lines(folder)))
     if config.stages[0] > 1 and native.exists(folder / "best"):
-        position.best = native.scores(folder / "best").get("Bleu_4", -1.0)
+        state.best = native.scores(folder / "best").get("Bleu_4", -1.0)
     if config.stages[0] > 1 and native.exists(folder / "last"):
         before = native.load_trainer(folder / "last")["position"]
-        position.global_step = TrainerState.from_dict(before).global_step
-    return position
+        state.global_step = TrainerState.from_dict(before).global_step
+    return state
 
 
 def prepare_run_folder(config: TrainConfig) -> Path:
-    """The run's folder; with `overwrite` an earlier run is removed from it.
+    """Make the run's folder; with `overwrite` remove an earlier run from it.
 
-    To be called when nothing can be wrong with the run any more.
+    Call it last, when nothing about the run can fail its checks any more.
     """
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +105,7 @@ def log_lines(folder: Path) -> list[str]:
 
 
 def add_line(folder: Path, line: dict[str, Any]) -> None:
-    """Log an epoch."""
+    """Add the line of an epoch to the log."""
     with open(folder / LOG, "a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
 

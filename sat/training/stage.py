@@ -1,29 +1,133 @@
-"""One stage of training: its optimizer, batches and objective."""
+"""One stage of training: its optimizer, moving average, objective, batches and data."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from sat.config.training import TrainConfig
-from sat.data.dataloader import CaptionBatchSampler
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from sat.captioner import Captioner
+from sat.config.training import StageConfig, TrainConfig, stage_config
+from sat.data.dataloader import Batch, CaptionBatchSampler, microbatches, training_loader
 from sat.data.dataset import CaptionDataset
+from sat.models.base import CaptionModel
+from sat.training.feature_cache import with_features
+from sat.training.objectives.base import Metrics, Objective
+from sat.training.objectives.cross_entropy import CrossEntropyObjective
+from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
+from sat.training.optim import build_ema, build_optimizer, optimizer_step, set_learning_rates
 
-if TYPE_CHECKING:
-    pass
+
+def _cross_entropy(
+    model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
+) -> Objective:
+    return CrossEntropyObjective(model, config, stage)
 
 
-def batches_for(config: TrainConfig, number: int, train: CaptionDataset) -> CaptionBatchSampler:
-    """The order in which a stage learns from the captions."""
-    stage = getattr(config, f"stage{number}")
-    drawn = config.captions == "random"
+def _self_critical(
+    model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
+) -> Objective:
+    return SelfCriticalObjective(model, config, stage, reward_of(train))
+
+
+OBJECTIVES: dict[
+    str, Callable[[CaptionModel, TrainConfig, StageConfig, CaptionDataset], Objective]
+] = {
+    "likelihood": _cross_entropy,
+    "self_critical": _self_critical,
+}
+"""by the name that `StageConfig.objective` gives them"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The parts that one stage of a run trains with."""
+
+    number: int
+    config: StageConfig
+    optimizer: Optimizer
+    ema: AveragedModel | None
+    objective: Objective
+    sampler: CaptionBatchSampler
+    loader: Iterable[Batch]
+    val: CaptionDataset
+    """the validation split, as cached features where the stage reads those"""
+
+
+def build_stage(
+    config: TrainConfig,
+    number: int,
+    captioner: Captioner,
+    train: CaptionDataset,
+    val: CaptionDataset,
+    *,
+    lr_scale: float,
+    bar: Callable[..., Any],
+) -> Stage:
+    """Freeze and unfreeze the model as stage `number` says, and build its parts.
+
+    Learning rates are the stage's times `lr_scale`. Where the features are cached, images that
+    have none yet are encoded first, with a progress bar of `bar`.
+    """
+    stage, model = stage_config(config, number), captioner.model
+    optimizer = build_optimizer(model, stage, embeddings=config.fine_tune_embeddings)
+    set_learning_rates(optimizer, stage, lr_scale)
+    ema = build_ema(model, stage)
+    cached = config.cache_features and model.frozen_part() is not None
+    source = train
+    if cached:
+        encoded = partial(with_features, captioner, bar=bar)
+        source, val = encoded(train, mirror=config.mirror), encoded(val, mirror=False)
+    sampler = build_sampler(config, number, train)
+    loader = training_loader(
+        source,
+        sampler,
+        workers=0 if cached else config.workers,
+        pin=captioner.device.type == "cuda",
+    )
+    return Stage(
+        number=number,
+        config=stage,
+        optimizer=optimizer,
+        ema=ema,
+        objective=OBJECTIVES[stage.objective](model, config, stage, train),
+        sampler=sampler,
+        loader=loader,
+        val=val,
+    )
+
+
+def build_sampler(config: TrainConfig, number: int, train: CaptionDataset) -> CaptionBatchSampler:
+    """The order in which a stage learns from the captions; seeded by run and stage."""
+    stage = stage_config(config, number)
+    draw_one = config.captions == "random"
     learns_words = stage.objective == "likelihood"
     return CaptionBatchSampler(
         train.lengths,
         stage.batch_size,
         kind=config.batches if learns_words else "random",
         mirror=config.mirror,
-        stride=train.captions_per_image if drawn or not learns_words else 1,
-        draw_one=drawn and learns_words,
+        stride=train.captions_per_image if draw_one or not learns_words else 1,
+        draw_one=draw_one and learns_words,
         group_size=stage.captions_per_sample,
         seed=config.seed * 10 + number,
     )
+
+
+def training_step(
+    stage: Stage, batch: Batch, number: int, config: TrainConfig, scaler: GradScaler
+) -> Metrics:
+    """Make one step of the optimizer on a batch, the stage's `number`-th from 0.
+
+    Returns the batch's metrics: those of the objective, and the gradient's norm. Raises
+    `FloatingPointError`, before anything is changed, when loss or gradient is not finite.
+    """
+    parts = microbatches(batch, stage.config.accumulate)
+    with stage.objective.step(batch, number) as loss:
+        metrics = optimizer_step(stage.optimizer, parts, loss, config, scaler)
+    return stage.objective.after_step(metrics)

@@ -1,4 +1,4 @@
-"""Where a training run stands, and what it has counted in the epoch so far."""
+"""The state of a training run: how far it is, and the sums of the epoch so far."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNTS = ("seconds", "waiting", "captions", "batches")
 
 @dataclasses.dataclass
 class TrainerState:
-    """With weights, optimizer and random state, all that resuming a run needs."""
+    """Counters of a run: with weights, optimizer and random state all that resuming needs."""
 
     stage: int = 0  # index into the stages to run
     epoch: int = 0  # of the stage, from 0
@@ -41,7 +41,7 @@ class TrainerState:
     def count(
         self, losses: dict[str, float], *, seconds: float, waiting: float, captions: int
     ) -> None:
-        """One batch more: its losses, the time it took, and how much of it went on waiting."""
+        """Count one batch: its losses, its seconds, and those spent waiting for it."""
         self.batch += 1
         self.steps += 1
         self.global_step += 1
@@ -50,7 +50,7 @@ class TrainerState:
             self.totals[key] = self.totals.get(key, 0.0) + value
 
     def after_epoch(self, score: float, stage: StageConfig) -> TrainerState:
-        """The beginning of the next epoch, when this one ended with that validation BLEU-4."""
+        """The state at the beginning of the next epoch, after this one scored BLEU-4 `score`."""
         epochs_without_improvement = 0 if score > self.best else self.epochs_without_improvement + 1
         slower = (
             epochs_without_improvement > 0
@@ -68,7 +68,7 @@ class TrainerState:
         )
 
     def at_stage(self, index: int) -> TrainerState:
-        """The beginning of a later stage of the same run."""
+        """The state at the beginning of a later stage of the same run."""
         return TrainerState(
             stage=index, best=self.best, log_lines=self.log_lines, global_step=self.global_step
         )
@@ -77,8 +77,14 @@ class TrainerState:
         """True when the stage has run all its epochs, or too many without a better score."""
         return self.epoch >= stage.epochs or self.epochs_without_improvement >= stage.stop_patience
 
+    def why_over(self, stage: StageConfig) -> str:
+        """The reason why `is_over` holds."""
+        if self.epoch >= stage.epochs:
+            return "all epochs done"
+        return f"{self.epochs_without_improvement} without better"
+
     def means(self, digits: int | None = None) -> dict[str, float]:
-        """What the bar and the log show of the epoch so far: mean losses, speed, waiting."""
+        """Mean losses, speed and share of waiting of the epoch so far, for bar and log."""
         seconds = self.totals.get("seconds") or 1.0
         losses = {key: value for key, value in self.totals.items() if key not in COUNTS}
         means = {key: value / self.totals["batches"] for key, value in losses.items()}
@@ -90,7 +96,7 @@ class TrainerState:
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:
-    """Of the CPU's generator and, where the device is a GPU, of its own."""
+    """The random state of the CPU and, where the device is a GPU, of that."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -98,7 +104,7 @@ def random_state(device: torch.device) -> list[torch.Tensor]:
 
 
 def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
-    """Go on drawing where `random_state` was taken."""
+    """Continue the random draws where `random_state` was taken."""
     torch.set_rng_state(states[0])
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,9 @@ class Scripted(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
+    def encode_cached(self, cached: Tensor) -> Tensor:
+        return cached
+
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         assert captions[0, 0] == self.start_id
         assert captions.shape == (1, int(lengths))
@@ -52,7 +57,10 @@ def play(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dic
         captions[i] = Hypothesis(words, 0.0, True)
         references.append({} if boxes is None else {"boxes": boxes})
     batches.reverse()  # images are identified by index, not by order
-    return score_pointing_game(Scripted(), batches, captions, references, VOCABULARY, PREPROCESSING)
+    captioner = SimpleNamespace(
+        model=Scripted(), vocabulary=VOCABULARY, preprocessing=PREPROCESSING
+    )
+    return score_pointing_game(captioner, batches, captions, references)
 
 
 def test_pointing_game_uses_map_of_the_noun_only():

@@ -102,10 +102,8 @@ def test_evaluate_with_rouge_score_equals_rouge_scores(tmp_path):
     captioner = tiny.captioner()
     dataset = CaptionDataset(tiny.prepare(tmp_path, known=2), tiny.NAME.format(2), "test")
     (found,) = evaluate(
-        captioner.model,
+        captioner,
         dataset,
-        captioner.vocabulary,
-        captioner.preprocessing,
         [DecodingConfig(beam_size=1, max_length=8)],
         metrics=["rouge_score"],
     )

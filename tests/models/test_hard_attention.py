@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from reference_decoder import ReferenceDecoder
+from steps import cross_entropy_objective
 from torch import Tensor, nn
 
-from sat.config.model import Preprocessing
 from sat.config.objectives import HardAttentionConfig
 from sat.config.training import TrainConfig
-from sat.data.dataloader import Batch
+from sat.data.dataloader import Batch, microbatches
 from sat.models import decoder as decoder_module
 from sat.models.decoder import DecoderWithAttention
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.ops import unrolled_lstm
 from sat.training.losses import cross_entropy, variational_terms, word_mask
-from sat.training.objectives import cross_entropy as objective
 
 SIZES = (5, 4, 6, 8, 4, 0.0)  # attention, embedding, hidden, words, features; no dropout
 OURS = {"activation": "tanh", "gate": "vector", "initial_state": "tanh", "output": "deep"}
@@ -126,9 +124,7 @@ def captioner(decoder: DecoderWithAttention) -> ShowAttendTell:
     )
 
 
-def steps(
-    decoder: DecoderWithAttention, monkeypatch, number: int, size: int = 8, **hard: float
-) -> Tensor:
+def steps(decoder: DecoderWithAttention, number: int, size: int = 8, **hard: float) -> Tensor:
     """The gradients float[number, W] of so many steps of learning, on `size` captions each."""
     batch = Batch(
         one_photo().expand(size, -1, -1),
@@ -137,24 +133,20 @@ def steps(
         torch.arange(size),
     )
     config, seen = TrainConfig(alpha_c=0.0, hard=HardAttentionConfig(**hard)), []
-
-    def note(optimizer: None, parts: list, loss_of: Callable, *rest: object) -> dict:
-        (part,) = parts
-        loss, figures = loss_of(part)
-        seen.append(gradient(decoder, loss))
-        return figures
-
-    monkeypatch.setattr(objective, "optimizer_step", note)
+    objective = cross_entropy_objective(captioner(decoder), config)
     torch.manual_seed(0)
     for _ in range(number):
-        objective.learn(captioner(decoder), None, batch, Preprocessing(), config)
+        with objective.step(batch, 0) as loss_of:
+            loss, metrics = loss_of(batch)
+        seen.append(gradient(decoder, loss))
+        objective.after_step(metrics)
     return torch.stack(seen)
 
 
 def test_steps_estimate_the_gradient_within_their_standard_error(decoder, monkeypatch):
     """Along the exact gradient, along its part for attention, and over all weights."""
     exact = exact_gradient(decoder)
-    seen = steps(decoder, monkeypatch, 200, size=32, reward=1.0, entropy=0.0)
+    seen = steps(decoder, 200, size=32, reward=1.0, entropy=0.0)
     found = dict(decoder.named_parameters())
     names = [name for name in sorted(found) if name != NEVER_LEARNS]
     attention = torch.cat(
@@ -177,18 +169,13 @@ def test_parts_of_a_minibatch_share_one_draw_of_soft_or_hard(decoder, monkeypatc
         torch.arange(4),
     )  # fmt: skip
     drawn = []
-
-    def note(optimizer: None, parts: list, loss_of: Callable, *rest: object) -> dict:
-        drawn.append([loss_of(part)[1].get("drawn", 0) > 0 for part in parts])
-        return {}
-
     monkeypatch.setattr(decoder_module, "EXPECTED_SHARE", 0.5)
-    monkeypatch.setattr(objective, "optimizer_step", note)
+    objective = cross_entropy_objective(captioner(decoder), TrainConfig())
     torch.manual_seed(0)
     for _ in range(12):
-        objective.learn(
-            captioner(decoder), None, batch, Preprocessing(), TrainConfig(), accumulate=4
-        )
+        with objective.step(batch, 0) as loss_of:
+            metrics = [loss_of(part)[1] for part in microbatches(batch, 4)]
+        drawn.append([one.get("sampled_words", 0) > 0 for one in metrics])
     assert [len(parts) for parts in drawn] == [4] * 12
     assert all(len(set(parts)) == 1 for parts in drawn)
     assert {parts[0] for parts in drawn} == {True, False}
@@ -216,9 +203,7 @@ def test_a_step_weighs_the_entropy_and_moves_the_baseline(decoder, monkeypatch):
     """The same draw made again: b becomes 0.9 b + 0.1 log p(word)."""
     start = -math.log(8)
     assert decoder.baseline.item() == pytest.approx(start)
-    much, none = (
-        steps(decoder, monkeypatch, 1, entropy=weight, reward=0.0)[0] for weight in (0.7, 0.0)
-    )
+    much, none = (steps(decoder, 1, entropy=weight, reward=0.0)[0] for weight in (0.7, 0.0))
     slow, lengths = reference(decoder), torch.full((8,), 4)
     features, captions = one_photo().expand(8, -1, -1), CAPTION.expand(8, -1)
     torch.manual_seed(0)
@@ -246,8 +231,8 @@ def test_half_of_the_batches_see_the_expected_context(decoder, monkeypatch):
     weights = decoder.state_dict()
     weights.pop("baseline")
     soft.load_state_dict(weights)
-    expected = steps(soft, monkeypatch, 1)
-    torch.testing.assert_close(steps(decoder, monkeypatch, 1, entropy=9.0), expected)
+    expected = steps(soft, 1)
+    torch.testing.assert_close(steps(decoder, 1, entropy=9.0), expected)
     monkeypatch.undo()
     drawn = [decoder(one_photo(), CAPTION, torch.tensor([4])).looks is not None for _ in range(200)]
     assert 80 < sum(drawn) < 120

@@ -49,7 +49,7 @@ def test_several_captions_share_one_encoding():
     apart = model(features[[0, 0, 1, 1, 2, 2]], captions, lengths)
     torch.testing.assert_close(shared.logits, apart.logits)
     torch.testing.assert_close(shared.alphas, apart.alphas)
-    with pytest.raises(ValueError, match="4 captions of 3 photos"):
+    with pytest.raises(ValueError, match="4 captions of 3 images"):
         model(features, CAPTIONS[[0, 1, 2, 0]], LENGTHS[[0, 1, 2, 0]])
 
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import sat.captioner
+from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.cli import cli_errors, name_figures
 from sat.config.decoding import DecodingConfig
@@ -154,7 +155,7 @@ def test_flags_of_the_tutorial_and_of_hugging_face_are_understood(flag):
     assert "beam_size" not in plain, "the checkpoint's own choice stands"
 
 
-class Namer:
+class Namer(Captioner):
     """A captioner whose caption is the colour of the photo."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What the scripts share."""
+"""Helpers of the scripts: flags completed, and freed memory kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import subprocess
 import sys
 
 import pytest
+
+from sat.cli import complete_flags
+from sat.config.decoding import DecodingConfig
+from sat.config.training import TrainConfig
 
 KEPT = """
 import ctypes
@@ -35,3 +39,31 @@ def test_freed_memory_is_kept_unless_the_environment_says_how(
         [sys.executable, "-c", KEPT], env=plain | setting, capture_output=True, check=True
     )
     assert (int(found.stdout) >= 2**28) == kept
+
+
+@pytest.mark.parametrize(
+    ("cls", "typed", "completed"),
+    [
+        (
+            DecodingConfig,
+            "--forbid_unknown -b 3 --do_sample",
+            "--forbid_unknown=true -b 3 --do_sample=true",
+        ),
+        (DecodingConfig, "--do_sample false --seed -1", "--do_sample false --seed -1"),
+        (DecodingConfig, "--do_sample=false -i a b", "--do_sample=false -i a b"),
+        (
+            TrainConfig,
+            "--validation.do_sample --mirror",
+            "--validation.do_sample=true --mirror=true",
+        ),
+        (
+            TrainConfig,
+            "--seed 1 --config a --mirror --config=b",
+            "--config=a --config=b --seed 1 --mirror=true",
+        ),
+    ],
+)
+def test_complete_flags_gives_switches_a_value_and_puts_files_first(
+    cls: type, typed: str, completed: str
+) -> None:
+    assert complete_flags(cls, typed.split()) == completed.split()

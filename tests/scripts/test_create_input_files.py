@@ -58,6 +58,18 @@ def test_help_needs_no_torch():
     assert "--on_bad_image {error,skip}" in run("--help").stdout
 
 
+def test_flags_win_over_the_config_file_wherever_they_stand(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("dataset: shapes\nimage_size: 16\nmin_word_freq: 1\nnumber: 20\n")
+    size, config = ("--image_size", 48), ("--config", recipe)
+    for i, flags in enumerate([(*size, *config), (*config, *size)]):
+        done = run(*flags, "--output_folder", tmp_path / str(i))
+        assert done.returncode == 0, done.stderr
+        (path,) = (tmp_path / str(i)).glob("VAL_IMAGES_*")
+        with h5py.File(path) as file:
+            assert file["images"].shape == (2, 3, 48, 48)
+
+
 def test_ctrl_c_ends_in_one_word_and_leaves_no_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "slow.jpg")  # enough work to be interrupted in

@@ -25,6 +25,7 @@ from sat.data.prepare import create_input_files
 from sat.data.vocabulary import Vocabulary
 from sat.models.factory import build_model
 from sat.training import trainer
+from sat.training.stage import Stage
 
 SIZE = 32
 PHOTOS = 12
@@ -161,8 +162,8 @@ def script(monkeypatch: pytest.MonkeyPatch, scores: Iterable[float]) -> list[dic
     """Let validation find these scores in turn; the list fills with the weights it was given."""
     given, turn = [], iter(scores)
 
-    def validate(model: nn.Module, *args: Any) -> dict[str, float]:
-        given.append(weights(model))
+    def validate(captioner: Captioner, *args: Any) -> dict[str, float]:
+        given.append(weights(captioner.model))
         return {"Bleu_4": next(turn)}
 
     monkeypatch.setattr(trainer, "validate", validate)
@@ -171,12 +172,12 @@ def script(monkeypatch: pytest.MonkeyPatch, scores: Iterable[float]) -> list[dic
 
 def weights_before(monkeypatch: pytest.MonkeyPatch, wanted: Callable[[int], bool]) -> list[dict]:
     """A list that fills with the weights before each step whose number, from 0, is `wanted`."""
-    seen, number, learn = [], itertools.count(), trainer.learn
+    seen, number, step = [], itertools.count(), trainer.training_step
 
-    def watched(model: nn.Module, *args: Any, **how: Any) -> dict[str, float]:
+    def watched(stage: Stage, *args: Any) -> dict[str, float]:
         if wanted(next(number)):
-            seen.append(weights(model))
-        return learn(model, *args, **how)
+            seen.append(weights(stage.objective.model))
+        return step(stage, *args)
 
-    monkeypatch.setattr(trainer, "learn", watched)
+    monkeypatch.setattr(trainer, "training_step", watched)
     return seen

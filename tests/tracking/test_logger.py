@@ -38,11 +38,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The folder of a run of two epochs of three steps; losses, weights and gradients of each."""
-    folder, steps, learn = tmp_path_factory.mktemp("run"), [], trainer.learn
+    folder, steps, learn = tmp_path_factory.mktemp("run"), [], trainer.training_step
 
-    def watched(model: torch.nn.Module, *args: Any, **how: Any) -> dict[str, float]:
-        losses = learn(model, *args, **how)
-        named = list(model.named_parameters())
+    def watched(stage: Any, *args: Any) -> dict[str, float]:
+        losses = learn(stage, *args)
+        named = list(stage.objective.model.named_parameters())
         left = {f"weights/{name}": weight.detach().clone() for name, weight in named}
         left |= {
             f"gradients/{name}": weight.grad.clone()
@@ -53,7 +53,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
         return losses
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "learn", watched)
+        patch.setattr(trainer, "training_step", watched)
         fit(tiny.config(data, folder, **HOW))
     return folder, steps
 
@@ -218,7 +218,7 @@ def test_sample_grid_five_images_are_drawn_in_reading_order():
 def test_run_logger_resumed_run_continues_the_same_curves(data, tmp_path):
     how = HOW | {"log_every": 1}
     fit(tiny.config(data, tmp_path / "whole", **how))
-    config, calls, learn = tiny.config(data, tmp_path / "run", **how), [], trainer.learn
+    config, calls, learn = tiny.config(data, tmp_path / "run", **how), [], trainer.training_step
 
     def deadly(*args: Any, **kwargs: Any) -> dict[str, float]:
         calls.append(1)
@@ -227,7 +227,7 @@ def test_run_logger_resumed_run_continues_the_same_curves(data, tmp_path):
         return learn(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "learn", deadly)
+        patch.setattr(trainer, "training_step", deadly)
         with pytest.raises(SystemExit):
             fit(config)
     assert [step for step, _ in curve(read(tmp_path / "run"), "step/penalty")] == [1, 2, 3, 4, 5]

@@ -90,7 +90,7 @@ def test_wandb_failed_run_ends_with_exit_code_one(data, tmp_path, calls, monkeyp
         raise FloatingPointError("the loss is nan")
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "learn", no_number)
+        patch.setattr(trainer, "training_step", no_number)
         with pytest.raises(FloatingPointError):
             fit(tiny.config(data, tmp_path, **HOW))
     assert calls[-1] == 1

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+import steps
 import tiny
 import torch
 from reference_decoder import ReferenceDecoder
@@ -17,7 +18,6 @@ from sat.config.training import TrainConfig
 from sat.data.dataloader import Batch
 from sat.data.dataset import CaptionDataset
 from sat.metrics.bleu import bleu
-from sat.training.objectives.cross_entropy import learn
 from sat.training.validation import validate
 
 RATE = 0.01
@@ -77,7 +77,7 @@ def step(
     captioner: Captioner, batch: Batch, optimizer: torch.optim.Optimizer, **config: Any
 ) -> dict[str, float]:
     config = TrainConfig(**config)
-    return learn(captioner.model, optimizer, batch, captioner.preprocessing, config)
+    return steps.learn(captioner.model, optimizer, batch, config)
 
 
 @pytest.mark.parametrize("alpha_c", [0.0, 0.5])
@@ -163,7 +163,7 @@ def test_validation_by_hand(tmp_path, size):
     decoding = DecodingConfig(beam_size=2, max_length=9)
     config = TrainConfig(validation=decoding, validation_batch_size=size, label_smoothing=0.3)
     captioner.model.train()  # dropout must not be at work
-    found = validate(captioner.model, val, captioner.vocabulary, captioner.preprocessing, config)
+    found = validate(captioner, val, config)
     captioner.model.eval()
     total = hits = words = 0
     for index in range(0, len(val), 2):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from steps import learn
 from test_cross_entropy import batch_for, by_hand, captioner, step
 from torch import Tensor
 from torch.amp import GradScaler
@@ -21,7 +22,6 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, microbatches
 from sat.device import autocast, grad_scaler
 from sat.training import trainer as trainer_module
-from sat.training.objectives.cross_entropy import learn
 from sat.training.optim import OPTIMIZERS, build_optimizer, optimizer_step
 from sat.training.trainer import Trainer, fit
 
@@ -58,9 +58,7 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(captioner, scaling, parts, 
     found = []
     for accumulate in (1, parts):
         idle = torch.optim.SGD(captioner.model.decoder.parameters(), lr=0.0)
-        losses = learn(
-            captioner.model, idle, batch, captioner.preprocessing, config, accumulate=accumulate
-        )
+        losses = learn(captioner.model, idle, batch, config, accumulate=accumulate)
         found.append((losses, gradients(captioner)))
     (losses, whole), (again, summed) = found
     assert again == pytest.approx(losses, rel=1e-5)
@@ -158,7 +156,6 @@ def test_a_scaled_loss_makes_the_same_step(captioner):
             captioner.model,
             adam,
             batch,
-            captioner.preprocessing,
             config,
             accumulate=2,
             scaler=scaler,
@@ -201,11 +198,11 @@ def test_float16_learns_what_float32_learns(captioner):
     for precision in ("float32", "float16"):
         config = TrainConfig(precision=precision, grad_clip=0.0)
         dtype = {"float32": torch.float32, "float16": torch.float16}[precision]
-        with autocast(config, device):
+        with autocast(precision, device):
             assert torch.nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype == dtype
         idle = torch.optim.SGD(captioner.model.decoder.parameters(), lr=0.0)
         scaler = GradScaler("cpu", init_scale=2.0**10, enabled=precision == "float16")
-        losses = learn(captioner.model, idle, batch, captioner.preprocessing, config, scaler=scaler)
+        losses = learn(captioner.model, idle, batch, config, scaler=scaler)
         found.append((losses, gradients(captioner)))
     assert found[0][0] == pytest.approx(found[1][0], rel=5e-3)
     whole = [torch.cat([value.flatten() for value in kept.values()]) for _, kept in found]
@@ -216,13 +213,13 @@ def test_float16_learns_what_float32_learns(captioner):
 def test_float16_is_refused_where_it_does_not_pay(tmp_path):
     told = "precision is 'float16', which is for CUDA, not for cpu: choose bfloat16 or float32"
     with pytest.raises(ValueError, match=told):
-        grad_scaler(TrainConfig(precision="float16"), torch.device("cpu"))
+        grad_scaler("float16", torch.device("cpu"))
     folder = tiny.prepare(tmp_path / "data")
     with pytest.raises(ValueError, match=told):
         fit(tiny.config(folder, tmp_path / "run", precision="float16"))
     assert not (tmp_path / "run").exists()
     for precision in ("float32", "bfloat16"):
-        assert not grad_scaler(TrainConfig(precision=precision), torch.device("cpu")).is_enabled()
+        assert not grad_scaler(precision, torch.device("cpu")).is_enabled()
 
 
 def test_the_scale_is_resumed(tmp_path, monkeypatch):

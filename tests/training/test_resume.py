@@ -42,9 +42,11 @@ def score_by_weights(patch: Callable[[Any, str, Any], None]) -> None:
     """Let validation, besides what it does, find a BLEU-4 that tells any two weights apart."""
     validate = trainer.validate
 
-    def scored(model: torch.nn.Module, *args: Any) -> dict[str, float]:
-        found = validate(model, *args)
-        total = sum(weight.detach().double().abs().sum() for weight in model.decoder.parameters())
+    def scored(captioner: Any, *args: Any) -> dict[str, float]:
+        found = validate(captioner, *args)
+        total = sum(
+            weight.detach().double().abs().sum() for weight in captioner.model.decoder.parameters()
+        )
         return found | {"Bleu_4": float(total * 1000 % 1)}
 
     patch(trainer, "validate", scored)
@@ -114,14 +116,14 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 
 def count_steps(patch: pytest.MonkeyPatch) -> list[Any]:
     """A list that grows by one with each step that is made to its end."""
-    made, learn = [], trainer.learn
+    made, learn = [], trainer.training_step
 
     def counted(*args: Any, **how: Any) -> Any:
         losses = learn(*args, **how)
         made.append(losses)
         return losses
 
-    patch.setattr(trainer, "learn", counted)
+    patch.setattr(trainer, "training_step", counted)
     return made
 
 
@@ -155,7 +157,7 @@ def go_on(config: TrainConfig) -> int:
         return len(made)
 
 
-BATCH = (trainer, "learn")
+BATCH = (trainer, "training_step")
 WITHIN = (cross_entropy, "cross_entropy")  # of a batch, when dropout has been drawn
 STEPPED = (AveragedModel, "update_parameters")
 CAPTIONING = (validation, "caption_dataset")
@@ -249,14 +251,14 @@ def run_and_die(data: str, folder: str) -> None:
     """In a process of its own: five steps, and then nothing any more."""
     torch.set_num_threads(1)
     score_by_weights(setattr)
-    learn, calls = trainer.learn, itertools.count()
+    learn, calls = trainer.training_step, itertools.count()
 
     def deadly(*args: Any, **how: Any) -> Any:
         if next(calls) == 5:
             os.kill(os.getpid(), signal.SIGKILL)
         return learn(*args, **how)
 
-    trainer.learn = deadly
+    trainer.training_step = deadly
     fit(tiny.config(Path(data), Path(folder), save_minutes=0.0, workers=1, **HOW))
 
 

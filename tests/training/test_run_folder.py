@@ -138,7 +138,7 @@ def test_other_pictures_are_refused(run, tmp_path):
     other = tiny.prepare(tmp_path / "other", known=2, resize="crop")
     path = other / f"TRAIN_IMAGES_{tiny.NAME.format(2)}.hdf5"
     assert refused(tiny.config(other, run, resume=True), ValueError) == (
-        f"{path} holds 32 px pictures (crop), the model was trained on 32 px (squash): prepare "
+        f"{path} holds 32 px images (crop), the model was trained on 32 px (squash): prepare "
         "the data with --image_size 32 --resize squash"
     )
 
@@ -146,13 +146,13 @@ def test_other_pictures_are_refused(run, tmp_path):
 def test_a_run_can_start_from_another_ones_weights(data, run, tmp_path):
     trainer = Trainer(tiny.config(data, tmp_path / "new", init=str(run / "best"), seed=9))
     model = native.load(run / "best")[0]
-    assert tiny.equal(tiny.weights(trainer.model), tiny.weights(model))
-    assert trainer.position.best == -1  # what another run reached does not count here
+    assert tiny.equal(tiny.weights(trainer.captioner.model), tiny.weights(model))
+    assert trainer.state.best == -1  # what another run reached does not count here
 
 
 def test_a_fresh_model_is_the_one_that_the_seed_gives(data, tmp_path):
     one, same, other = (
-        tiny.weights(Trainer(tiny.config(data, tmp_path / str(i), seed=seed)).model)
+        tiny.weights(Trainer(tiny.config(data, tmp_path / str(i), seed=seed)).captioner.model)
         for i, seed in enumerate((1, 1, 2))
     )
     assert tiny.equal(one, same)
@@ -161,7 +161,7 @@ def test_a_fresh_model_is_the_one_that_the_seed_gives(data, tmp_path):
 
 def test_the_preprocessing_is_that_of_the_data_and_the_encoder(tmp_path):
     folder = tiny.prepare(tmp_path / "data", resize="crop")
-    found = Trainer(tiny.config(folder, tmp_path / "run")).preprocessing
+    found = Trainer(tiny.config(folder, tmp_path / "run")).captioner.preprocessing
     assert (found.size, found.resize) == (32, "crop")
     assert found.mean == pytest.approx((127 / 255,) * 3)
     assert found.std == pytest.approx((128 / 255,) * 3)
@@ -172,9 +172,9 @@ def test_word_vectors_set_the_size_of_the_embedding(data, tmp_path):
     vectors = tmp_path / "glove.txt"
     vectors.write_text("dog 1 2 3\nzebra 4 5 6\ncat 7 8 9\n")
     trainer = Trainer(tiny.config(data, tmp_path / "run", embeddings=str(vectors)))
-    assert trainer.model_config.decoder.embed_dim == 3
-    table = trainer.model.decoder.embedding.weight
-    word_map = trainer.vocabulary.word_map
+    assert trainer.captioner.config.decoder.embed_dim == 3
+    table = trainer.captioner.model.decoder.embedding.weight
+    word_map = trainer.captioner.vocabulary.word_map
     assert table[word_map["dog"]].tolist() == [1, 2, 3]
     assert table[word_map["cat"]].tolist() == [7, 8, 9]
 
@@ -199,6 +199,6 @@ def test_a_stage_entered_after_a_stop_between_two_renames_finds_its_weights(data
     config = tiny.config(data, run, stages=(1, 2), stage1={"epochs": 1}, stage2={"epochs": 0})
     trainer = Trainer(dataclasses.replace(config, resume=True))
     with torch.no_grad():
-        trainer.model.decoder.fc.bias.add_(1)
+        trainer.captioner.model.decoder.fc.bias.add_(1)
     trainer.run()
-    assert tiny.equal(tiny.weights(trainer.model), best)
+    assert tiny.equal(tiny.weights(trainer.captioner.model), best)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import tiny
 import torch
+from steps import cross_entropy_objective, parts_and_loss
 from torch import Tensor, nn
 
 from sat.config.checks import from_dict, to_dict
-from sat.config.model import Preprocessing
 from sat.config.objectives import ScheduledSamplingConfig
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
@@ -92,23 +91,14 @@ def test_it_is_a_field_of_a_stage_that_shows_words() -> None:
         StageConfig(scheduled_sampling=schedule, objective="self_critical")
 
 
-def learnt(model: ShowAttendTell, given: Batch, share: float, monkeypatch) -> list[Tensor]:
+def learnt(model: ShowAttendTell, given: Batch, share: float) -> list[Tensor]:
     """The gradient of one step, after a fixed seed."""
-    found: list[Tensor] = []
-
-    def note(optimizer: None, parts: list, loss_of: Callable, *rest: object) -> dict:
-        (part,) = parts
-        loss, figures = loss_of(part)
-        weights = list(model.decoder.parameters())
-        found.extend(torch.autograd.grad(loss, weights, materialize_grads=True))
-        return figures
-
-    monkeypatch.setattr(cross_entropy, "optimizer_step", note)
+    objective = cross_entropy_objective(model, TrainConfig(), teacher_forcing_ratio=share)
     torch.manual_seed(2)
-    cross_entropy.learn(
-        model, None, given, Preprocessing(), TrainConfig(), teacher_forcing_ratio=share
-    )
-    return found
+    (part,), loss_of = parts_and_loss(objective, given)
+    loss, _ = loss_of(part)
+    weights = list(model.decoder.parameters())
+    return list(torch.autograd.grad(loss, weights, materialize_grads=True))
 
 
 def test_all_of_the_teachers_words_are_teacher_forcing(monkeypatch) -> None:
@@ -120,7 +110,7 @@ def test_all_of_the_teachers_words_are_teacher_forcing(monkeypatch) -> None:
     loss = cross_entropy.cross_entropy(output.logits, given.captions[:, 1:], lengths)
     loss = loss + 0.1 * cross_entropy.doubly_stochastic_penalty(output.alphas, lengths)
     expected = torch.autograd.grad(loss, list(model.decoder.parameters()), materialize_grads=True)
-    for one, other in zip(learnt(model, given, 1.0, monkeypatch), expected, strict=True):
+    for one, other in zip(learnt(model, given, 1.0), expected, strict=True):
         assert torch.equal(one, other)
 
 
@@ -148,7 +138,7 @@ def test_none_of_the_teachers_words_is_the_models_own_caption(monkeypatch) -> No
     loss = cross_entropy.cross_entropy(output.logits, given.captions[:, 1:], lengths)
     loss = loss + 0.1 * cross_entropy.doubly_stochastic_penalty(output.alphas, lengths)
     expected = torch.autograd.grad(loss, list(model.decoder.parameters()), materialize_grads=True)
-    for one, other in zip(learnt(model, given, 0.0, monkeypatch), expected, strict=True):
+    for one, other in zip(learnt(model, given, 0.0), expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -188,13 +178,13 @@ def test_each_word_is_kept_with_its_probability_by_itself(share: float) -> None:
 
 
 def test_a_stage_counts_its_own_batches(tmp_path, monkeypatch) -> None:
-    seen, real = [], trainer.learn
+    seen, real = [], trainer.training_step
 
-    def note(*args, teacher_forcing_ratio: float, **how):
-        seen.append(teacher_forcing_ratio)
-        return real(*args, teacher_forcing_ratio=teacher_forcing_ratio, **how)
+    def note(stage, batch, number, *rest):
+        seen.append(stage.config.scheduled_sampling.teacher_forcing_ratio(number))
+        return real(stage, batch, number, *rest)
 
-    monkeypatch.setattr(trainer, "learn", note)
+    monkeypatch.setattr(trainer, "training_step", note)
     tiny.script(monkeypatch, [0.1, 0.2, 0.3])
     data = tiny.prepare(tmp_path / "data", known=2)  # three batches an epoch
     linear = {"scheduled_sampling": ScheduledSamplingConfig("linear", c=0.1)}

@@ -5,16 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from steps import parts_and_loss, self_critical_objective, step
 
-from sat.config.model import Preprocessing
-from sat.config.training import TrainConfig
 from sat.data.dataloader import Batch
 from sat.metrics.cider import CiderD
 from sat.models.decoder import DecoderWithAttention
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.training.losses import policy_gradient
 from sat.training.objectives import self_critical
-from sat.training.objectives.self_critical import learn_self_critical, reward_of
+from sat.training.objectives.self_critical import reward_of
 
 PAD, UNK, START, END, WORDS = 0, 4, 5, 6, (1, 2, 3)
 
@@ -93,17 +92,13 @@ def test_steps_estimate_that_gradient_within_their_standard_error(
     rewards = torch.tensor([scores[tuple(line)] for line in lines])
     exact = gradient(model, -(log_p.exp() * rewards).sum())
     seen = []
-
-    def note(optimizer, parts, loss_of, config, scaler):
-        seen.append(gradient(model, sum(loss_of(part)[0] for part in parts)))
-
-    monkeypatch.setattr(self_critical, "optimizer_step", note)
     captions = torch.zeros(parts, 2)
     batch = Batch(features.expand(parts, 3, 4), captions, captions[:, 0], torch.zeros(parts))
     torch.manual_seed(1)
-    how = {"baseline": baseline, "accumulate": parts}
+    objective = self_critical_objective(model, reward, samples=8, baseline=baseline)
     for _ in range(250):
-        learn_self_critical(model, None, batch, Preprocessing(), TrainConfig(), reward, 8, **how)
+        split, loss = parts_and_loss(objective, batch, parts)
+        seen.append(gradient(model, sum(loss(part)[0] for part in split)))
     seen = torch.stack(seen)
     error = seen.std(0) / len(seen) ** 0.5
     far = (seen.mean(0) - exact).abs() / error.clamp(min=1e-9)
@@ -127,16 +122,8 @@ def test_each_caption_is_judged_by_what_the_model_says_without_drawing(model, mo
     features = torch.randn(2, 3, 4)
     batch = Batch(features, None, None, torch.tensor([7, 9]))
     optimizer = torch.optim.SGD(model.decoder.parameters(), 0.0)
-    learn_self_critical(
-        model,
-        optimizer,
-        batch,
-        Preprocessing(),
-        TrainConfig(),
-        SimpleNamespace(score=score),
-        samples=3,
-        baseline="greedy",
-    )
+    reward = SimpleNamespace(score=score)
+    step(self_critical_objective(model, reward, samples=3, baseline="greedy"), optimizer, batch)
     assert [image for image, _, _ in asked] == [7, 7, 7, 9, 9, 9, 7, 9]
     for photo, (_, words, _) in zip(features, asked[6:]):
         state, said = model.start(photo[None]), [START]
@@ -155,10 +142,8 @@ def test_it_teaches_what_is_rewarded(model):
     features = torch.randn(2, 3, 4)
     optimizer = torch.optim.Adam(model.decoder.parameters(), 0.02)
     batch = Batch(features, None, None, torch.tensor([0, 1]))
-    rewards = [
-        learn_self_critical(model, optimizer, batch, Preprocessing(), TrainConfig(), reward, 10)
-        for _ in range(60)
-    ]
+    objective = self_critical_objective(model, reward, samples=10)
+    rewards = [step(objective, optimizer, batch) for _ in range(60)]
     values = [each["reward"] for each in rewards]
     assert sum(values[-10:]) > 2 * sum(values[:10]) > 0
 

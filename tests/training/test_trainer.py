@@ -31,13 +31,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     """The losses of every step that is made."""
-    made, learn = [], trainer_module.learn
+    made, training_step = [], trainer_module.training_step
 
     def watched(*args: Any, **how: Any) -> dict[str, float]:
-        made.append(learn(*args, **how))
+        made.append(training_step(*args, **how))
         return made[-1]
 
-    monkeypatch.setattr(trainer_module, "learn", watched)
+    monkeypatch.setattr(trainer_module, "training_step", watched)
     return made
 
 
@@ -65,18 +65,27 @@ def test_a_tiny_set_is_learnt_by_heart(tmp_path):
 
 def test_a_frozen_encoder_is_frozen(data, tmp_path, monkeypatch):
     trainer = Trainer(tiny.config(data, tmp_path, encoder={"blocks": 2}, mirror=True))
-    before, modes, learn = tiny.weights(trainer.model), [], trainer_module.learn
+    before, modes, training_step = (
+        tiny.weights(trainer.captioner.model),
+        [],
+        trainer_module.training_step,
+    )
 
-    def watched(model: Any, *args: Any, **how: Any) -> dict[str, float]:
+    def watched(stage: Any, *args: Any) -> dict[str, float]:
+        model = stage.objective.model
         encoder = any(module.training for module in model.encoder.body.modules())
         modes.append((encoder, model.decoder.training, model.decoder.dropout.training))
-        return learn(model, *args, **how)
+        return training_step(stage, *args)
 
-    monkeypatch.setattr(trainer_module, "learn", watched)
+    monkeypatch.setattr(trainer_module, "training_step", watched)
     trainer.run()
     assert modes == [(False, True, True)] * 6
-    now = tiny.changed(before, trainer.model)
-    learns = {name for name, _ in trainer.model.named_parameters() if name.startswith("decoder.")}
+    now = tiny.changed(before, trainer.captioner.model)
+    learns = {
+        name
+        for name, _ in trainer.captioner.model.named_parameters()
+        if name.startswith("decoder.")
+    }
     learns.remove(f"decoder.{NEVER_LEARNS}")
     assert any(name.endswith("num_batches_tracked") for name in before)
     assert now == learns
@@ -84,41 +93,42 @@ def test_a_frozen_encoder_is_frozen(data, tmp_path, monkeypatch):
 
 def test_batch_norm_of_a_frozen_encoder_drifts_where_asked(data, tmp_path, monkeypatch):
     trainer = Trainer(tiny.config(data, tmp_path, encoder={"blocks": 2, "batch_norm": "drifts"}))
-    before, validate = tiny.weights(trainer.model.encoder), trainer_module.validate
+    before, validate = tiny.weights(trainer.captioner.model.encoder), trainer_module.validate
 
-    def watched(model: Any, *args: Any) -> dict[str, float]:
-        at_hand = tiny.weights(model.encoder)
-        found = validate(model, *args)
-        assert not tiny.changed(at_hand, model.encoder), "validation must not move it"
+    def watched(captioner: Any, *args: Any) -> dict[str, float]:
+        at_hand = tiny.weights(captioner.model.encoder)
+        found = validate(captioner, *args)
+        assert not tiny.changed(at_hand, captioner.model.encoder), "validation must not move it"
         return found
 
     monkeypatch.setattr(trainer_module, "validate", watched)
     trainer.run()
-    buffers = {name for name, _ in trainer.model.encoder.named_buffers()}
-    assert tiny.changed(before, trainer.model.encoder) == buffers
-    assert trainer.model.encoder.state_dict()["body.0.norm.num_batches_tracked"] == 6
+    buffers = {name for name, _ in trainer.captioner.model.encoder.named_buffers()}
+    assert tiny.changed(before, trainer.captioner.model.encoder) == buffers
+    assert trainer.captioner.model.encoder.state_dict()["body.0.norm.num_batches_tracked"] == 6
 
 
 def test_stage_2_changes_the_encoder_from_its_block_on(data, tmp_path):
     config = tiny.config(data, tmp_path, stages=(1, 2), stage2={"encoder_from_block": 1})
     trainer = Trainer(config)
-    before = tiny.weights(trainer.model.encoder)
+    before = tiny.weights(trainer.captioner.model.encoder)
     trainer.run()
     learns = {
         name
-        for name, _ in trainer.model.encoder.named_parameters()
+        for name, _ in trainer.captioner.model.encoder.named_parameters()
         if not name.startswith("body.0.")
     }
-    assert tiny.changed(before, trainer.model.encoder) == learns
-    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    assert tiny.changed(before, trainer.captioner.model.encoder) == learns
+    saved = native.load_trainer(tmp_path / "last")["optimizer"]
+    rates = [group["lr"] for group in saved["param_groups"]]
     assert rates == [1e-3, 1e-3]
 
 
 def test_frozen_word_vectors_stay(data, tmp_path):
     trainer = Trainer(tiny.config(data, tmp_path, fine_tune_embeddings=False))
-    before = tiny.weights(trainer.model.decoder)
+    before = tiny.weights(trainer.captioner.model.decoder)
     trainer.run()
-    stays = set(before) - tiny.changed(before, trainer.model.decoder)
+    stays = set(before) - tiny.changed(before, trainer.captioner.model.decoder)
     assert stays == {"embedding.weight", NEVER_LEARNS}
 
 
@@ -191,15 +201,15 @@ def test_the_log_holds_the_means_of_each_epoch(data, tmp_path, steps):
 def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoints(
     data, tmp_path, monkeypatch
 ):
-    real, calls = trainer_module.learn, itertools.count()
+    real, calls = trainer_module.training_step, itertools.count()
 
-    def learn(model: Any, *args: Any, **how: Any) -> dict[str, float]:
+    def step(stage: Any, *args: Any) -> dict[str, float]:
         if next(calls) == 4:  # the second batch of the second epoch
             with torch.no_grad():
-                model.decoder.fc.bias.fill_(math.nan)
-        return real(model, *args, **how)
+                stage.objective.model.decoder.fc.bias.fill_(math.nan)
+        return real(stage, *args)
 
-    monkeypatch.setattr(trainer_module, "learn", learn)
+    monkeypatch.setattr(trainer_module, "training_step", step)
     with pytest.raises(FloatingPointError) as caught:
         fit(tiny.config(data, tmp_path))
     assert str(caught.value) == (
@@ -247,19 +257,19 @@ def test_where_the_last_blocks_learn_the_frozen_ones_are_cached(tmp_path, steps,
 def test_captions_of_a_photo_together_are_the_same_captions_apart(tmp_path, steps, monkeypatch):
     """Dropout aside, a batch's loss does not depend on how often its photos are encoded."""
     folder = tiny.prepare(tmp_path / "data", known=2)
-    images, features_of = [], cross_entropy.features_of
+    counts, encode_batch = [], cross_entropy.encode_batch
 
-    def counted(model, batch, preprocessing):
-        images.append(len(batch.images))
-        return features_of(model, batch, preprocessing)
+    def counted(model, images):
+        counts.append(len(images))
+        return encode_batch(model, images)
 
-    monkeypatch.setattr(cross_entropy, "features_of", counted)
+    monkeypatch.setattr(cross_entropy, "encode_batch", counted)
     whole = {"batch_size": 24, "epochs": 1}
     for turn, together in enumerate((1, 2)):
         stage = whole | {"captions_per_sample": together}
         fit(tiny.config(folder, tmp_path / str(turn), decoder={"dropout": 0.0}, stage1=stage))
     assert steps[0] == pytest.approx(steps[1], rel=1e-4)
-    assert images == [24, 12]
+    assert counts == [24, 12]
     with pytest.raises(ValueError, match="captions_per_sample is 3: choose a divisor of 2, the"):
         fit(tiny.config(folder, tmp_path / "3", stage1=whole | {"captions_per_sample": 3}))
 
@@ -279,7 +289,7 @@ def test_the_weights_kept_are_their_average_where_one_is_asked_for(data, tmp_pat
     validated = tiny.script(monkeypatch, [0.2, 0.1])
     trainer = Trainer(tiny.config(data, tmp_path, stage1={"ema": 0.75}))
     trainer.run()
-    after = [*seen[1:], tiny.weights(trainer.model)]  # each of the six steps
+    after = [*seen[1:], tiny.weights(trainer.captioner.model)]  # each of the six steps
     for kept, steps in ((validated[0], 3), (validated[1], 6)):
         for name, value in kept.items():
             average = after[0][name].double()

@@ -1,9 +1,11 @@
-"""Scheduled sampling (Bengio et al. 2015): captions in which the model's own words stand.
+"""Scheduled sampling (Bengio et al. 2015): input words drawn from the model in place of references.
 
-B captions of I images, P regions, D features, T words. The draw is not differentiated, so two
-passes make one exact step: here, without a gradient, the words to show are chosen; then the fast
-teacher-forced pass is shown them and predicts the true ones. Here dropout is off and attention
-that of test time, so these are the words the model would say; there both are as in training.
+B captions of I images, P regions, D features, T words.
+
+The draw has no gradient, so two passes make one exact step: this one chooses the input words, then
+the fast teacher-forced pass takes them as its inputs and predicts the reference words. Here dropout
+is off and attention is that of test time, so these are the words that the model would generate; the
+second pass runs as in all training.
 """
 
 from __future__ import annotations
@@ -11,27 +13,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sat.models.show_attend_tell import ShowAttendTell
+from sat.models.base import CaptionModel, captions_per_image
 
 
 @torch.no_grad()
 def sample_inputs(
-    model: ShowAttendTell, features: Tensor, captions: Tensor, teacher_forcing_ratio: float
+    model: CaptionModel, features: Tensor, captions: Tensor, teacher_forcing_ratio: float
 ) -> Tensor:
-    """captions int[B, T] whose words are kept with that probability, each by itself.
+    """captions int[B, T], each word replaced with probability 1 - `teacher_forcing_ratio`.
 
-    The others are drawn from what the model predicts after the words before, own or not. The
-    first (the start) and the last (only ever predicted) stay. features float[I, P, D].
+    A replacement is drawn from the model's prediction after the input words before it. The first
+    token (the start) and the last (which is never an input) stay. features float[I, P, D].
     """
     training = model.training
     model.eval()
-    images = torch.arange(len(captions), device=captions.device) // (len(captions) // len(features))
+    repeats = captions_per_image(captions, features)
+    images = torch.arange(len(captions), device=captions.device) // repeats
     state = model.reorder(model.start(features), images)
-    shown = captions.clone()
+    inputs = captions.clone()
     for t in range(1, captions.shape[1] - 1):
-        logits, state = model.step(shown[:, t - 1], state)
-        own = logits.float().softmax(dim=-1).multinomial(1).squeeze(1)
-        kept = torch.rand(len(own), device=own.device) < teacher_forcing_ratio
-        shown[:, t] = torch.where(kept, captions[:, t], own)
+        logits, state = model.step(inputs[:, t - 1], state)
+        drawn = logits.float().softmax(dim=-1).multinomial(1).squeeze(1)
+        keep = torch.rand(len(drawn), device=drawn.device) < teacher_forcing_ratio
+        inputs[:, t] = torch.where(keep, captions[:, t], drawn)
     model.train(training)
-    return shown
+    return inputs

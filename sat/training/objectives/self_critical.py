@@ -5,27 +5,26 @@ B images, S captions drawn of each, T words, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
-from torch.optim import Optimizer
 
 from sat.config.decoding import DecodingConfig
-from sat.config.model import Preprocessing
-from sat.config.training import TrainConfig
-from sat.data.dataloader import Batch, microbatches
+from sat.config.training import StageConfig, TrainConfig
+from sat.data.dataloader import Batch
 from sat.data.dataset import CaptionDataset
 from sat.decoding.beam_search import beam_search
 from sat.decoding.hypothesis import Hypothesis
 from sat.decoding.sampling import sample
 from sat.device import autocast
-from sat.evaluation import features_of
 from sat.metrics.cider import CiderD
-from sat.models.show_attend_tell import ShowAttendTell
+from sat.models.base import CaptionModel, encode_batch
 from sat.training.losses import policy_gradient
-from sat.training.optim import optimizer_step
+from sat.training.objectives.base import Loss, Metrics
 
 DRAWING = DecodingConfig(do_sample=True, forbid_unknown=True, max_length=22)
 
@@ -42,75 +41,70 @@ def reward_of(dataset: CaptionDataset) -> CiderD:
     )
 
 
-def learn_self_critical(
-    model: ShowAttendTell,
-    optimizer: Optimizer,
-    batch: Batch,
-    preprocessing: Preprocessing,
-    config: TrainConfig,
-    reward: CiderD,
-    samples: int,
-    *,
-    baseline: str = "leave_one_out",
-    accumulate: int = 1,
-    scaler: GradScaler | None = None,
-) -> dict[str, float]:
-    """One step of the optimizer up the expected reward; returns the mean reward of the draws.
+class SelfCriticalObjective:
+    """REINFORCE on CIDEr-D of captions drawn from the model (Rennie et al. 2017).
 
-    Each image's captions are measured against the mean of its other ones ("leave_one_out", which
-    needs no caption beside them) or against its "greedy" one, as the model says it when it does not
-    draw (Rennie et al. 2017). Dropout is off: what draws is exactly what learns.
+    A caption is measured against the mean of the image's other ones ("leave_one_out", which needs
+    no caption beside them) or against its "greedy" one. Dropout is off, so that captions are drawn
+    from exactly the distribution that learns.
     """
-    model.eval()
 
-    def loss_of(part: Batch) -> tuple[Tensor, dict[str, float]]:
-        share = len(part.images) / len(batch.images)
-        features = features_of(model, part, preprocessing)
-        loss, mean = expected_loss(model, features, part, config, reward, samples, baseline)
-        return share * loss, {"reward": share * mean}
+    def __init__(
+        self, model: CaptionModel, config: TrainConfig, stage: StageConfig, reward: CiderD
+    ) -> None:
+        self.model, self.precision = model, config.precision
+        self.samples, self.baseline = stage.samples, stage.baseline
+        self.reward = reward
 
-    return optimizer_step(optimizer, microbatches(batch, accumulate), loss_of, config, scaler)
+    @contextmanager
+    def step(self, batch: Batch, number: int) -> Iterator[Loss]:
+        """A block with the loss of the parts of `batch`; the model is in evaluation mode."""
+        self.model.eval()
+        yield partial(self.loss, batch)
+
+    def loss(self, whole: Batch, part: Batch) -> tuple[Tensor, Metrics]:
+        """The share of `part` in the loss of the `whole` batch, and in the mean reward."""
+        share = len(part.images) / len(whole.images)
+        loss, reward = self.expected_loss(encode_batch(self.model, part.images), part)
+        return share * loss, {"reward": share * reward}
+
+    def expected_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, float]:
+        """A loss whose gradient is, on average, that of minus the expected reward; mean reward."""
+        model, device = self.model, features.device
+        options = replace(DRAWING, num_return_sequences=self.samples)
+        with torch.no_grad(), autocast(self.precision, device):
+            drawn = _token_lists(sample(model, features, options), model.end_id)
+            rewards = self._rewards(batch, drawn).to(device)  # (B, S)
+            if self.baseline == "greedy":
+                options = replace(DRAWING, do_sample=False, beam_size=1)
+                greedy = _token_lists(beam_search(model, features, options), model.end_id)
+                level = self._rewards(batch, greedy).to(device)  # (B, 1)
+            else:
+                level = (rewards.sum(1, keepdim=True) - rewards) / (self.samples - 1)  # (B, S)
+        lines = [tokens for group in drawn for tokens in group]
+        captions, lengths = _as_batch(lines, model, device)
+        with autocast(self.precision, device):
+            logits = model(features, captions, lengths).logits
+        never = {model.pad_id, model.start_id, model.unk_id} - {model.end_id, None}
+        banned = torch.tensor(sorted(never), dtype=torch.long, device=device)
+        logits = logits.index_fill(2, banned, float("-inf"))  # as when the captions were drawn
+        loss = policy_gradient(logits, captions[:, 1:], lengths - 1, (rewards - level).flatten())
+        return loss, rewards.mean().item()
+
+    def after_step(self, metrics: Metrics) -> Metrics:
+        """The metrics as they are."""
+        return metrics
+
+    def _rewards(self, batch: Batch, drawn: list[list[list[int]]]) -> Tensor:
+        """float[B, S]: the reward of each caption drawn of each image."""
+        pairs = zip(batch.indices.tolist(), drawn)
+        return torch.tensor(
+            [[self.reward.score(i, tokens) for tokens in group] for i, group in pairs]
+        )
 
 
-def expected_loss(
-    model: ShowAttendTell,
-    features: Tensor,
-    batch: Batch,
-    config: TrainConfig,
-    reward: CiderD,
-    samples: int,
-    baseline: str,
-) -> tuple[Tensor, float]:
-    """A loss with minus the gradient of the expected reward, on average; and the mean reward."""
-    options = replace(DRAWING, num_return_sequences=samples)
-    with torch.no_grad(), autocast(config, features.device):
-        drawn = _said(sample(model, features, options), model.end_id)
-        rewards = _rewards(reward, batch, drawn).to(features.device)  # (B, S)
-        if baseline == "greedy":
-            options = replace(DRAWING, do_sample=False, beam_size=1)
-            greedy = _said(beam_search(model, features, options), model.end_id)
-            level = _rewards(reward, batch, greedy).to(features.device)  # (B, 1)
-        else:
-            level = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)  # (B, S)
-    lines = [words for group in drawn for words in group]
-    captions, lengths = _as_batch(lines, model, features.device)
-    with autocast(config, features.device):
-        logits = model(features, captions, lengths).logits
-    unsayable = {model.pad_id, model.start_id, model.unk_id} - {model.end_id, None}
-    banned = torch.tensor(sorted(unsayable), dtype=torch.long, device=logits.device)
-    logits = logits.index_fill(2, banned, float("-inf"))  # as when the captions were drawn
-    loss = policy_gradient(logits, captions[:, 1:], lengths - 1, (rewards - level).flatten())
-    return loss, rewards.mean().item()
-
-
-def _rewards(reward: CiderD, batch: Batch, said: list[list[list[int]]]) -> Tensor:
-    """float[B, S]: the reward of each of the captions said of each image."""
-    pairs = zip(batch.indices.tolist(), said)
-    return torch.tensor([[reward.score(i, words) for words in group] for i, group in pairs])
-
-
-def _said(found: list[list[Hypothesis]], end_id: int) -> list[list[list[int]]]:
-    """All that was said of each image: the end too, unless the step limit came before it."""
+def _token_lists(found: list[list[Hypothesis]], end_id: int) -> list[list[list[int]]]:
+    """The tokens of each image's captions, with the end unless the step limit came before it."""
     return [
         [[*one.words, end_id] if one.finished else one.words for one in captions]
         for captions in found
@@ -118,7 +112,7 @@ def _said(found: list[list[Hypothesis]], end_id: int) -> list[list[list[int]]]:
 
 
 def _as_batch(
-    lines: list[list[int]], model: ShowAttendTell, device: torch.device
+    lines: list[list[int]], model: CaptionModel, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Captions int[N, T] with the start before each, padded, and their lengths int[N]."""
     rows = [torch.tensor([model.start_id, *line]) for line in lines]
