@@ -6,7 +6,7 @@ by Excitation Backprop"): the peak of the map, and besides it the share of its m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
+from sat.data.progress import Progress
 from sat.data.transforms import normalize
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import attention_maps
@@ -64,7 +65,6 @@ def score_pointing_game(
     }
 
 
-Progress = Callable[[Iterable], Iterable]
 NO_SHARES = ("brevity_penalty", "gen_len")
 """scores that tables do not show times 100"""
 

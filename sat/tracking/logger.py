@@ -74,7 +74,7 @@ class RunLogger:
         )
 
     def _example(self, image: int, results: Sequence[dict[str, Any]]) -> Sample:
-        photo = self.val.picture(image).permute(1, 2, 0).numpy()  # (S, S, 3)
+        photo = self.val.image(image).permute(1, 2, 0).numpy()  # (S, S, 3)
         hypothesis, references = results[image]["caption"], self.references[image]["captions"]
         return Sample(results[image]["image_id"], photo, hypothesis, references)
 
