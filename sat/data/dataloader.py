@@ -43,7 +43,7 @@ def microbatches(batch: Batch, parts: int) -> list[Batch]:
     return [Batch(*part) for part in zip(images, captions, lengths, indices)]
 
 
-class CaptionBatchSampler(Sampler):
+class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (caption index, view), shuffled each epoch and fixed by seed and epoch.
 
     kind: "by_length" puts captions of similar length into a batch, the longest first, so that there
@@ -103,7 +103,8 @@ class CaptionBatchSampler(Sampler):
         """The number of captions to be cut into batches: in all, or of each length."""
         lengths = self.lengths[:: self.stride]
         if self.kind == "equal_length":
-            return np.unique(-lengths, return_counts=True)[1].tolist()
+            counts: list[int] = np.unique(-lengths, return_counts=True)[1].tolist()
+            return counts
         return [len(lengths)]
 
     def _cut(self, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -126,7 +127,7 @@ def collate(samples: list[Sample], group_size: int = 1) -> Batch:
 
 def training_loader(
     dataset: CaptionDataset, batches: CaptionBatchSampler, *, workers: int = 0, pin: bool = False
-) -> DataLoader:
+) -> DataLoader[Sample]:
     """A loader of the sampler's batches, read by `workers` processes (0: this one)."""
     return DataLoader(
         dataset,
@@ -140,7 +141,7 @@ def training_loader(
 
 def evaluation_loader(
     dataset: CaptionDataset, batch_size: int, *, workers: int = 0, pin: bool = False
-) -> DataLoader:
+) -> DataLoader[Sample]:
     """A loader of every image once, in order."""
     return DataLoader(
         dataset.one_per_image(),

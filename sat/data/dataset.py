@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import h5py
 import numpy as np
@@ -36,10 +36,10 @@ class Sample(NamedTuple):
     image: Tensor  # uint8[3, S, S], or float16[P, D] where features are read
     caption: Tensor  # int64[T], start and end included, padded to the file's width
     length: int  # tokens, start and end counted
-    index: int  # of the image within its split
+    index: int  # type: ignore[assignment]  # of the image within its split; hides tuple.index
 
 
-class CaptionDataset(Dataset):
+class CaptionDataset(Dataset[Sample]):
     """The captions of one split with their images, from our or the tutorial's prepared files.
 
     `dataset[i]` is the `Sample` of the i-th caption, `dataset[i, MIRRORED]` the same with the image
@@ -138,7 +138,8 @@ class CaptionDataset(Dataset):
         """
         path = self.path("REFERENCES", ".json")
         if path.exists():
-            return orjson.loads(path.read_bytes())["images"]
+            images: list[dict[str, Any]] = orjson.loads(path.read_bytes())["images"]
+            return images
         logger.warning("%s is missing: scores use captions from the word map, not as written", path)
         groups = self.captions.reshape(self.num_images, self.captions_per_image, -1)
         return [
@@ -150,7 +151,7 @@ class CaptionDataset(Dataset):
             for i, group in enumerate(groups)
         ]
 
-    def one_per_image(self) -> Subset:
+    def one_per_image(self) -> Subset[Sample]:
         """The data set with every image exactly once, in order, as evaluation reads it."""
         return Subset(self, range(0, len(self), self.captions_per_image))
 
@@ -194,7 +195,7 @@ def vocabulary_of(word_map: Path, tokenizer: Path) -> Vocabulary:
         return Vocabulary.load(word_map)
     from sat.data.tokenizer import SubwordTokenizer
 
-    return SubwordTokenizer.load(tokenizer)
+    return cast(Vocabulary, SubwordTokenizer.load(tokenizer))  # it has the same methods
 
 
 def _existing(path: Path) -> Path:

@@ -51,7 +51,8 @@ def read_image_array(path: str | Path) -> np.ndarray:
         plain = image.format == "JPEG" and image.mode == "RGB"
         if simplejpeg is not None and plain and _is_upright(image, path):
             with suppress(ValueError):  # Pillow reads some of these, and names the fault of others
-                return simplejpeg.decode_jpeg(Path(path).read_bytes(), strict=True)
+                pixels: np.ndarray = simplejpeg.decode_jpeg(Path(path).read_bytes(), strict=True)
+                return pixels
         return np.array(_read(image, path))
 
 
@@ -94,7 +95,7 @@ def _upright(image: Image.Image, name: object) -> Image.Image:
 def _is_upright(image: Image.Image, name: object) -> bool:
     """True unless an EXIF orientation says otherwise; a damaged tag is logged."""
     try:
-        return image.getexif().get(ORIENTATION, 1) == 1
+        return bool(image.getexif().get(ORIENTATION, 1) == 1)
     except Exception as error:  # EXIF readers raise nearly anything
         logger.warning(BAD_EXIF, name, error)
         return True

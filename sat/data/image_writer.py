@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -85,7 +85,7 @@ def write_images(
 
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`work(item)` for each item, in order, computed ahead by threads (default: one per core).
 
     At most two items per thread are in progress, so that a slow consumer does not fill the memory.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sat.atomic_io import check_space
 from sat.config.data import InputFilesConfig
@@ -19,6 +19,9 @@ from sat.data.annotations import SPLITS, Record, check_images_exist
 from sat.data.image_writer import Size, write_images
 from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from sat.data.tokenizer import SubwordTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +158,7 @@ def _write_split(
     records: list[Record],
     split: str,
     paths: dict[str, Path],
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | SubwordTokenizer,
     config: InputFilesConfig,
     progress: Progress | None,
 ) -> None:

@@ -92,8 +92,10 @@ class SubwordTokenizer:
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """The ids of the start, the tokens (of `split`) and the end."""
         tokens = list(tokens)
-        ids = [self.tokenizer.token_to_id(token) for token in tokens]
-        if None in ids:
+        ids = [
+            number for token in tokens if (number := self.tokenizer.token_to_id(token)) is not None
+        ]
+        if len(ids) < len(tokens):
             raise ValueError(f"{tokens} are not all tokens of this tokenizer: split first")
         return [self.start_id, *ids, self.end_id]
 
@@ -107,7 +109,10 @@ class SubwordTokenizer:
 
     def special(self, number: int) -> str:
         """The text of a special token."""
-        return self.tokenizer.id_to_token(number)
+        token = self.tokenizer.id_to_token(number)
+        if token is None:
+            raise ValueError(f"token {number} is not one of this tokenizer's {len(self)} tokens")
+        return token
 
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()

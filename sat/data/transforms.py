@@ -25,12 +25,11 @@ def resize(image: Image.Image | np.ndarray, preprocessing: Preprocessing) -> np.
     """
     if isinstance(image, Image.Image) and image.mode != "RGB":
         raise ValueError(f"the image's mode is {image.mode}, not RGB: pass it through read_image")
-    is_array = isinstance(image, np.ndarray)
-    width, height = image.shape[1::-1] if is_array else image.size
-    box = visible_box((width, height), preprocessing)
-    if box == (0, 0, width, height):
-        return _scaled(image if is_array else np.array(image), preprocessing.size)
-    whole = Image.fromarray(image) if is_array else image
+    size = (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
+    box = visible_box(size, preprocessing)
+    if box == (0, 0, *size):
+        return _scaled(np.asarray(image), preprocessing.size)
+    whole = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     side = (preprocessing.size, preprocessing.size)
     small = whole.resize(side, Image.Resampling.BILINEAR, box=box)
     return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))  # (3, S, S)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def batches_for(config: TrainConfig, number: int, train: CaptionDataset) -> CaptionBatchSampler:
     """The order in which a stage learns from the captions."""
-    stage = getattr(config, f"stage{number}")
+    stage = config.stage(number)
     drawn = config.captions == "random"
     learns_words = stage.objective == "likelihood"
     return CaptionBatchSampler(
