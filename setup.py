@@ -34,7 +34,7 @@ setup(
         "matplotlib>=3.7",
         "tqdm>=4.65",
         "safetensors>=0.4.3",
-        "jsonargparse[signatures]>=4.40",
+        "jsonargparse[signatures]>=4.49",
     ],
     extras_require=EXTRAS,
     classifiers=[

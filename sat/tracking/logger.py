@@ -74,7 +74,7 @@ class RunLogger:
         self.tracker.samples(step, [self._sample(i, results[i]) for i in chosen])
 
     def _sample(self, image: int, result: dict[str, Any]) -> Sample:
-        pixels = self.val.picture(image).permute(1, 2, 0).numpy()  # (S, S, 3)
+        pixels = self.val.image(image).permute(1, 2, 0).numpy()  # (S, S, 3)
         references = self.references[image]["captions"]
         return Sample(result["image_id"], pixels, result["caption"], references)
 

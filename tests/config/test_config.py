@@ -61,7 +61,7 @@ REFUSED = [
     (
         DecodingConfig,
         {"num_return_sequences": 4, "beam_size": 3},
-        "num_return_sequences is 4: at most beam_size (3) captions come out of one search",
+        "num_return_sequences is 4: one search returns at most beam_size (3) captions",
     ),
     (DecodingConfig, {"temperature": 0.0}, "temperature is 0.0: give a number above 0"),
     (DecodingConfig, {"top_k": -1}, "top_k is -1: give 0 (off) or a number of words"),
@@ -228,5 +228,5 @@ def test_flags_are_made_from_fields(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "draw from this many likeliest words; 0: from all" in text
+    assert "sample from this many likeliest words; 0: from all" in text
     assert "--seed" not in text

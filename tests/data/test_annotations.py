@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sat.data.annotations import Record, check_photos_exist, read_karpathy
+from sat.data.annotations import Record, check_images_exist, read_karpathy
 
 
 def sentence(text):
@@ -87,7 +87,7 @@ def test_unknown_splits_are_left_out_and_logged(tmp_path, caplog):
         ),
         (
             json.dumps({"images": [image(f"{i}", "train", "a", imgid=5) for i in range(3)]}),
-            "image id 5 stands 3 times",
+            "image id 5 occurs 3 times",
         ),
     ],
 )
@@ -120,6 +120,6 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
 def test_missing_photos_are_counted_and_the_first_is_named(tmp_path):
     (tmp_path / "1.jpg").touch()
     records = [Record(i, tmp_path / f"{i}.jpg", "train", (), ()) for i in range(4)]
-    with pytest.raises(FileNotFoundError, match=r"0\.jpg: there is no such photo, and 2 more are"):
-        check_photos_exist(records)
-    check_photos_exist(records[1:2])
+    with pytest.raises(FileNotFoundError, match=r"0\.jpg: there is no such image, and 2 more are"):
+        check_images_exist(records)
+    check_images_exist(records[1:2])

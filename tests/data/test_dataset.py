@@ -15,7 +15,6 @@ import pytest
 import torch
 from conftest import Prepared
 
-from sat.data import dataset as dataset_module
 from sat.data.dataloader import CaptionBatchSampler, collate, evaluation_loader, training_loader
 from sat.data.dataset import MIRRORED, CaptionDataset, find_data_name
 from sat.data.vocabulary import Vocabulary
@@ -31,7 +30,7 @@ def test_every_caption_comes_with_its_image(prepared: Write) -> None:
     data = prepared()
     dataset = opened(data)
     assert len(dataset) == 30
-    assert (dataset.captions_per_image, dataset.images, dataset.image_size) == (5, 6, 8)
+    assert (dataset.captions_per_image, dataset.num_images, dataset.image_size) == (5, 6, 8)
     for i, sample in enumerate(dataset[j] for j in range(30)):
         assert sample.index == i // 5
         assert sample.image.dtype == torch.uint8
@@ -189,9 +188,16 @@ def test_files_that_do_not_fit_together_are_refused(prepared: Write) -> None:
         "[[9, 10], [9, 1, 2, 10]]",
         '[["a", "b"], ["c", "d"]]',
         "[[9, 1, 10], [9, 2, 1",
+        "[[9, 1, 10], [9, 2, 1]",
+        "[[9, 1.5, 10], [9, 2, 10]]",
+        "[[9, null, 10], [9, 2, 10]]",
+        "[9, 1, 10]",
+        "[[[9, 10]], [[9, 10]]]",
     ],
 )
-def test_a_captions_file_that_is_none_is_refused(prepared: Write, text: str) -> None:
+def test_caption_dataset_refuses_a_captions_file_of_another_shape(
+    prepared: Write, text: str
+) -> None:
     data = prepared(images=1, per_image=2)
     data.path("CAPTIONS", ".json").write_text(text)
     with pytest.raises(ValueError, match="is not a list of captions of one length: prepare"):
@@ -213,13 +219,13 @@ def test_a_batch_reads_the_picture_of_captions_in_a_row_once(
     dataset = opened(prepared())
     indices = [(5, 0), (6, 0), (7, 1), (0, 1), (5, 0), 29]
     expected, read = [dataset[i] for i in indices], []
-    picture = CaptionDataset.picture
+    real = CaptionDataset.image
 
-    def counted(self: CaptionDataset, image: int, view: int = 0) -> torch.Tensor:
-        read.append((image, view))
-        return picture(self, image, view)
+    def counted(self: CaptionDataset, index: int, view: int = 0) -> torch.Tensor:
+        read.append((index, view))
+        return real(self, index, view)
 
-    monkeypatch.setattr(CaptionDataset, "picture", counted)
+    monkeypatch.setattr(CaptionDataset, "image", counted)
     for sample, alone in zip(dataset.__getitems__(indices), expected, strict=True):
         assert all(
             torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(sample, alone)
@@ -229,18 +235,3 @@ def test_a_batch_reads_the_picture_of_captions_in_a_row_once(
     assert torch.equal(batch.images, torch.stack([dataset[5].image, dataset[20, 1].image]))
     assert batch.indices.tolist() == [1, 4]
     assert len(batch.captions) == len(batch.lengths) == 4
-
-
-@pytest.mark.parametrize("block", [1, 2, 7, 10_000])
-def test_captions_are_read_in_blocks_of_any_size(
-    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dataset_module, "BLOCK", block)
-    path, lines = tmp_path / "captions.json", [[9490, 1, 22, 0], [9490, 333, 0, 0], [9, 8, 7, 6]]
-    for written in (json.dumps(lines), json.dumps(lines, indent=1), json.dumps(lines) + "\n"):
-        path.write_text(written, encoding="utf-8")
-        assert dataset_module._read_captions(path).tolist() == lines
-    for cut in range(1, len(json.dumps(lines))):
-        path.write_text(json.dumps(lines)[:-cut], encoding="utf-8")
-        with pytest.raises(ValueError, match="prepare the data again"):
-            dataset_module._read_captions(path)

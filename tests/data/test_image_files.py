@@ -5,20 +5,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from quadrants import BLUE, GREEN, GREY, RED, quadrants
 
 from sat.data.image_files import read_image
-
-RED, GREEN, BLUE, GREY = (200, 30, 40), (20, 180, 60), (40, 50, 210), (120, 120, 120)
-
-
-def quadrants(width=48, height=32):
-    """Red and green above, blue and grey below: no two ways of turning it look alike."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[: height // 2, : width // 2] = RED
-    pixels[: height // 2, width // 2 :] = GREEN
-    pixels[height // 2 :, : width // 2] = BLUE
-    pixels[height // 2 :, width // 2 :] = GREY
-    return Image.fromarray(pixels)
 
 
 def corners(photo):
@@ -129,7 +118,7 @@ def test_floating_point_photos_are_read_against_the_range_that_holds_them(tmp_pa
 
 
 def test_floating_point_photo_with_a_nan_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"photo\.tif: cannot be read as a photo .* not finite"):
+    with pytest.raises(ValueError, match=r"photo\.tif: cannot be read as an image .* not finite"):
         reopened(Image.fromarray(levels([0, 1, np.nan, 1], np.float32)), tmp_path, ".tif")
 
 
@@ -196,11 +185,11 @@ def test_what_is_no_whole_photo_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError) as caught:
         read_image(path)
-    assert str(caught.value).startswith(f"{path}: cannot be read as a photo (")
+    assert str(caught.value).startswith(f"{path}: cannot be read as an image (")
 
 
 def test_a_folder_is_no_photo_and_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot be read as a photo \(IsADirectoryError\)"):
+    with pytest.raises(ValueError, match=r"cannot be read as an image \(IsADirectoryError\)"):
         read_image(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such photo; check"):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such image; check"):
         read_image(tmp_path / "none.jpg")

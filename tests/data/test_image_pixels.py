@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from test_image_files import quadrants
+from quadrants import quadrants
 
 from sat.data import image_files
 from sat.data.image_files import read_image, read_image_array
@@ -44,7 +44,7 @@ def test_what_is_not_plainly_in_order_is_left_to_pillow(tmp_path, simplejpegs, k
     photo.save(path, format="png" if kind == "png" else "jpeg", exif=exif)
     if kind in ("ends too early", "no photo"):
         path.write_bytes(path.read_bytes()[: 500 if kind == "ends too early" else 2])
-        with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as a photo"):
+        with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as an image"):
             read_image_array(path)
     else:
         assert np.array_equal(read_image_array(path), np.asarray(read_image(path)))

@@ -102,16 +102,16 @@ def test_bad_photos_are_skipped_on_request_and_named(tmp_path, photos, caplog):
     with h5py.File(path) as file:
         expected = [resize(read_image(photo), PREPROCESSING) for photo in kept]
         assert np.array_equal(file["images"][:], np.stack(expected))
-    assert f"skipped: {photos[3]}: cannot be read as a photo" in caplog.text
-    assert f"skipped: {photos[11]}: there is no such photo" in caplog.text
+    assert f"skipped: {photos[3]}: cannot be read as an image" in caplog.text
+    assert f"skipped: {photos[11]}: there is no such image" in caplog.text
 
 
 def test_else_the_first_bad_photo_is_an_error_with_its_remedy(tmp_path, photos):
     for i in (3, 5):
         photos[i].write_bytes(b"no photo")
-    told = r"3\.png: cannot be read as a photo .*; repair it, or .* --on_bad_image skip"
+    told = r"3\.png: cannot be read as an image .*; repair it, or .* --on_bad_image skip"
     with pytest.raises(ValueError, match=told):
         write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)
     photos[2].unlink()
-    with pytest.raises(FileNotFoundError, match=r"2\.png: there is no such photo.*on_bad_image"):
+    with pytest.raises(FileNotFoundError, match=r"2\.png: there is no such image.*on_bad_image"):
         write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)

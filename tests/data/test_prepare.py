@@ -201,7 +201,7 @@ def test_a_split_without_captions_is_an_error(records, output, missing):
 def test_existing_files_are_kept_unless_told_otherwise(records, output):
     create_input_files(records, output, CONFIG)
     before = contents(output)
-    with pytest.raises(FileExistsError, match=r"\.hdf5: is there already; .*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"\.hdf5: exists already; .*--overwrite"):
         create_input_files(records[:20], output, CONFIG)
     assert contents(output) == before
     create_input_files(records[:20], output, CONFIG, overwrite=True)
@@ -240,11 +240,11 @@ def test_an_interrupted_run_leaves_nothing_and_changes_nothing(records, output, 
 
 def test_missing_and_broken_photos_are_errors_that_leave_nothing(records, output):
     records[17].path.write_bytes(b"no photo")
-    with pytest.raises(ValueError, match=r"17\.png: cannot be read as a photo"):
+    with pytest.raises(ValueError, match=r"17\.png: cannot be read as an image"):
         create_input_files(records, output, CONFIG)
     assert contents(output) == {}
     records[21].path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"21\.png: there is no such photo, and 0 more"):
+    with pytest.raises(FileNotFoundError, match=r"21\.png: there is no such image, and 0 more"):
         create_input_files(records, output, CONFIG)
 
 
@@ -256,7 +256,7 @@ def test_skipped_photos_take_their_captions_along(records, output, tmp_path, cap
     create_input_files(records, output, config)
     create_input_files([r for r in records if r not in bad], tmp_path / "without", config)
     assert contents(output) == contents(tmp_path / "without")
-    assert "val: 2 of 8 photos skipped" in caplog.text
+    assert "val: 2 of 8 images skipped" in caplog.text
 
 
 def test_a_split_of_bad_photos_only_is_an_error(records, output):
@@ -264,7 +264,7 @@ def test_a_split_of_bad_photos_only_is_an_error(records, output):
     for record in records:
         if record.split == "test":
             record.path.unlink()
-    with pytest.raises(ValueError, match="none of the 7 photos of the test split can be read"):
+    with pytest.raises(ValueError, match="none of the 7 images of the test split can be read"):
         create_input_files(records, output, config)
     assert contents(output) == {}
 
@@ -272,9 +272,7 @@ def test_a_split_of_bad_photos_only_is_an_error(records, output):
 def test_a_full_disk_is_told_before_the_work(records, output, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 5000))
-    with pytest.raises(
-        OSError, match=r"0\.0 GB are needed for 29 pictures of 8 pixels .* make room"
-    ):
+    with pytest.raises(OSError, match=r"29 images of 8 pixels need 0\.0 GB and .* make room"):
         create_input_files(records, output, CONFIG)
     assert contents(output) == {}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 10**9))

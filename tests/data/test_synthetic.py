@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from caption_truth import describes
 from PIL import Image
 
 from sat.data.synthetic import scenes
@@ -14,7 +15,6 @@ from sat.data.synthetic.captions import (
     OPPOSITE,
     PHRASES,
     SHAPES,
-    describes,
     relation,
     true_captions,
 )

@@ -62,7 +62,7 @@ def test_what_was_saved_comes_back(tmp_path):
         assert SubwordTokenizer.load(source) == subwords
     assert SubwordTokenizer.train(tiny_vit.CAPTIONS[:3], 300) != subwords
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no tokenizer"):
+    with pytest.raises(ValueError, match="is not a tokenizer"):
         SubwordTokenizer.load(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_a_given_tokenizer_stores_its_ids(prepared, tmp_path):
     ]
     name = create_input_files(records, tmp_path / "other", config)
     assert read_vocabulary(tmp_path / "other", name) == read_vocabulary(prepared, name)
-    with pytest.raises(ValueError, match="nowhere: is no tokenizer"):
+    with pytest.raises(ValueError, match="nowhere: is not a tokenizer"):
         SubwordTokenizer.load(tmp_path / "nowhere")
 
 

@@ -36,7 +36,7 @@ def test_shapes_are_drawn_and_prepared_in_one_command(tmp_path):
         assert file["images"].shape == (48, 3, 64, 64)
     again = run(*flags, "--min_word_freq", 1)
     assert again.returncode == 1
-    assert re.fullmatch(r"error: .*: is there already; replace it with --overwrite\n", again.stderr)
+    assert re.fullmatch(r"error: .*: exists already; replace it with --overwrite\n", again.stderr)
     assert run(*flags, "--min_word_freq", 1, "--overwrite").returncode == 0
 
 
