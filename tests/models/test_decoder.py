@@ -237,3 +237,31 @@ def test_a_step_can_learn_from_a_state_made_without_gradients() -> None:
     logits, _ = decoder.step(torch.tensor([1, 2, 3, 4]), state)
     logits.sum().backward()
     assert decoder.attention.decoder_att.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["fc.weight", "decode_step.weight_hh", "attention.full_att.weight"]
+)
+@pytest.mark.parametrize("change", ["in place", "behind autograd's back", "fused optimizer"])
+@torch.no_grad()
+def test_decoder_weight_changed_in_place_changes_next_step(name: str, change: str) -> None:
+    """No weight is kept in another form: a copy made afterwards says the same as the original."""
+    decoder = random_decoder()
+    features, captions = random_batch()
+    weight = decoder.get_parameter(name)
+    state = decoder.start(features)
+    before, _ = decoder.step(captions[:, 0], state)
+    if change == "in place":
+        weight[:, 1:] *= 2  # column 0 stays
+    elif change == "behind autograd's back":
+        weight.data[:, 1:] *= 2
+    else:
+        weight.grad = torch.ones_like(weight)
+        weight.grad[:, 0] = 0
+        torch.optim.Adam([weight], lr=0.5, fused=True).step()
+    after, _ = decoder.step(captions[:, 0], state)
+    fresh = DecoderWithAttention(**SIZES).eval()
+    fresh.load_state_dict(decoder.state_dict())
+    expected, _ = fresh.step(captions[:, 0], fresh.start(features))
+    torch.testing.assert_close(after, expected, rtol=0, atol=0)
+    assert (after - before).abs().max() > 1e-2
