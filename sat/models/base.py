@@ -12,4 +12,4 @@ class Output(NamedTuple):
 
     logits: Tensor  # float[B, T-1, V]
     alphas: Tensor  # float[B, T-1, P]
-    looks: Tensor | None = None  # float[B, T-1, P], one at the region looked at, if it was one
+    locations: Tensor | None = None  # float[B, T-1, P], one-hot; None for the expected context

@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
+from decoders import EVERY_CHOICE, SIZES, each_choice
 from reference_decoder import ReferenceDecoder
-from test_decoder import EVERY_CHOICE, SIZES, each_choice
 from torch import Tensor, nn
 
 from sat.models.decoder import DecoderWithAttention
@@ -75,7 +75,7 @@ def test_several_captions_of_a_photo_are_as_many_photos() -> None:
     expected = found[0][2].unflatten(0, (2, 3)).sum(1)
     torch.testing.assert_close(found[1][:2], found[0][:2])
     torch.testing.assert_close(found[1][2], expected)
-    with pytest.raises(ValueError, match="6 captions of 4 photos: give as many of each photo"):
+    with pytest.raises(ValueError, match="6 captions of 4 images: give as many of each image"):
         decoder(features.repeat(2, 1, 1), captions, LENGTHS)
 
 

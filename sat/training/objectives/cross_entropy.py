@@ -93,10 +93,10 @@ def likelihood(
     penalty = penalty * (by_words if config.penalty_scaling == "sum" else by_captions)
     loss = entropy + config.alpha_c * penalty
     figures = {"cross_entropy": entropy.item(), "penalty": penalty.item()}
-    if output.looks is not None:
+    if output.locations is not None:
         hard = config.hard
         terms = variational_terms(
-            output.logits, targets, words, output.alphas, output.looks, model.decoder.baseline
+            output.logits, targets, words, output.alphas, output.locations, model.decoder.baseline
         )
         loss = loss + by_words * (hard.reward * terms.reinforce - hard.entropy * terms.entropy)
         figures |= {"drawn": by_words, "log_p": by_words * terms.log_p.item()}
