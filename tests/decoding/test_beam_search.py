@@ -10,9 +10,8 @@ from torch import Tensor
 from toy_language import Caption, State, Toy, photos, textbook_beam_search
 
 from sat.config.decoding import DecodingConfig
-from sat.decoding.beam_search import BLOCKWISE_FROM, _top
 from sat.decoding.generate import generate
-from sat.decoding.hypothesis import NEG_INF, Hypothesis
+from sat.decoding.hypothesis import Hypothesis
 
 NEVER = 99
 MIXED = photos(NEVER, 0, 3, 1, NEVER, 2, 5, 4)  # images that end early, late and not at all
@@ -158,17 +157,3 @@ def test_generate_sampling_leaves_global_generator_unchanged() -> None:
     before = torch.get_rng_state()
     generate(Toy(), MIXED, DecodingConfig(do_sample=True, max_length=4))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("rows", [7, BLOCKWISE_FROM])
-@pytest.mark.parametrize("words", [9, 64, 300, 1291])
-@pytest.mark.parametrize("k", [1, 3, 5])
-def test_the_likeliest_words_are_those_of_topk(k: int, words: int, rows: int) -> None:
-    values = torch.rand(rows, words)
-    values[0, 4:] = NEG_INF  # fewer than k that live
-    values[1, -3:] += 1  # the greatest behind the last whole block
-    best, index = _top(values, k)
-    expected = values.topk(k, dim=1)
-    assert torch.equal(best, expected.values)
-    assert torch.equal(values.gather(1, index), best)
-    assert all(len(set(row)) == k for row in index.tolist())

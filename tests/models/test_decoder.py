@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
+from decoders import SIZES, each_choice, random_batch, random_decoder
 from reference_decoder import ReferenceDecoder
-from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
 from sat.models.attention import Attention
 from sat.models.decoder import DecoderWithAttention
 from sat.ops import attention_scores
-from sat.ops.attention_scores import weighted_sums
 from sat.ops.ragged_rows import RaggedRows
 from sat.training.losses import word_mask
 
-CHOICES = {
-    "activation": ("tanh", "relu"),
-    "gate": ("vector", "scalar", "none"),
-    "initial_state": ("tanh", "linear"),
-    "output": ("deep", "linear"),
-}
-MORE = [
-    {"attention_depth": 2},
-    {"attention_depth": 2, "activation": "relu", "test_attention": "argmax"},
-    {"test_attention": "argmax", "gate": "scalar"},
-    {"dropout_sites": ("mean", "hidden", "readout")},
-    {"dropout_sites": ("mean",), "output": "linear"},
-    {"dropout_sites": ()},
-]
-EVERY_CHOICE = [dict(zip(CHOICES, pick)) for pick in itertools.product(*CHOICES.values())]
-EVERY_CHOICE += [EVERY_CHOICE[0] | others for others in MORE]
-SIZES = {
-    "attention_dim": 7,
-    "embed_dim": 5,
-    "decoder_dim": 6,
-    "vocab_size": 11,
-    "encoder_dim": 4,
-}
 LENGTHS = torch.tensor([5, 9, 3, 8])  # all different: both decoders sort them alike
 EXACT = {"rtol": 0, "atol": 1e-5}
-
-each_choice = pytest.mark.parametrize(
-    "choices", EVERY_CHOICE, ids=lambda choices: "-".join(map(str, choices.values()))
-)
-
-
-def random_decoder(**choices: str) -> DecoderWithAttention:
-    """With weights large enough for every part to matter."""
-    torch.manual_seed(3)
-    decoder = DecoderWithAttention(**SIZES, **choices)
-    for parameter in decoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.7)
-    return decoder.eval()
-
-
-def random_batch() -> tuple[Tensor, Tensor]:
-    random = torch.Generator().manual_seed(8)
-    features = torch.randn(4, 10, 4, generator=random)
-    captions = torch.randint(11, (4, 9), generator=random)
-    return features, captions
 
 
 @each_choice
@@ -212,22 +166,10 @@ def test_attention_by_hand() -> None:
         torch.nn.init.zeros_(layer.bias)
     features, hidden = torch.tensor([[[0.5], [-0.25]]]), torch.tensor([[0.25]])
     one = RaggedRows(torch.tensor([0]), 1)
-    context, alpha = attention(features, attention.project(features), hidden, one, "expected")
+    context, alpha, _ = attention(features, attention.project(features), hidden, one, "expected")
     first = 1 / (1 + 2.718281828 ** (-2 * 0.635148952))  # tanh(0.75) - tanh(0) = 0.635148952
     torch.testing.assert_close(alpha, torch.tensor([[first, 1 - first]]), **EXACT)
     torch.testing.assert_close(context, torch.tensor([[0.75 * first - 0.25]]), **EXACT)
-
-
-@pytest.mark.parametrize("cells", [1, 31, 32, 70])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_sums_of_a_few_cells_at_a_time_are_the_whole(rows: int, cells: int) -> None:
-    random = torch.Generator().manual_seed(6)
-    weights = torch.rand(2, rows, cells, generator=random, requires_grad=True)
-    features = torch.randn(2, cells, 5, generator=random)
-    sums = weighted_sums(weights, features)
-    torch.testing.assert_close(sums, weights @ features)
-    (slope,) = torch.autograd.grad(sums.sum(), weights)
-    torch.testing.assert_close(slope, features.sum(2).unsqueeze(1).expand_as(weights))
 
 
 def test_a_step_can_learn_from_a_state_made_without_gradients() -> None:
@@ -237,3 +179,31 @@ def test_a_step_can_learn_from_a_state_made_without_gradients() -> None:
     logits, _ = decoder.step(torch.tensor([1, 2, 3, 4]), state)
     logits.sum().backward()
     assert decoder.attention.decoder_att.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["fc.weight", "decode_step.weight_hh", "attention.full_att.weight"]
+)
+@pytest.mark.parametrize("change", ["in place", "behind autograd's back", "fused optimizer"])
+@torch.no_grad()
+def test_decoder_weight_changed_in_place_changes_next_step(name: str, change: str) -> None:
+    """No weight is kept in another form: a copy made afterwards says the same as the original."""
+    decoder = random_decoder()
+    features, captions = random_batch()
+    weight = decoder.get_parameter(name)
+    state = decoder.start(features)
+    before, _ = decoder.step(captions[:, 0], state)
+    if change == "in place":
+        weight[:, 1:] *= 2  # column 0 stays
+    elif change == "behind autograd's back":
+        weight.data[:, 1:] *= 2
+    else:
+        weight.grad = torch.ones_like(weight)
+        weight.grad[:, 0] = 0
+        torch.optim.Adam([weight], lr=0.5, fused=True).step()
+    after, _ = decoder.step(captions[:, 0], state)
+    fresh = DecoderWithAttention(**SIZES).eval()
+    fresh.load_state_dict(decoder.state_dict())
+    expected, _ = fresh.step(captions[:, 0], fresh.start(features))
+    torch.testing.assert_close(after, expected, rtol=0, atol=0)
+    assert (after - before).abs().max() > 1e-2

@@ -94,7 +94,7 @@ def estimates(decoder: DecoderWithAttention, baseline: float, patch) -> Tensor:
         output = decoder(one_photo(), CAPTION, lengths + 1)
         targets = CAPTION[:, 1:]
         terms = variational_terms(
-            output.logits, targets, lengths, output.alphas, output.looks, torch.tensor(baseline)
+            output.logits, targets, lengths, output.alphas, output.locations, torch.tensor(baseline)
         )
         loss = cross_entropy(output.logits, targets, lengths) + terms.reinforce
         found.append(gradient(decoder, loss))
@@ -207,7 +207,7 @@ def test_a_step_weighs_the_entropy_and_moves_the_baseline(decoder, monkeypatch):
     slow, lengths = reference(decoder), torch.full((8,), 4)
     features, captions = one_photo().expand(8, -1, -1), CAPTION.expand(8, -1)
     torch.manual_seed(0)
-    places = decoder(features, captions, lengths).looks.argmax(2)
+    places = decoder(features, captions, lengths).locations.argmax(2)
     assert len(places.unique(dim=0)) > 4
     logits, alphas = slow(features, captions, lengths, places)
     entropy = -(alphas * alphas.log()).sum() / 24
@@ -234,10 +234,12 @@ def test_half_of_the_batches_see_the_expected_context(decoder, monkeypatch):
     expected = steps(soft, 1)
     torch.testing.assert_close(steps(decoder, 1, entropy=9.0), expected)
     monkeypatch.undo()
-    drawn = [decoder(one_photo(), CAPTION, torch.tensor([4])).looks is not None for _ in range(200)]
+    drawn = [
+        decoder(one_photo(), CAPTION, torch.tensor([4])).locations is not None for _ in range(200)
+    ]
     assert 80 < sum(drawn) < 120
     decoder.eval()
-    assert decoder(one_photo(), CAPTION, torch.tensor([4])).looks is None
+    assert decoder(one_photo(), CAPTION, torch.tensor([4])).locations is None
 
 
 def test_captions_of_any_length_backwards(decoder):
@@ -247,9 +249,9 @@ def test_captions_of_any_length_backwards(decoder):
     captions, lengths = torch.randint(8, (3, 6), generator=random), torch.tensor([4, 6, 2])
     output = decoder(features, captions, lengths)
     words = word_mask(lengths - 1, 5)
-    assert torch.equal(output.looks.sum(2), words.float())
+    assert torch.equal(output.locations.sum(2), words.float())
     slow = reference(decoder)
-    logits, alphas = slow(features, captions, lengths, output.looks.argmax(2))
+    logits, alphas = slow(features, captions, lengths, output.locations.argmax(2))
     torch.testing.assert_close(output.logits[words], logits[words], atol=1e-5, rtol=0)
     torch.testing.assert_close(output.alphas, alphas, atol=1e-5, rtol=0)
     some = torch.randn(3, 5, 8, generator=random), torch.randn(3, 5, 5, generator=random)

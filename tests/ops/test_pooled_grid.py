@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_decoder import EVERY_CHOICE, SIZES, each_choice
+from decoders import EVERY_CHOICE, SIZES, each_choice
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 

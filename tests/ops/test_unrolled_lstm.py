@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
+from decoders import EVERY_CHOICE, SIZES, each_choice
 from reference_decoder import ReferenceDecoder
-from test_decoder import EVERY_CHOICE, SIZES, each_choice
 from torch import Tensor, nn
 
 from sat.models.decoder import DecoderWithAttention
