@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +33,13 @@ class Prepared(NamedTuple):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
+def _same_process_everywhere() -> Iterator[None]:
+    """One thread, Ctrl-C that interrupts (not so in the background), files that others may read."""
     torch.set_num_threads(1)
+    handler, mask = signal.signal(signal.SIGINT, signal.default_int_handler), os.umask(0o022)
+    yield
+    signal.signal(signal.SIGINT, handler)
+    os.umask(mask)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from sat.config.objectives import ScheduledSamplingConfig
 from sat.config.training import TrainConfig
 from sat.training import trainer, validation
 from sat.training.objectives import cross_entropy
+from sat.training.run_folder import log_lines
 from sat.training.trainer import fit
 
 HOW: dict[str, Any] = {
@@ -32,22 +33,25 @@ HOW: dict[str, Any] = {
     "mirror": True,
 }
 STEPS = 15  # three epochs and two, of three batches
+SCORES = [0.2, 0.1, 0.15, 0.12, 0.4]  # stage 2 starts from the first epoch and ends with the best
+RATES = [1e-2, 1e-2, 8e-3, 1e-3, 8e-4]
 
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing in the run gets to hear of it."""
 
 
-def score_by_weights(patch: Callable[[Any, str, Any], None]) -> None:
-    """Let validation, besides what it does, find a BLEU-4 that tells any two weights apart."""
+def score_by_list(patch: Callable[[Any, str, Any], None]) -> None:
+    """Let validation, besides its own work, report the BLEU-4 that `SCORES` holds for the epoch.
+
+    The log has a line for each epoch before it, so an epoch validated again after a resume gets
+    the same score again.
+    """
     validate = trainer.validate
 
-    def scored(captioner: Any, *args: Any) -> dict[str, float]:
-        found = validate(captioner, *args)
-        total = sum(
-            weight.detach().double().abs().sum() for weight in captioner.model.decoder.parameters()
-        )
-        return found | {"Bleu_4": float(total * 1000 % 1)}
+    def scored(*args: Any) -> dict[str, float]:
+        (config,) = (value for value in args if isinstance(value, TrainConfig))
+        return validate(*args) | {"Bleu_4": SCORES[len(log_lines(Path(config.output_dir)))]}
 
     patch(trainer, "validate", scored)
 
@@ -55,7 +59,7 @@ def score_by_weights(patch: Callable[[Any, str, Any], None]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _scores() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        score_by_weights(patch.setattr)
+        score_by_list(patch.setattr)
         yield
 
 
@@ -64,22 +68,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.prepare(tmp_path_factory.mktemp("data"), known=2)
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c_interrupts() -> Iterator[None]:
-    """Also where the shell that runs the tests has them ignore it, as in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run leaves that nobody stopped."""
     folder = tmp_path_factory.mktemp("whole")
     fit(tiny.config(data, folder, **HOW))
     found = states(folder)
-    assert len({line["best"] for line in found["log"]}) > 1
-    assert len({line["learning_rate"] for line in found["log"]}) > 2
+    assert [line["best"] for line in found["log"]] == [0.2, 0.2, 0.2, 0.2, 0.4]
+    assert [line["learning_rate"] for line in found["log"]] == pytest.approx(RATES)
     return found
 
 
@@ -250,7 +246,7 @@ def test_frozen_word_vectors_stay_frozen_when_resumed(data, tmp_path):
 def run_and_die(data: str, folder: str) -> None:
     """In a process of its own: five steps, and then nothing any more."""
     torch.set_num_threads(1)
-    score_by_weights(setattr)
+    score_by_list(setattr)
     learn, calls = trainer.training_step, itertools.count()
 
     def deadly(*args: Any, **how: Any) -> Any:
