@@ -25,7 +25,7 @@ def simplejpegs(monkeypatch):
     return calls
 
 
-def test_pixels_of_a_jpeg_are_those_of_the_photo(tmp_path, simplejpegs):
+def test_read_image_array_of_a_jpeg_equals_read_image(tmp_path, simplejpegs):
     path = tmp_path / "photo.jpg"
     for options in ({}, {"subsampling": 0}, {"progressive": True, "quality": 30}):
         pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
@@ -35,7 +35,7 @@ def test_pixels_of_a_jpeg_are_those_of_the_photo(tmp_path, simplejpegs):
 
 
 @pytest.mark.parametrize("kind", ["turned", "grey", "cmyk", "png", "ends too early", "no photo"])
-def test_what_is_not_plainly_in_order_is_left_to_pillow(tmp_path, simplejpegs, kind):
+def test_read_image_array_of_an_unusual_file_falls_back_to_pillow(tmp_path, simplejpegs, kind):
     path, photo = tmp_path / "photo.jpg", quadrants()
     exif = photo.getexif()
     exif[0x0112] = 6 if kind == "turned" else 1
@@ -51,7 +51,7 @@ def test_what_is_not_plainly_in_order_is_left_to_pillow(tmp_path, simplejpegs, k
     assert "decoded" not in simplejpegs
 
 
-def test_without_simplejpeg_pillow_reads_all(tmp_path, monkeypatch):
+def test_read_image_array_without_simplejpeg_uses_pillow(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "simplejpeg", None)
     quadrants().save(tmp_path / "photo.jpg")
     pixels = read_image_array(tmp_path / "photo.jpg")
@@ -61,7 +61,7 @@ def test_without_simplejpeg_pillow_reads_all(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("broken", ["getexif", "exif_transpose"])
 @pytest.mark.parametrize("read", [read_image, read_image_array])
-def test_damaged_exif_data_does_not_cost_a_jpeg(tmp_path, monkeypatch, caplog, read, broken):
+def test_read_image_with_damaged_exif_logs_it_once(tmp_path, monkeypatch, caplog, read, broken):
     """It is told once, whether the tag cannot be read or the photo not be turned by it."""
     path, photo = tmp_path / "photo.jpg", quadrants()
     exif = photo.getexif()

@@ -248,7 +248,7 @@ def test_name_figures():
         (["-i", "gone.jpg", "-m", "MODEL"], r"gone\.jpg: there is no such image; check the path"),
         (["-i", "*.gif", "-m", "MODEL"], r"\*\.gif holds no images: no file matches it; check"),
         (["-i", "empty", "-m", "MODEL"], r"empty holds no images: no file in it ends in \.jpg, "),
-        (["-i", "photos", "-o", "a.png", "-m", "MODEL"], r"output is a\.png for 3 photos: name a"),
+        (["-i", "photos", "-o", "a.png", "-m", "MODEL"], r"output is a\.png for 3 images: name a"),
         (["-i", "photos/a.png", "-o", "a.doc", "-m", "MODEL"], r"a\.doc is no name for a figure"),
         (["-i", "photos/a.png", "-b", "0", "-m", "MODEL"], r"beam_size is 0: give "),
         (["-i", "photos/a.png", "-wm", "x", "-m", "MODEL"], r".* leave word_map out"),

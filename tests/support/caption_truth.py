@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sat.data.synthetic.captions import (
-    COLOURS,
+    COLORS,
     ONE_THING,
     OPPOSITE,
     PHRASES,
@@ -51,7 +51,7 @@ def _claim(words: list[str]) -> tuple[Any, ...] | None:
     where = None
     rest = iter(words)
     for word in rest:
-        if word in COLOURS and (noun := next(rest, None)) in SHAPES:
+        if word in COLORS and (noun := next(rest, None)) in SHAPES:
             names.append((word, noun))
             order += "n"
         elif word in MEANING:

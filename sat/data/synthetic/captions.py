@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white")
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 
 # Phrases of the same meaning, with the weights by which they are drawn.

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from sat.atomic_io import atomic_write_text
 from sat.data.progress import Progress
-from sat.data.synthetic.captions import COLOURS, SHAPES, true_captions
+from sat.data.synthetic.captions import COLORS, SHAPES, true_captions
 
 RGB = {
     "red": (214, 40, 40),
@@ -72,7 +72,7 @@ OUTLINES: dict[str, list[Point]] = {
 @functools.cache
 def combinations_of(split: str) -> list[tuple[Name, Name]]:
     """The pairs of things that only scenes of this split show together."""
-    pairs = list(itertools.combinations(itertools.product(COLOURS, SHAPES), 2))
+    pairs = list(itertools.combinations(itertools.product(COLORS, SHAPES), 2))
     random.Random("combinations").shuffle(pairs)
     held_out = len(pairs) // 10
     first, last = {"val": (0, 1), "test": (1, 2), "train": (2, 99)}[split]
@@ -145,8 +145,8 @@ def draw_scene(things: Sequence[Thing], size: int, generator: random.Random) -> 
     """Draw each thing, antialiased, in a shade of its color on a soft uneven grey."""
     image = _background(size, generator)
     for thing in things:
-        colour, shape = thing["words"]
-        shade = tuple(value + generator.randint(-9, 9) for value in RGB[colour])
+        color, shape = thing["words"]
+        shade = tuple(value + generator.randint(-9, 9) for value in RGB[color])
         left, top, right, bottom = thing["box"]
         corner = math.floor(left), math.floor(top)
         extent = math.ceil(right) - corner[0], math.ceil(bottom) - corner[1]
