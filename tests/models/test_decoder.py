@@ -1,4 +1,4 @@
-"""The decoder against the paper read slowly, against itself unrolled, and by hand."""
+"""The decoder against a slow reference of the paper, against its own steps, and by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXACT = {"rtol": 0, "atol": 1e-5}
 
 @each_choice
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "dropout"])
-def test_forward_is_the_paper_read_slowly(choices: dict[str, str], training: bool) -> None:
+def test_forward_equals_reference_decoder(choices: dict[str, str], training: bool) -> None:
     decoder = random_decoder(**choices).train(training)
     slow = ReferenceDecoder(**SIZES, **choices).train(training)
     slow.load_state_dict(decoder.state_dict())
@@ -36,7 +36,7 @@ def test_forward_is_the_paper_read_slowly(choices: dict[str, str], training: boo
 
 
 @each_choice
-def test_forward_is_step_unrolled(choices: dict[str, str]) -> None:
+def test_forward_logits_equal_those_of_step(choices: dict[str, str]) -> None:
     decoder = random_decoder(**choices)
     features, captions = random_batch()
     output = decoder(features, captions, LENGTHS)
@@ -51,7 +51,7 @@ def test_forward_is_step_unrolled(choices: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "cached", [1, 150, attention_scores.SCORE_CACHE_ELEMENTS], ids=["one", "three", "all"]
 )
-def test_beam_search_is_the_slow_one_of_each_image(
+def test_beam_search_of_batch_equals_reference_of_each_image(
     choices: dict[str, str], cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many rows of attention's hidden layer, 70 numbers each, the cache holds."""
@@ -72,7 +72,7 @@ def test_beam_search_is_the_slow_one_of_each_image(
         assert [caption.score for caption in finished] == pytest.approx(scores, abs=1e-5)
 
 
-def test_the_order_of_the_batch_does_not_matter() -> None:
+def test_forward_of_shuffled_batch_gives_shuffled_output() -> None:
     decoder = random_decoder()
     features, captions = random_batch()
     lengths = torch.tensor([5, 5, 8, 5])
@@ -85,7 +85,7 @@ def test_the_order_of_the_batch_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 10])
-def test_padding_changes_nothing(padding: int) -> None:
+def test_forward_with_more_padding_gives_same_output(padding: int) -> None:
     decoder = random_decoder()
     features, captions = random_batch()
     tight = decoder(features, captions, LENGTHS)
@@ -99,7 +99,7 @@ def test_padding_changes_nothing(padding: int) -> None:
     assert not padded.alphas[~word_mask(LENGTHS - 1, 12)].any()
 
 
-def test_a_grid_of_features_reads_like_its_regions() -> None:
+def test_forward_of_feature_grid_equals_flattened_regions() -> None:
     decoder = random_decoder()
     features, captions = random_batch()
     grid = features.view(4, 2, 5, 4)
@@ -107,7 +107,7 @@ def test_a_grid_of_features_reads_like_its_regions() -> None:
     torch.testing.assert_close(decoder(grid, captions, LENGTHS), expected, **EXACT)
 
 
-def test_reorder_picks_and_repeats_rows() -> None:
+def test_reorder_picks_repeats_and_drops_rows() -> None:
     decoder = random_decoder()
     features, captions = random_batch()
     _, state = decoder.step(captions[:, 0], decoder.start(features))
@@ -121,7 +121,7 @@ def test_reorder_picks_and_repeats_rows() -> None:
         assert len(reordered.features) == (len(set(index)) if few else 4)
 
 
-def test_frozen_embeddings_get_no_gradient() -> None:
+def test_fine_tune_embeddings_false_stops_gradient() -> None:
     decoder = random_decoder()
     vectors = torch.randn(11, 5)
     decoder.load_pretrained_embeddings(vectors)
@@ -148,17 +148,35 @@ def test_frozen_embeddings_get_no_gradient() -> None:
         ({"output": "flat"}, "output is 'flat': choose one of deep, linear"),
     ],
 )
-def test_unknown_choices_are_named(choice: dict[str, str], sentence: str) -> None:
+def test_decoder_unknown_choice_raises(choice: dict[str, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         DecoderWithAttention(**SIZES, **choice)
 
 
-def test_word_vectors_of_another_size_are_refused() -> None:
+def test_set_attention_mode_argmax_changes_step() -> None:
+    decoder, chosen = random_decoder(), random_decoder(test_attention="argmax")
+    features, captions = random_batch()
+    before, _ = decoder.step(captions[:, 0], decoder.start(features))
+    decoder.set_attention_mode("argmax")
+    after, _ = decoder.step(captions[:, 0], decoder.start(features))
+    expected, _ = chosen.step(captions[:, 0], chosen.start(features))
+    assert torch.equal(after, expected)
+    assert (after - before).abs().max() > 1e-2
+
+
+def test_set_attention_mode_unknown_raises_and_changes_nothing() -> None:
+    decoder = random_decoder()
+    with pytest.raises(ValueError, match="test_attention is 'no': choose one of expected, sampled"):
+        decoder.set_attention_mode("no")
+    assert decoder.test_attention == "expected"
+
+
+def test_load_pretrained_embeddings_of_another_size_raises() -> None:
     with pytest.raises(ValueError, match=r"word vectors are \(11, 3\), the embedding is \(11, 5\)"):
         random_decoder().load_pretrained_embeddings(torch.zeros(11, 3))
 
 
-def test_attention_by_hand() -> None:
+def test_attention_with_two_regions_equals_numbers_by_hand() -> None:
     """One unit, two regions: e_i = 2 tanh(a_i + h), alpha = softmax(e)."""
     attention = Attention(encoder_dim=1, decoder_dim=1, attention_dim=1)
     for layer in (attention.encoder_att, attention.decoder_att, attention.full_att):
@@ -172,7 +190,7 @@ def test_attention_by_hand() -> None:
     torch.testing.assert_close(context, torch.tensor([[0.75 * first - 0.25]]), **EXACT)
 
 
-def test_a_step_can_learn_from_a_state_made_without_gradients() -> None:
+def test_step_from_state_made_without_gradients_has_gradient() -> None:
     decoder = random_decoder()
     with torch.no_grad():
         state = decoder.start(random_batch()[0])

@@ -42,17 +42,17 @@ each_choice = pytest.mark.parametrize(
 )
 
 
-def random_decoder(*, std: float = 0.7, seed: int = 3, **choices: Any) -> DecoderWithAttention:
+def random_decoder(**choices: Any) -> DecoderWithAttention:
     """A decoder of `SIZES` with normal weights, in evaluation mode."""
-    torch.manual_seed(seed)
+    torch.manual_seed(3)
     decoder = DecoderWithAttention(**SIZES, **choices)
     for weight in decoder.parameters():
-        nn.init.normal_(weight, std=std)
+        nn.init.normal_(weight, std=0.7)
     return decoder.eval()
 
 
-def random_batch(captions: int = 4, images: int | None = None) -> tuple[Tensor, Tensor]:
-    """Features float[B, 10, 4] and captions int[N, 9] of `SIZES`' words."""
+def random_batch() -> tuple[Tensor, Tensor]:
+    """Features float[4, 10, 4] and captions int[4, 9] of the words of `SIZES`."""
     random = torch.Generator().manual_seed(8)
-    features = torch.randn(images or captions, 10, 4, generator=random)
-    return features, torch.randint(11, (captions, 9), generator=random)
+    features = torch.randn(4, 10, 4, generator=random)
+    return features, torch.randint(11, (4, 9), generator=random)
