@@ -1,4 +1,4 @@
-"""Prepare photos and captions for training: HDF5 images, JSON captions, word map, references.
+"""Prepare images and captions for training: HDF5 images, JSON captions, word map, references.
 
     python create_input_files.py --dataset flickr8k --karpathy_json dataset_flickr8k.json \
         --image_folder Flicker8k_Dataset --output_folder data
@@ -20,7 +20,7 @@ from sat.data.annotations import read_karpathy
 from sat.data.prepare import check_output, create_input_files
 from sat.data.synthetic.scenes import draw_shapes
 
-SUMMARY = "Prepare photos and captions: HDF5 images, JSON captions, word map, references."
+SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, references."
 
 
 def build_parser() -> ArgumentParser:
@@ -28,7 +28,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="create_input_files.py", description=SUMMARY)
     parser.add_argument("--config", action="config", help="YAML file of flags; flags given win")
     parser.add_argument("--karpathy_json", type=str | None, help="captions and splits")
-    parser.add_argument("--image_folder", type=str | None, help="the folder the photos are in")
+    parser.add_argument("--image_folder", type=str | None, help="the folder the images are in")
     parser.add_argument("--output_folder", type=str, default="data", help="gets the files")
     parser.add_argument("--number", type=int, default=2000, help="scenes that shapes draws")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's files")
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = InputFilesConfig(**given(flags, InputFilesConfig))
         if not flags.overwrite:
             check_output(flags.output_folder, config)  # before scenes are drawn
-        progress = partial(tqdm, unit="photo", disable=None)
+        progress = partial(tqdm, unit="image", disable=None)
         json_path, image_folder = find_input(flags, config, progress)
         records = read_karpathy(json_path, image_folder, config.dataset)
         name = create_input_files(
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def find_input(flags: Namespace, config: InputFilesConfig, progress: partial) -> tuple[Path, Path]:
-    """The annotation file and the folder of photos: those given, or the scenes drawn for them."""
+    """The annotation file and the folder of images, as given or drawn."""
     if flags.karpathy_json is None and config.dataset == "shapes":
         folder = Path(flags.output_folder, "shapes")
         json_path = draw_shapes(

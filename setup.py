@@ -42,7 +42,7 @@ setup(
         "tqdm>=4.66.5",
         "safetensors>=0.8",
         "orjson>=3.10.11",
-        "jsonargparse[signatures]>=4.40",
+        "jsonargparse[signatures]>=4.49",
     ],
     extras_require=EXTRAS,
     classifiers=[

@@ -78,14 +78,14 @@ def training(
     """The table of an epoch of stage 1."""
     device, dim = next(model.parameters()).device, model.encoder.encoder_dim
     sizes = pair.sizes_for(quick)._replace(features=dim, vocabulary=model.decoder.vocab_size)
-    cached = pixels.reading(stand_in.features(folder, pixels.images, pair.NATIVE, dim))
+    cached = pixels.reading(stand_in.features(folder, pixels.num_images, pair.NATIVE, dim))
     _, step = our_step(sizes._replace(cells=pair.NATIVE), device, pair.TUTORIAL)
     batches = endless(our_loader(cached, scale.batch, 0))
     calls = [partial(take_steps, step, batches, scale.ours)]
     encoder, _ = reference_models(model, scale)
     _, step = reference_step(sizes, device, pair.TUTORIAL)
     loader = DataLoader(TutorialDataset(folder), scale.batch, shuffle=True, drop_last=True)
-    images = torch.stack([pixels.picture(i) for i in range(scale.batch)]).to(device)
+    images = torch.stack([pixels.image(i) for i in range(scale.batch)]).to(device)
     calls += [
         partial(reference_pipeline, encoder, step, endless(loader)),
         partial(encode, model, images),
@@ -126,7 +126,7 @@ def one_by_one(
     """Captions of the first images, each encoded and searched by itself."""
     device, found = next(decoder.parameters()).device, []
     for i in range(images):
-        image = normalize(pixels.picture(i)[None].to(device), Preprocessing())
+        image = normalize(pixels.image(i)[None].to(device), Preprocessing())
         caption = decode.one_by_one(decoder, encoder(image).flatten(1, 2), BEAM)
         found += [words for words, _ in caption]
     return found
@@ -150,7 +150,7 @@ def evaluation(scale: Scale, model: ShowAttendTell, pixels: CaptionDataset) -> s
     same = sum(one == other for one, other in zip(*(way() for way in ways)))
     device = next(model.parameters()).device
     mine, theirs = measure.in_turn(ways, scale.rounds, device, warm_up=0)
-    each = [mine.median / pixels.images, theirs.median / few]
+    each = [mine.median / pixels.num_images, theirs.median / few]
     rows = [
         [name, *(measure.seconds(time) for time in (each[0], slow)), measure.ratio(slow, each[0])]
         for name, slow in (

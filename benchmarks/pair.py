@@ -20,6 +20,7 @@ from sat.config.training import TrainConfig
 from sat.data.dataloader import Batch
 from sat.models.decoder import DecoderWithAttention
 from sat.models.show_attend_tell import ShowAttendTell
+from sat.training.objectives.base import Objective
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.optim import optimizer_step
 
@@ -47,7 +48,13 @@ def learn(
     model: ShowAttendTell, optimizer: Optimizer, batch: Batch, config: TrainConfig
 ) -> dict[str, float]:
     """One step of training by cross-entropy, as a stage makes it."""
-    objective = CrossEntropyObjective(model, config, config.stage1)
+    return step(CrossEntropyObjective(model, config, config.stage1), optimizer, batch, config)
+
+
+def step(
+    objective: Objective, optimizer: Optimizer, batch: Batch, config: TrainConfig
+) -> dict[str, float]:
+    """One step of training by an objective."""
     with objective.step(batch, 0) as loss:
         metrics = optimizer_step(optimizer, [batch], loss, config)
     return objective.after_step(metrics)

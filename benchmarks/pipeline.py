@@ -35,10 +35,12 @@ class Scale(NamedTuple):
 QUICK = Scale(batch=4, images=8, side=64, backbone="resnet18", rounds=1, ours=2)
 
 
-def our_model(scale: Scale, quick: bool, device: torch.device) -> ShowAttendTell:
+def our_model(
+    scale: Scale, quick: bool, device: torch.device, words: int = WORDS
+) -> ShowAttendTell:
     """Encoder pooled up to 14×14, and the tutorial's decoder, random but sane."""
     sizes = pair.SMALL if quick else pair.sizes_for(quick)
-    words = 60 if quick else WORDS
+    words = 60 if quick else words
     names = [SPECIAL_WORDS[0], *map(str, range(words - 4)), *SPECIAL_WORDS[1:]]
     decoder = DecoderConfig(
         sizes.attention,

@@ -1,9 +1,10 @@
-"""Files that appear whole, under their name, or not at all."""
+"""Write files that appear whole under their name, or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; the file takes the place of `path` when the block ends well.
+    """Yield a temporary file beside `path` and rename it to `path` when the block ends well.
 
-    Otherwise it is removed, and an earlier file at `path` stays.
+    If the block fails, the temporary file is removed and `path` stays as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -25,9 +26,23 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all, and the folders above it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text to `path`, whole or not at all."""
     with atomic_write(path) as file:
-        file.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write indented JSON to `path`, whole or not at all; missing folders are made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def check_space(folder: str | Path, needed: int, purpose: str, remedy: str) -> None:
+    """Raise `OSError` when the disk of `folder` has fewer free bytes than `needed`."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{folder}: {purpose} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free:"
+            f" {remedy}"
+        )

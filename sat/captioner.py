@@ -26,7 +26,6 @@ from sat.decoding.attention_maps import attention_maps
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.models.base import CaptionModel, device_of, encode_batch
-from sat.models.factory import build_model
 
 ImageSource = str | Path | Image.Image
 
@@ -182,15 +181,4 @@ def load(path: str | Path | None = None, word_map: str | Path | None = None) -> 
 def _load_tutorial(path: str | Path, word_map: str | Path | None) -> Captioner:
     if word_map is None:
         raise ValueError(f"{path} does not hold its words: pass word_map, its WORDMAP_*.json")
-    vocabulary, checkpoint = Vocabulary.load(word_map), tutorial.read_tutorial(path)
-    if len(vocabulary) != checkpoint.vocab_size:
-        raise ValueError(
-            f"word map has {len(vocabulary)} words, checkpoint expects {checkpoint.vocab_size}: "
-            "pass the word map it was trained with"
-        )
-    config = tutorial.model_config(checkpoint)
-    model = build_model(config, vocabulary)
-    weights = {f"encoder.{name}": value for name, value in checkpoint.encoder.items()}
-    weights |= {f"decoder.{name}": value for name, value in checkpoint.decoder.items()}
-    model.load_state_dict(weights)
-    return Captioner(model, vocabulary, config)
+    return Captioner(*tutorial.load(path, Vocabulary.load(word_map)))

@@ -15,16 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser, Namespace, auto_cli, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 T = TypeVar("T")
 
 
 def parse_config(cls: type[T], arguments: list[str]) -> T:
     """Build a config from the flags of its fields and the YAML files of `--config`."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    flags = complete_flags(cls, arguments)
-    return auto_cli(cls, args=flags, as_positional=False, allow_abbrev=False)
+    parser = ArgumentParser(description=cls.__doc__, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file of flags; flags given win")
+    add_flags(parser, cls)
+    fields = given(parser.instantiate(parser.parse_args(complete_flags(cls, arguments))), cls)
+    return cls(**fields)
 
 
 def add_flags(
@@ -73,22 +75,22 @@ def _switches(cls: type, prefix: str = "--") -> set[str]:
     return found
 
 
-def name_figures(photos: list[Path], output: str | None) -> list[Path | None]:
-    """Where each photo's figure goes: STEM_att.png in a folder, or the very file for one photo.
+def name_figures(images: list[Path], output: str | None) -> list[Path | None]:
+    """The path of each image's figure: STEM_att.png in a folder, or `output` itself for one image.
 
-    `output` is a file when it has an extension, else a folder. Without it the figure of one photo
-    goes to the current folder, and several photos have none, since they may be thousands. Photos of
-    the same name get different figures. Raises `ValueError` when one file is to hold many figures.
+    `output` is a file if it has an extension, else a folder. Without it, the figure of one image
+    goes to the current folder, and several images get none, since they may be thousands. Images of
+    the same name get different figures. Raises `ValueError` if one file should hold many figures.
     """
-    if output is None and len(photos) != 1:
-        return [None] * len(photos)
+    if output is None and len(images) != 1:
+        return [None] * len(images)
     folder = Path(output or "")
     if folder.suffix and not folder.is_dir():
-        if len(photos) != 1:
-            raise ValueError(f"output is {output} for {len(photos)} photos: name a folder instead")
+        if len(images) != 1:
+            raise ValueError(f"output is {output} for {len(images)} images: name a folder instead")
         return [folder]
     names: dict[str, None] = {}
-    for name in (photo.stem for photo in photos):
+    for name in (image.stem for image in images):
         while name in names:
             name += "_2"
         names[name] = None
@@ -102,11 +104,11 @@ USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
-    """Wraps a script's main: errors a user can mend end as one line on stderr and exit code 1.
+    """Wrap the main function of a script: errors of the user end as one line and exit code 1.
 
-    These are the errors our functions raise with a sentence (a wrong value, a missing file, a full
-    disk, a missing extra, a NaN). Others are bugs and keep their traceback; with SAT_TRACEBACK=1
-    in the environment all do. Ctrl-C exits with 130, as shells expect.
+    These are `USER_ERRORS`: a wrong value, a missing file, a full disk, a missing extra, a NaN.
+    Others are bugs and keep their traceback; with SAT_TRACEBACK=1 in the environment all do. Ctrl-C
+    exits with 130, as shells expect.
     """
     set_up_logging()
     keep_freed_memory()
@@ -123,16 +125,16 @@ def cli_errors() -> Iterator[None]:
 
 
 def set_up_logging() -> None:
-    """Send log lines to stderr: all that `sat` tells, but only the warnings of other packages."""
+    """Send log lines to stderr: all of `sat`, but only the warnings of other packages."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("sat").setLevel(logging.INFO)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, up to 2 GB: convolutions on the CPU are twice as fast then.
+    """Let glibc keep up to 2 GB of freed memory, which makes convolutions on the CPU twice as fast.
 
-    It would give large pieces back to the system at once, which fills new ones with zeros. Where
-    the environment says how it shall be (MALLOC_...), or there is no glibc, nothing is done.
+    By default it returns large blocks to the system, which then fills new ones with zeros. Nothing
+    is done if the environment sets MALLOC_... variables, or if there is no glibc.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return

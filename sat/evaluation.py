@@ -5,7 +5,7 @@ B images, P regions, D features, h and w cells of the attention grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
+from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import attention_maps
 from sat.decoding.generate import generate
@@ -28,7 +29,6 @@ from sat.metrics.coco import Scores, coco_scores
 from sat.metrics.pointing_game import cells_inside, named_objects
 from sat.models.base import encode_batch
 
-Progress = Callable[[Iterable], Iterable]
 NOT_PERCENT = ("brevity_penalty", "gen_len")
 """scores that tables do not show times 100"""
 

@@ -1,8 +1,8 @@
-"""One figure of a caption: the photo, then for each word where in the photo the model looked.
+"""One figure per caption: the image, then the attention map of each word laid over it.
 
-T words, h and w cells of the grid. Every panel is composed here to one RGB picture; matplotlib
-places them, sets the words and writes the file. Its `Figure` is used directly: no display is
-needed, and pyplot, which has global state, is imported for windows only.
+T words, h and w cells of the attention grid. Panels are composed to RGB pixels; matplotlib places
+them and sets the text. `Figure` is used directly, so that no display is needed; pyplot, which has
+global state, is imported only to open windows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import matplotlib
 import numpy as np
@@ -28,24 +28,24 @@ Box = tuple[float, float, float, float]
 
 FORMATS = ("png", "pdf", "svg", "jpg", "jpeg", "tif", "tiff", "webp")
 PILLOW_OPTIONS = {"png": {"compress_level": 1}, "jpg": {"quality": 92}, "jpeg": {"quality": 92}}
-"""photos in a PNG hardly shrink more at the usual level, which takes three times as long"""
+"""a higher compression level takes three times as long and hardly makes photographs smaller"""
 WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
 """matplotlib's backends that only write files"""
 
-PANEL, LONGEST, GAP = 1.6, 2.6, 0.08
-"""inches: the side of a square panel (others have its area), of any panel, and between panels"""
+PANEL_INCHES, MAX_PANEL_INCHES, GAP_INCHES = 1.6, 2.6, 0.08
+"""side of a square panel (others have its area), longest side of any panel, space between panels"""
 DOTS_PER_INCH = 250
-"""of panels and of files made of pixels: a square photo is drawn with 400 pixels a side"""
-WORD_POINTS, TITLE_POINTS, LINE = 10, 12, 1.5 / 72
-"""sizes of type, and inches of height that a line takes for each point"""
-WIDE, FEWEST, MOST = 2.2, 4, 8
-"""how many times wider than high a figure should be, roughly; columns where panels suffice"""
-DIM, FADE, VEIL = 0.30, 0.8, 0.35
-"""where nobody looked: brightness, and colour lost; where the model looked most: share of white"""
+"""of panels and pixel files: a square image is drawn with 400 pixels a side"""
+WORD_POINTS, TITLE_POINTS, LINE_INCHES_PER_POINT = 10, 12, 1.5 / 72
+"""font sizes, and the height of a line for each point"""
+ASPECT_RATIO, MIN_COLUMNS, MAX_COLUMNS = 2.2, 4, 8
+"""desired width / height of the figure; limits to the columns, given enough panels"""
+DARK_BRIGHTNESS, DARK_DESATURATION, LIGHT_WHITE = 0.30, 0.8, 0.35
+"""where the map is 0: brightness, and share of color lost; where it is 1: share of white added"""
 
 
 class AttentionResult(Protocol):
-    """What is drawn: a caption with its maps (`sat.captioner.Result` is one)."""
+    """A caption with its attention maps, such as `sat.captioner.CaptionResult`."""
 
     @property
     def text(self) -> str: ...
@@ -62,7 +62,7 @@ class AttentionResult(Protocol):
 
 
 class Layout(NamedTuple):
-    """Where the panels go; lengths in inches, a panel in the middle of its cell."""
+    """Rows and columns of cells with a panel in the middle of each; lengths in inches."""
 
     rows: int
     columns: int
@@ -73,15 +73,15 @@ class Layout(NamedTuple):
     @property
     def size(self) -> tuple[float, float]:
         """Width and height of the figure."""
-        head = len(self.title) * TITLE_POINTS * LINE + GAP
-        return self.columns * self.cell[0] + GAP, self.rows * self.cell[1] + head
+        head = len(self.title) * TITLE_POINTS * LINE_INCHES_PER_POINT + GAP_INCHES
+        return self.columns * self.cell[0] + GAP_INCHES, self.rows * self.cell[1] + head
 
     def place(self, number: int) -> Box:
-        """Left, bottom, width and height of a panel, as shares of the figure."""
+        """Left, bottom, width and height of a panel, as fractions of the figure."""
         row, column = divmod(number, self.columns)
         width, height = self.size
-        left = GAP / 2 + (column + 0.5) * self.cell[0] - self.panel[0] / 2
-        bottom = (self.rows - row - 1) * self.cell[1] + GAP
+        left = GAP_INCHES / 2 + (column + 0.5) * self.cell[0] - self.panel[0] / 2
+        bottom = (self.rows - row - 1) * self.cell[1] + GAP_INCHES
         return left / width, bottom / height, self.panel[0] / width, self.panel[1] / height
 
 
@@ -93,12 +93,12 @@ def visualize_att(
     columns: int | None = None,
     show: bool = False,
 ) -> Figure:
-    """The figure: the photo, then a panel for each word, lit and in colour where the model looked.
+    """Draw the image, then one panel per word that is bright where attention was high.
 
-    A map lies over `result.box`, the part of the photo that the model saw; the rest stays dark.
-    Full light is the word's largest weight, darkness is zero: who looked everywhere alike lights
-    everything. `smooth=False` shows the grid's cells as they are. `output` is written whole or not
-    at all, in the format of its extension; `show` opens a window. Raises `ValueError` or `OSError`.
+    Maps cover `result.box`, the part of the image that the model saw; the rest is dark. Brightness
+    is weight / largest weight of the map, so a uniform map is fully bright. `smooth=False` shows
+    the cells of the grid. `output` is written whole or not at all, in the format of its extension;
+    `show` opens a window. Raises `ValueError` or `OSError`.
     """
     _check(result, columns)
     path = None if output is None else check_output(output)
@@ -114,7 +114,7 @@ def visualize_att(
 
 
 def check_output(output: str | Path) -> Path:
-    """The path of a figure; `ValueError` when its name says no format that can be written."""
+    """The path of a figure; `ValueError` when its extension is no known format."""
     path = Path(output)
     if path.suffix[1:].lower() not in FORMATS:
         known = ", .".join(FORMATS)
@@ -136,23 +136,23 @@ def pyplot_with_windows() -> ModuleType:
     return plt
 
 
-def light(photo: Image.Image, mask: np.ndarray) -> np.ndarray:
-    """uint8[H, W, 3]: the photo dark and grey where `mask` float[H, W] is 0, under light where 1.
+def highlight(image: Image.Image, mask: np.ndarray) -> np.ndarray:
+    """Darken the image where `mask` float[H, W] is 0 and brighten it where 1: uint8[H, W, 3].
 
-    As in the figures of Xu et al. (2015); lost colour tells such places from the photo's shadows.
+    As in the figures of Xu et al. (2015). Dark areas also lose color, unlike shadows in the image.
     """
-    pixels = np.asarray(photo, dtype=np.float32)
-    grey = np.asarray(photo.convert("L"), dtype=np.float32)[..., None]
-    dark = DIM * (FADE * grey + (1 - FADE) * pixels)
-    lit = pixels + VEIL * (255 - pixels)
+    pixels = np.asarray(image, dtype=np.float32)
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    dark = DARK_BRIGHTNESS * (DARK_DESATURATION * grey + (1 - DARK_DESATURATION) * pixels)
+    lit = pixels + LIGHT_WHITE * (255 - pixels)
     return np.round(dark + mask[..., None] * (lit - dark)).astype(np.uint8)
 
 
-def spread(alpha: np.ndarray, box: Box, size: tuple[int, int], smooth: bool) -> np.ndarray:
-    """float32[height, width]: a map float[h, w] stretched over `box`, zero outside, 1 at its peak.
+def upsample_map(alpha: np.ndarray, box: Box, size: tuple[int, int], smooth: bool) -> np.ndarray:
+    """Resize a map float[h, w] to `box` in an image of `size`: float32[height, width], peak 1.
 
-    `box` is in pixels of the picture, whose `size` is (width, height). A smooth map is interpolated
-    and then blurred by a third of a cell, as the tutorial does it.
+    `box` is in pixels, `size` is (width, height); the map is zero outside the box. A smooth map is
+    interpolated and then blurred by a third of a cell, as the tutorial does it.
     """
     left, top, right, bottom = (round(edge) for edge in box)
     shape = (max(bottom - top, 1), max(right - left, 1))
@@ -162,8 +162,8 @@ def spread(alpha: np.ndarray, box: Box, size: tuple[int, int], smooth: bool) -> 
         sigma = [pixels / count / 3 for pixels, count in zip(shape, cells.shape)]
         grown = gaussian(grown, sigma=sigma, mode="nearest")
     whole = np.zeros((size[1], size[0]), dtype=np.float32)
-    seen = whole[top : top + shape[0], left : left + shape[1]]
-    seen += grown[: seen.shape[0], : seen.shape[1]]
+    inside = whole[top : top + shape[0], left : left + shape[1]]
+    inside += grown[: inside.shape[0], : inside.shape[1]]
     return whole / max(grown.max(), np.finfo(np.float32).tiny)
 
 
@@ -182,43 +182,46 @@ def _draw(
     result: AttentionResult, new_figure: Callable[..., Figure], smooth: bool, columns: int | None
 ) -> Figure:
     layout = _layout(result, columns)
-    size = tuple(max(round(side * DOTS_PER_INCH), 1) for side in layout.panel)
-    photo = result.photo.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    factors = [drawn / side for drawn, side in zip(size, result.photo.size)] * 2
-    box = tuple(edge * factor for edge, factor in zip(result.box, factors))
-    pictures = [light(photo, spread(alpha, box, size, smooth)) for alpha in result.alphas]
+    w, h = (max(round(side * DOTS_PER_INCH), 1) for side in layout.panel)
+    image = result.photo.convert("RGB").resize((w, h), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    x, y = w / result.photo.width, h / result.photo.height
+    box = (result.box[0] * x, result.box[1] * y, result.box[2] * x, result.box[3] * y)
+    masks = (upsample_map(alpha, box, image.size, smooth) for alpha in result.alphas)
     figure = new_figure(figsize=layout.size)
-    for i, picture in enumerate([np.asarray(photo), *pictures]):
+    for i, panel in enumerate([np.asarray(image), *(highlight(image, mask) for mask in masks)]):
         axes = figure.add_axes(layout.place(i))
-        axes.imshow(picture, aspect="auto")
+        axes.imshow(panel, aspect="auto")
         axes.set_axis_off()
         if i:
             axes.set_title(result.words[i - 1], fontsize=WORD_POINTS, y=1, pad=3, parse_math=False)
-    style = {"y": 1 - GAP / 2 / layout.size[1], "va": "top", "fontsize": TITLE_POINTS}
-    figure.suptitle("\n".join(layout.title), parse_math=False, **style)
+    title, top = "\n".join(layout.title), 1 - GAP_INCHES / 2 / layout.size[1]
+    figure.suptitle(title, y=top, va="top", fontsize=TITLE_POINTS, parse_math=False)
     return figure
 
 
 def _layout(result: AttentionResult, columns: int | None) -> Layout:
-    """Panels with the photo's aspect ratio, in cells that hold the longest word."""
+    """Choose the columns, and the size of panels and of cells that hold the longest word."""
     width, height = result.photo.size
     ratio = math.sqrt(width / height)
-    side = min(PANEL, LONGEST / max(ratio, 1 / ratio))
+    side = min(PANEL_INCHES, MAX_PANEL_INCHES / max(ratio, 1 / ratio))
     panel = (side * ratio, side / ratio)
     longest = max((_inches(word) for word in result.words), default=0.0)
-    cell = (max(panel[0], longest) + GAP, panel[1] + WORD_POINTS * LINE + GAP)
+    cell = (
+        max(panel[0], longest) + GAP_INCHES,
+        panel[1] + WORD_POINTS * LINE_INCHES_PER_POINT + GAP_INCHES,
+    )
     panels = len(result.words) + 1
     if columns is None:
-        wanted = round(math.sqrt(panels * WIDE * cell[1] / cell[0]))
-        rows = math.ceil(panels / min(max(wanted, FEWEST), MOST))
+        wanted = round(math.sqrt(panels * ASPECT_RATIO * cell[1] / cell[0]))
+        rows = math.ceil(panels / min(max(wanted, MIN_COLUMNS), MAX_COLUMNS))
         columns = math.ceil(panels / rows)
     text = (result.text or "(no words)") + ("" if result.finished else " …")
-    wrapped = _wrap(text, columns * cell[0] - GAP)
+    wrapped = _wrap(text, columns * cell[0] - GAP_INCHES)
     return Layout(math.ceil(panels / columns), columns, panel, cell, wrapped)
 
 
 def _wrap(text: str, width: float) -> list[str]:
-    """The text in lines of at most `width` inches, as far as its words allow."""
+    """Break the text into lines of at most `width` inches, if its words are not longer."""
     lines: list[str] = []
     for word in text.split():
         if lines and _inches(f"{lines[-1]} {word}") <= width:
@@ -229,7 +232,7 @@ def _wrap(text: str, width: float) -> list[str]:
 
 
 def _inches(text: str) -> float:
-    """Width of a line of text in the title."""
+    """Width of a line of text in the font size of the title."""
     font = FontProperties(size=TITLE_POINTS)
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
@@ -237,7 +240,7 @@ def _inches(text: str) -> float:
 def _save(figure: Figure, path: Path) -> None:
     """Write the figure, whole or not at all; PDF and SVG keep text as text."""
     kind = path.suffix[1:].lower()
-    options = {"pil_kwargs": PILLOW_OPTIONS[kind]} if kind in PILLOW_OPTIONS else {}
+    options: dict[str, Any] = {"pil_kwargs": PILLOW_OPTIONS[kind]} if kind in PILLOW_OPTIONS else {}
     text_as_text = matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

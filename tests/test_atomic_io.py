@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sat.atomic_io import atomic_write
+from sat.atomic_io import atomic_write, check_space, write_json
 
 
-def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
+def test_atomic_write_renames_the_file_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "words.json"
     path.write_text("old")
     with atomic_write(str(path)) as file:
@@ -20,7 +23,7 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stopped_by", [KeyboardInterrupt, OSError])
-def test_what_stood_there_stays_when_writing_fails(
+def test_atomic_write_after_a_failure_keeps_the_old_file(
     tmp_path: Path, stopped_by: type[BaseException]
 ) -> None:
     path = tmp_path / "words.json"
@@ -35,3 +38,22 @@ def test_what_stood_there_stays_when_writing_fails(
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_json_makes_folders_and_keeps_non_ascii_text(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "captions.json"
+    write_json(path, {"caption": "ein Hund läuft"})
+    assert "läuft" in path.read_text(encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8")) == {"caption": "ein Hund läuft"}
+    with pytest.raises(TypeError):
+        write_json(path, {"caption": object()})
+    assert [file.name for file in path.parent.iterdir()] == ["captions.json"]
+
+
+def test_check_space_with_one_byte_too_few_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2 * 10**9))
+    check_space(tmp_path, 2 * 10**9, "images", "make room")
+    with pytest.raises(OSError, match=r": images need 2\.0 GB and 2\.0 GB are free: make room"):
+        check_space(tmp_path, 2 * 10**9 + 1, "images", "make room")

@@ -55,7 +55,7 @@ def test_a_photo_is_seen_as_it_was_prepared(tmp_path, monkeypatch, resize):
         captioner.model, "encode", lambda images: seen.append(images) or encode(images)
     )
     captioner.caption_all([folder / f"{i}.png" for i in range(tiny.PHOTOS)], **SHORT)
-    prepared = torch.stack([dataset.picture(i) for i in range(tiny.PHOTOS)])
+    prepared = torch.stack([dataset.image(i) for i in range(tiny.PHOTOS)])
     assert torch.equal(torch.cat(seen), prepared)
     other = tiny.captioner(resize="crop" if resize == "squash" else "squash")
     with Image.open(folder / "0.png") as photo:
@@ -157,7 +157,7 @@ def test_paths_names_and_open_images_are_all_photos(captioner, paths):
 
 
 def test_a_missing_photo_is_named(captioner, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such photo"):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such image"):
         captioner.caption(tmp_path / "none.jpg")
 
 

@@ -139,7 +139,7 @@ def test_an_image_left_out_is_noticed(captioner, test_split):
     with pytest.raises(ValueError) as caught:
         score(said, test_split, captioner.vocabulary)
     assert str(caught.value) == (
-        "11 captions for 12 images of TEST: caption every image exactly once"
+        "11 captions for 12 images of test: caption every image exactly once"
     )
     with pytest.raises(ValueError, match="12 captions for 12 images"):
         score(said | {12: said[0]}, test_split, captioner.vocabulary)

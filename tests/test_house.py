@@ -43,6 +43,19 @@ OWNERS = {
 }
 
 
+# The only files that may name a family of models; all others are the same for every family.
+FAMILY_REGISTRIES = [
+    ROOT / "sat" / name
+    for name in (
+        "config/model.py",
+        "config/training.py",
+        "models/factory.py",
+        "checkpoints/native.py",
+    )
+]
+FAMILY_CLASSES = {"ShowAttendTell", "VitGpt2"}
+
+
 def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT / "sat").with_suffix("").parts).removesuffix(".__init__")
 
@@ -69,6 +82,17 @@ def of_the_house(path: Path) -> list[str]:
     """Our modules among the imports, without the leading "sat."; the package root is ""."""
     names = (name for name in imports(path) if name.split(".")[0] == "sat")
     return [name.removeprefix("sat").removeprefix(".") for name in names]
+
+
+def family_dispatch(path: Path) -> Iterator[int]:
+    """Lines with the name of a family as a string, or with an isinstance of its class."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and node.value == "vit_gpt2":
+            yield node.lineno
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            if names & FAMILY_CLASSES:
+                yield node.lineno
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -112,6 +136,14 @@ def test_sizes(path: Path) -> None:
             assert not stars, f"{path}: star import from {node.module}"
 
 
+@pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: path.stem)
+def test_module_outside_the_registries_knows_no_family(path: Path) -> None:
+    if path in FAMILY_REGISTRIES:
+        return
+    found = list(family_dispatch(path))
+    assert not found, f"{path}, line {found}: add an entry to the registries of families instead"
+
+
 @pytest.mark.parametrize("module", ["sat", "sat.config.model"])
 def test_help_need_not_wait_for_torch(module: str) -> None:
     code = (
@@ -138,3 +170,12 @@ def test_the_checker_would_notice(tmp_path: Path) -> None:
         "def late():\n    import sat.training.trainer\n"
     )
     assert of_the_house(path) == ["", "", "captioner", "models.decoder", "training.trainer"]
+
+
+def test_the_family_checker_would_notice(tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(
+        'if family == "vit_gpt2":\n    pass\nisinstance(model, (ShowAttendTell, Other))\n'
+        "isinstance(model, Module)\n"
+    )
+    assert sorted(family_dispatch(path)) == [1, 3]

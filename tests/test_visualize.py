@@ -1,4 +1,4 @@
-"""The attention figure: light on the right place, panels that never touch, files that are whole."""
+"""The attention figure: brightness in the right place, panels that never touch, whole files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 from sat.captioner import CaptionResult
 from sat.config.model import Preprocessing
 from sat.data.transforms import visible_box
-from sat.visualize import DIM, VEIL, visualize_att
+from sat.visualize import DARK_BRIGHTNESS, LIGHT_WHITE, visualize_att
 
 ROOT = Path(__file__).parents[1]
 GREY = 128
@@ -28,7 +28,7 @@ SHAPES = {"landscape": (120, 80), "portrait": (60, 150), "square": (64, 64)}
 
 
 def result(words=("dog",), size=(120, 80), alphas=None, resize="squash", finished=True, photo=None):
-    """A caption of an evenly grey photo; without `alphas`, of a model that looks everywhere."""
+    """A caption of a uniformly gray image; without `alphas`, with uniform attention."""
     if alphas is None:
         alphas = np.full((len(words), 4, 4), 1 / 16, dtype=np.float32)
     photo = photo or Image.new("RGB", size, (GREY,) * 3)
@@ -37,7 +37,7 @@ def result(words=("dog",), size=(120, 80), alphas=None, resize="squash", finishe
 
 
 def one_hot(*cells, shape=(4, 4)):
-    """Maps that look at one cell (row, column) each."""
+    """Maps with all weight in one cell (row, column) each."""
     alphas = np.zeros((len(cells), *shape), dtype=np.float32)
     for i, cell in enumerate(cells):
         alphas[i][cell] = 1
@@ -57,7 +57,7 @@ def drawn(figure: Figure, panel: int) -> np.ndarray:
 @pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_light_falls_where_the_model_looked(monkeypatch, shape, resize, smooth):
+def test_visualize_att_one_hot_map_brightens_its_cell_only(monkeypatch, shape, resize, smooth):
     monkeypatch.setattr("sat.visualize.DOTS_PER_INCH", 100)  # for speed
     width, height = SHAPES[shape]
     cells = [(0, 0), (1, 2), (3, 1)]
@@ -74,23 +74,23 @@ def test_the_light_falls_where_the_model_looked(monkeypatch, shape, resize, smoo
         y = (y * height / panel.shape[0] - y0) / cell_height
         away = np.maximum(abs(x - column - 0.5), abs(y - row - 0.5))  # from the middle of the cell
         assert panel[away < 0.3].mean() > 2 * panel[away > 1.6].mean()
-        assert panel[away > 1.6].max() < DIM * GREY + 2
+        assert panel[away > 1.6].max() < DARK_BRIGHTNESS * GREY + 2
         unseen = np.maximum(abs(x - 2), abs(y - 2)) > 2.06
         assert unseen.any() == (resize == "crop" and shape != "square")
-        assert not unseen.any() or panel[unseen].max() < DIM * GREY + 2
+        assert not unseen.any() or panel[unseen].max() < DARK_BRIGHTNESS * GREY + 2
         if not smooth:
-            np.testing.assert_allclose(panel[away < 0.4], GREY + VEIL * (255 - GREY), atol=2)
-            np.testing.assert_allclose(panel[away > 0.6], DIM * GREY, atol=2)
-    # the photo itself is neither lit nor dimmed
+            np.testing.assert_allclose(panel[away < 0.4], GREY + LIGHT_WHITE * (255 - GREY), atol=2)
+            np.testing.assert_allclose(panel[away > 0.6], DARK_BRIGHTNESS * GREY, atol=2)
+    # the image itself is neither brightened nor darkened
     np.testing.assert_allclose(drawn(figure, 0), GREY, atol=1)
 
 
-def test_a_map_that_looks_everywhere_lights_everything():
+def test_visualize_att_uniform_map_is_fully_bright():
     panel = drawn(visualize_att(result()), 1)
-    np.testing.assert_allclose(panel, GREY + VEIL * (255 - GREY), atol=2)
+    np.testing.assert_allclose(panel, GREY + LIGHT_WHITE * (255 - GREY), atol=2)
 
 
-def test_half_the_weight_is_half_the_light():
+def test_visualize_att_half_weight_is_half_bright():
     alphas = np.array([[[2, 1], [1, 0]]], dtype=np.float32) / 4
     panel = drawn(visualize_att(result(alphas=alphas), smooth=False), 1)
     height, width = panel.shape
@@ -98,12 +98,12 @@ def test_half_the_weight_is_half_the_light():
     assert half == pytest.approx((bright + dark) / 2, abs=1.5)
 
 
-def test_a_map_without_any_weight_stays_dark():
+def test_visualize_att_zero_map_is_dark():
     panel = drawn(visualize_att(result(alphas=np.zeros((1, 4, 4), dtype=np.float32))), 1)
-    np.testing.assert_allclose(panel, DIM * GREY, atol=2)
+    np.testing.assert_allclose(panel, DARK_BRIGHTNESS * GREY, atol=2)
 
 
-def test_colour_is_lost_where_nobody_looked_and_kept_where_the_model_did():
+def test_visualize_att_color_image_loses_color_where_map_is_zero():
     red = Image.new("RGB", (100, 100), (200, 40, 40))
     figure = visualize_att(result(photo=red, alphas=one_hot((0, 0))), smooth=False)
     picture = figure.axes[1].images[0].get_array().astype(float)
@@ -114,7 +114,7 @@ def test_colour_is_lost_where_nobody_looked_and_kept_where_the_model_did():
     assert colourful(picture[5, 5]) > 0.45 > 0.3 > colourful(picture[-5, -5])
 
 
-def test_panels_are_the_photo_and_one_for_each_word_in_the_photos_aspect_ratio():
+def test_visualize_att_panels_have_aspect_ratio_of_the_image():
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
     before = photo.tobytes()
     words = ["a", "dog", "runs"]
@@ -131,7 +131,7 @@ def test_panels_are_the_photo_and_one_for_each_word_in_the_photos_aspect_ratio()
 
 
 def boxes_of(figure: Figure) -> list[tuple[float, float, float, float]]:
-    """Left, bottom, right, top of all that is drawn, in pixels."""
+    """Left, bottom, right, top of every text and panel, in pixels."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     texts = [axes.title for axes in figure.axes if axes.get_title()] + [figure._suptitle]
     extents = [text.get_window_extent(renderer).extents for text in texts]
@@ -140,7 +140,7 @@ def boxes_of(figure: Figure) -> list[tuple[float, float, float, float]]:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 12, 50])
 @pytest.mark.parametrize("size", [(120, 80), (40, 160), (1000, 100)])
-def test_nothing_is_clipped_and_nothing_overlaps(monkeypatch, size, count):
+def test_visualize_att_any_size_and_count_nothing_is_clipped_or_overlaps(monkeypatch, size, count):
     monkeypatch.setattr("sat.visualize.DOTS_PER_INCH", 20)  # places do not depend on it
     words = [("skateboarding", "a", "unbelievablylongword", "gyp")[i % 4] for i in range(count)]
     figure = visualize_att(result(words, size))
@@ -156,27 +156,27 @@ def test_nothing_is_clipped_and_nothing_overlaps(monkeypatch, size, count):
         assert r1 <= l2 + 1 or r2 <= l1 + 1 or t1 <= b2 + 1 or t2 <= b1 + 1
 
 
-def test_columns_can_be_given():
+def test_visualize_att_given_columns_are_used():
     figure = visualize_att(result(list("abcde")), columns=2)
     lefts = {round(axes.get_position().x0, 6) for axes in figure.axes}
     assert len(lefts) == 2
     assert len(figure.axes) == 6
 
 
-def test_captions_that_are_empty_or_cut_off_say_so():
+def test_visualize_att_empty_or_unfinished_caption_is_marked_in_title():
     empty = visualize_att(result([], alphas=np.zeros((0, 4, 4), dtype=np.float32)))
     assert (len(empty.axes), empty.get_suptitle()) == (1, "(no words)")
     assert visualize_att(result(["dog"], finished=False)).get_suptitle() == "dog …"
 
 
-def test_words_are_never_read_as_formulas(tmp_path):
+def test_visualize_att_dollar_signs_are_not_parsed_as_math(tmp_path):
     words = ["$x^2$", "<unk>", "&"]
     visualize_att(result(words), tmp_path / "figure.svg")
     texts = ["".join(node.itertext()) for node in xml.parse(tmp_path / "figure.svg").iter()]
     assert {*words, " ".join(words)} <= set(texts)
 
 
-def test_huge_and_thin_photos_are_drawn_small():
+def test_visualize_att_huge_or_thin_image_is_drawn_small():
     for size in [(6000, 4000), (1, 3000), (3000, 1), (1, 1)]:
         figure = visualize_att(result(size=size, resize="crop"))
         for axes in figure.axes:
@@ -184,7 +184,7 @@ def test_huge_and_thin_photos_are_drawn_small():
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "JPEG", "tif", "webp"])
-def test_files_of_pixels_hold_the_whole_figure(tmp_path, extension):
+def test_visualize_att_pixel_file_has_size_of_the_figure(tmp_path, extension):
     path = tmp_path / "new" / f"figure.{extension}"
     figure = visualize_att(result(["dog", "cat"]), path)
     with Image.open(path) as image:
@@ -193,7 +193,7 @@ def test_files_of_pixels_hold_the_whole_figure(tmp_path, extension):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_pdf_and_svg_keep_text_as_text(tmp_path):
+def test_visualize_att_pdf_and_svg_keep_text_as_text(tmp_path):
     for name in ("figure.pdf", "figure.svg"):
         visualize_att(result(["dog", "cat"]), tmp_path / name)
     pdf = (tmp_path / "figure.pdf").read_bytes()
@@ -219,7 +219,7 @@ def test_pdf_and_svg_keep_text_as_text(tmp_path):
         ({"alphas": -one_hot((0, 0))}, r"alphas hold -1\.0: give weights"),
     ],
 )
-def test_errors_say_what_would_work(tmp_path, monkeypatch, broken, message):
+def test_visualize_att_wrong_arguments_raise_with_remedy(tmp_path, monkeypatch, broken, message):
     monkeypatch.chdir(tmp_path)
     Path("folder.png").mkdir()
     Path("file").write_text("")
@@ -232,7 +232,7 @@ def test_errors_say_what_would_work(tmp_path, monkeypatch, broken, message):
     assert sorted(os.listdir()) == ["file", "folder.png"]
 
 
-def test_a_figure_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch):
+def test_visualize_att_failed_write_leaves_old_file(tmp_path, monkeypatch):
     def full_disk(self, path, **options):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
@@ -246,7 +246,7 @@ def test_a_figure_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypat
     assert path.read_bytes() == b"old"
 
 
-def test_matplotlibs_settings_are_left_alone(tmp_path):
+def test_visualize_att_leaves_matplotlib_settings_unchanged(tmp_path):
     before = dict(matplotlib.rcParams)
     visualize_att(result(), tmp_path / "figure.svg")
     assert dict(matplotlib.rcParams) == before
@@ -285,20 +285,20 @@ def run(folder: Path, show: bool, **environment: str) -> subprocess.CompletedPro
     )
 
 
-def test_without_a_display_figures_are_saved_and_pyplot_is_not_imported(tmp_path):
+def test_visualize_att_without_display_saves_and_imports_no_pyplot(tmp_path):
     done = run(tmp_path, show=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "no pyplot\n", "")
     with Image.open(tmp_path / "figure.png") as image:
         image.verify()
 
 
-def test_show_without_a_display_says_so(tmp_path):
+def test_visualize_att_show_without_display_raises_os_error(tmp_path):
     done = run(tmp_path, show=True)
     assert done.returncode == 1
     assert re.search(r"OSError: matplotlib's backend 'agg' opens no windows: leave", done.stderr)
 
 
-def test_show_opens_a_window_and_saves_too(tmp_path):
+def test_visualize_att_show_opens_window_and_saves(tmp_path):
     (tmp_path / "recorder.py").write_text(RECORDER)
     done = run(tmp_path, show=True, MPLBACKEND="module://recorder")
     assert done.stdout == "shown: ['', 'dog']\npyplot\n", done.stderr

@@ -1,25 +1,31 @@
-"""Checkpoint folders on the Hugging Face Hub."""
+"""Upload checkpoint folders to the Hugging Face Hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 
-def check_pushable(repository: str) -> None:
-    """`ValueError` or `ImportError` now rather than after hours of training."""
+def check_pushable(repository: str) -> Any:
+    """The huggingface_hub module; `ValueError` or `ImportError` before hours of training."""
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise ValueError(f"push_to_hub is {repository!r}: give a repository as user/name")
-    _hub()
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ImportError(
+            "huggingface_hub is not installed: pip install 'sat-captioning[hf]', or leave "
+            "--push_to_hub out"
+        ) from error
+    return huggingface_hub
 
 
 def push(folder: str | Path, repository: str) -> str:
-    """The address of the repository, made if need be, that now holds the checkpoint's files.
+    """Upload a checkpoint without trainer.pt, and return the address of the repository.
 
-    What only resuming needs (trainer.pt) stays here.
+    The repository is created if it does not exist.
     """
-    check_pushable(repository)
-    api = _hub().HfApi()
+    api = check_pushable(repository).HfApi()
     api.create_repo(repository, repo_type="model", exist_ok=True)
     return str(
         api.upload_folder(
@@ -30,14 +36,3 @@ def push(folder: str | Path, repository: str) -> str:
             commit_message="Upload a captioner of sat",
         )
     )
-
-
-def _hub() -> ModuleType:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ImportError(
-            "huggingface_hub is not installed: pip install 'sat-captioning[hf]', or leave "
-            "--push_to_hub out"
-        ) from error
-    return huggingface_hub

@@ -1,7 +1,7 @@
-"""A ViT + GPT-2 captioner as the folder that plain Hugging Face code reads, and back.
+"""ViT + GPT-2 captioners in Hugging Face's folder layout, written and read.
 
-Ours has sat.json beside Hugging Face's files. A folder without it, such as
-nlpconnect/vit-gpt2-image-captioning, tells its preprocessing and decoding in its own words.
+Our folders hold sat.json besides. Without it, as in nlpconnect/vit-gpt2-image-captioning,
+preprocessing and decoding are taken from Hugging Face's own files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BILINEAR = 2
 
 
 def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
-    """Write what plain transformers needs: weights, configurations, tokenizer, preprocessor."""
+    """Write the files that plain transformers needs: weights, configs, tokenizer, preprocessor."""
     write(model.network, folder, config.decoding)
     vocabulary.save(folder / vocabulary.FILE)
     special = {"bos_token": model.start_id, "eos_token": model.end_id, "pad_token": model.pad_id}
@@ -32,17 +32,18 @@ def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> 
     _write(folder / PREPROCESSOR, preprocessor_values(config.preprocessing))
 
 
-def load(folder: Path) -> tuple[VitGpt2, Any, ModelConfig]:
-    """The captioner of a folder, with or without our sat.json, in evaluation mode."""
+def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
+    """Load model, vocabulary and config of a folder, with or without sat.json, for evaluation."""
     from sat.data.tokenizer import SubwordTokenizer
 
-    network, vocabulary = read(folder), SubwordTokenizer.load(folder)
+    network = read(folder)
+    vocabulary: Any = SubwordTokenizer.load(folder)
     if (folder / HEADER).exists():
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
         config = from_dict(ModelConfig, header["model"])
     else:
         config = ModelConfig(
-            family="vit_gpt2",
+            family=family,
             hf=VitGpt2Config(encoder=str(folder), decoder=str(folder)),
             preprocessing=preprocessing_of(preprocessor(str(folder))),
             decoding=_decoding_of(network.generation_config),
@@ -56,31 +57,31 @@ def load(folder: Path) -> tuple[VitGpt2, Any, ModelConfig]:
     return wrap_network(network, config, vocabulary).eval(), vocabulary, config
 
 
-def load_weights(model: VitGpt2, folder: Path) -> None:
+def load_weights(model: Any, folder: Path) -> None:
     """Fill the model from a folder of the same architecture."""
     try:
-        model.network.load_state_dict(read(folder).state_dict())
+        weights = read(folder).state_dict()
+        model.load_state_dict({f"network.{name}": value for name, value in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"{folder} is of another architecture: {error}") from error
 
 
 def preprocessing_of(values: dict[str, Any]) -> Preprocessing:
-    """Our reading of a preprocessor_config.json.
+    """Translate a preprocessor_config.json to our preprocessing, approximately.
 
-    Bilinear for whatever it resamples by; a central square is cut where it cuts one, after the
-    shorter side was scaled to just that square (some scale it a little larger first).
+    Its resampling filter is replaced by the bilinear one. A center crop is taken after scaling
+    the shorter side to the size of the crop; some preprocessors scale it a little larger first.
     """
     crops = bool(values.get("do_center_crop"))
-    size = values.get("crop_size") if crops else values.get("size", 224)
+    size: Any = values.get("crop_size") if crops else values.get("size", 224)
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")
     mean, std = pixel_statistics(values)
-    resize = "crop" if crops else "squash"
-    return Preprocessing(size=size, resize=resize, mean=mean, std=std)
+    return Preprocessing(size=size, resize="crop" if crops else "squash", mean=mean, std=std)
 
 
 def preprocessor_values(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The preprocessor_config.json that says what our preprocessing does."""
+    """The content of a preprocessor_config.json equivalent to our preprocessing."""
     side = {"height": preprocessing.size, "width": preprocessing.size}
     crops = preprocessing.resize == "crop"
     return {
@@ -99,14 +100,12 @@ def preprocessor_values(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _decoding_of(generation: Any) -> DecodingConfig:
-    """Our reading of Hugging Face's generation defaults; its lengths count the start."""
-    beams = generation.num_beams or 1
+    """Translate Hugging Face's generation defaults; their lengths count the start token."""
+    beams, penalty = generation.num_beams or 1, generation.length_penalty
     return DecodingConfig(
         beam_size=beams,
         max_length=(generation.max_length or 21) - 1,
-        length_penalty=1.0
-        if beams > 1 and generation.length_penalty is None
-        else float(generation.length_penalty or 0) * (beams > 1),
+        length_penalty=float(1.0 if penalty is None else penalty) if beams > 1 else 0.0,
         no_repeat_ngram_size=generation.no_repeat_ngram_size or 0,
     )
 

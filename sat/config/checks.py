@@ -1,4 +1,4 @@
-"""Checks of config fields, and configs as JSON."""
+"""Check config fields, and convert configs to JSON values and back."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 def check(condition: bool, name: str, value: object, remedy: str) -> None:
-    """Raise a `ValueError` that names the field, its value and the remedy unless `condition`."""
+    """Raise a `ValueError` with the field, its value and the remedy unless `condition` holds."""
     if not condition:
         raise ValueError(f"{name} is {value!r}: {remedy}")
 
 
 def check_at_least(least: int, config: object, *names: str) -> None:
-    """`check` that each of these fields of a config has at least this value."""
+    """`check` that each of these fields of a config is at least `least`."""
     for name in names:
         check(getattr(config, name) >= least, name, getattr(config, name), f"give at least {least}")
 
@@ -28,8 +28,8 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     check(value in choices, name, value, f"choose one of {', '.join(map(str, choices))}")
 
 
-def check_choices(config: object) -> None:
-    """Hold every `Literal` field of a config to its choices."""
+def check_choices(config: Any) -> None:
+    """`check` that every `Literal` field of a config is one of its choices."""
     hints = typing.get_type_hints(type(config))
     for item in dataclasses.fields(config):
         choices = typing.get_args(hints[item.name])
@@ -43,7 +43,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """The config `to_dict` stored; raises `ValueError` on a key that the config does not have."""
+    """Restore a config from `to_dict`; raise `ValueError` for a key that it does not have."""
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
@@ -54,7 +54,7 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
 
 
 def _restore(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value)
     if isinstance(value, list) and typing.get_origin(hint) is tuple:
         return tuple(value)

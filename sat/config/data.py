@@ -6,39 +6,39 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sat.config.checks import check, check_choices
-from sat.config.model import Preprocessing
+from sat.config.model import Preprocessing, ResizeMode
 
 
 @dataclass(frozen=True)
 class InputFilesConfig:
-    """How photos and captions are prepared: `create_input_files.py` makes its flags from these."""
+    """How images and captions are prepared; `create_input_files.py` makes its flags from this."""
 
     dataset: Literal["coco", "flickr8k", "flickr30k", "shapes"] = "coco"
-    """says where photos lie below the image folder, and begins the names of the files"""
+    """where images lie below the image folder; the names of the files begin with it"""
     captions_per_image: int = 5
-    """of each image: more are sampled from, fewer are repeated"""
+    """captions of each image: more are sampled from, fewer are repeated"""
     min_word_freq: int = 5
-    """words seen less often become <unk> (the tutorial's 5 is 6 here: it keeps more than 5)"""
+    """rarer words become <unk> (the tutorial's 5 is 6 here: it keeps more than 5)"""
     vocabulary_size: int | None = None
-    """keep this many words, the most frequent, and leave min_word_freq aside (the paper: 10000)"""
+    """keep this many of the most frequent words and ignore min_word_freq (the paper: 10000)"""
     vocabulary_splits: Literal["train", "all"] = "train"
     """train: count the words of the training captions; all: of every caption, as the tutorial"""
     tokenizer: str | None = None
-    """store a tokenizer's pieces, not words: tokenizer.json, folder, Hub id, or train a new one"""
+    """store subword tokens, not words: a tokenizer.json, folder, Hub id, or train (a new one)"""
     tokenizer_size: int = 8192
-    """pieces at most, of a new one"""
+    """tokens of a new tokenizer, at most"""
     max_len: int = 50
-    """words (pieces with a tokenizer); training leaves longer captions out"""
+    """words (tokens with a tokenizer); training leaves longer captions out"""
     image_size: int = Preprocessing.size
-    """side of the square pictures, in pixels"""
-    resize: Literal["squash", "crop", "inner_crop"] = Preprocessing.resize
+    """side of the square images, in pixels"""
+    resize: ResizeMode = Preprocessing.resize
     """squash: ignore the aspect ratio; crop: the central square; inner_crop: 7/8 of its side"""
     workers: int | None = None
-    """threads that decode and resize; one for each core when empty"""
+    """threads that decode and resize; one per core when empty"""
     seed: int = 123
-    """of the sampling of captions"""
+    """for sampling captions"""
     on_bad_image: Literal["error", "skip"] = "error"
-    """what a missing or unreadable photo gets: an error, or it is left out and named in the log"""
+    """stop at a missing or unreadable image, or leave it out and name it in the log"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -48,7 +48,7 @@ class InputFilesConfig:
         for name in ("workers", "vocabulary_size"):
             value = getattr(self, name)
             check(value is None or value >= 1, name, value, positive)
-        _ = self.preprocessing  # checks its own share
+        _ = self.preprocessing  # checks size and resize
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""Options of decoding: how the words of a caption are chosen."""
+"""Options of decoding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sat.config.checks import check, check_at_least
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How words are chosen; names and meaning follow Hugging Face `generate`."""
+    """How words are chosen; names and meaning are those of Hugging Face `generate`."""
 
     beam_size: int = 5
-    """beams kept for each image; 1 is greedy decoding (alias: num_beams)"""
+    """beams per image; 1 is greedy decoding (alias: num_beams)"""
     max_length: int = 51
-    """steps at most, <end> included: captions of 50 words"""
+    """most tokens, <end> included: captions of 50 words"""
     min_length: int = 0
-    """words at least, before a caption may end"""
+    """fewest words before a caption may end"""
     length_penalty: float = 0.0
     """total log-probability is divided by length ** this: above 0 favours longer captions"""
     no_repeat_ngram_size: int = 0
@@ -24,17 +24,17 @@ class DecodingConfig:
     num_return_sequences: int = 1
     """captions returned for each image, best first"""
     forbid_unknown: bool = False
-    """never say <unk>"""
+    """never produce <unk>"""
     do_sample: bool = False
-    """draw words instead of searching; temperature, top_k or top_p below imply it"""
+    """sample instead of searching; temperature, top_k and top_p imply it"""
     temperature: float = 1.0
-    """logits are divided by it before drawing"""
+    """logits are divided by it before sampling"""
     top_k: int = 0
-    """draw from this many likeliest words; 0: from all"""
+    """sample from this many likeliest words; 0: from all"""
     top_p: float = 1.0
-    """draw from the smallest set of words with at least this probability (nucleus)"""
+    """sample from the smallest set of words with at least this probability (nucleus)"""
     seed: int = 0
-    """of the draws"""
+    """for sampling"""
 
     def __post_init__(self) -> None:
         check_at_least(1, self, "beam_size", "max_length", "num_return_sequences")
@@ -46,7 +46,7 @@ class DecodingConfig:
             self.samples or self.num_return_sequences <= self.beam_size,
             "num_return_sequences",
             self.num_return_sequences,
-            f"at most beam_size ({self.beam_size}) captions come out of one search",
+            f"one search returns at most beam_size ({self.beam_size}) captions",
         )
         check(self.temperature > 0, "temperature", self.temperature, "give a number above 0")
         check(self.top_k >= 0, "top_k", self.top_k, "give 0 (off) or a number of words")
@@ -54,5 +54,5 @@ class DecodingConfig:
 
     @property
     def samples(self) -> bool:
-        """True when words are drawn at random."""
+        """True when words are sampled."""
         return self.do_sample or self.temperature != 1 or self.top_k > 0 or self.top_p < 1

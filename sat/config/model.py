@@ -12,17 +12,19 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DROPOUT_SITES = ("mean", "hidden", "readout")
 AttentionMode = Literal["expected", "sampled", "argmax"]
+ResizeMode = Literal["squash", "crop", "inner_crop"]
+Family = Literal["show_attend_tell", "vit_gpt2"]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a photo becomes the tensor the encoder was trained on; it travels with the model."""
+    """How an image becomes the tensor that the encoder was trained on; part of every model."""
 
     size: int = 256
-    """side of the square picture, in pixels"""
-    resize: Literal["squash", "crop", "inner_crop"] = "squash"
+    """side of the square image, in pixels"""
+    resize: ResizeMode = "squash"
     """squash: ignore the aspect ratio, as the tutorial; crop: the central square; inner_crop: 7/8
-    of its side, the paper's short side of 256 and crop of 224"""
+    of its side, as the paper (short side 256, crop 224)"""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """per channel (RGB), of values in 0..1"""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -56,22 +58,22 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The recurrent decoder: sizes, and a field for each choice the published systems differ in."""
+    """The recurrent decoder: its sizes, and the choices in which published systems differ."""
 
     attention_dim: int = 512
     embed_dim: int = 512
     decoder_dim: int = 512
     dropout: float = 0.5
     dropout_sites: tuple[str, ...] = ("hidden", "readout")
-    """what it falls on: mean (feature, before the initial state: arctic-captions), hidden (state,
-    before the output), readout (the deep output's tanh)"""
+    """where dropout is applied: mean (the mean feature before the initial state, as
+    arctic-captions), hidden (the state before the output), readout (the deep output's tanh)"""
     attention: Literal["soft", "hard"] = "soft"
-    """trained on: soft: the expected context (Xu et al. 2015, section 4.2); hard: one region drawn
+    """in training: soft: the expected context (Xu et al. 2015, section 4.2); hard: one region drawn
     for each word, by REINFORCE (section 4.1)"""
     test_attention: AttentionMode = "expected"
-    """the context when captioning: expected, of one region drawn, or of the map's peak"""
+    """in captioning: the expected context, that of one sampled region, or of the map's peak"""
     attention_depth: Literal[1, 2] = 1
-    """hidden layers of f_att; the second is of the photo alone"""
+    """hidden layers of f_att; the second sees the image alone"""
     activation: Literal["tanh", "relu"] = "tanh"
     """inside f_att; the paper: tanh, the tutorial: relu"""
     gate: Literal["vector", "scalar", "none"] = "vector"
@@ -130,15 +132,15 @@ class VitGpt2Config:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build a captioner again."""
+    """All that is needed to rebuild a captioner."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    """how it captions photos unless told otherwise"""
-    family: Literal["show_attend_tell", "vit_gpt2"] = "show_attend_tell"
-    """vit_gpt2 is built from `hf`, the other from `encoder` and `decoder`"""
+    """the default options of captioning"""
+    family: Family = "show_attend_tell"
+    """vit_gpt2 is built from `hf`, show_attend_tell from `encoder` and `decoder`"""
     hf: VitGpt2Config = field(default_factory=VitGpt2Config)
 
     def __post_init__(self) -> None:

@@ -11,12 +11,12 @@ from sat.config.checks import check, check_at_least, check_choices
 
 @dataclass(frozen=True)
 class ScheduledSamplingConfig:
-    """The probability epsilon_i of showing the true word, at the stage's minibatch i from 0."""
+    """The probability epsilon_i of feeding the true token, at minibatch i of the stage, from 0."""
 
     schedule: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
     """none: always; linear: k - c i; exponential: k^i; inverse_sigmoid: k / (k + exp(i / k))"""
     k: float = 1.0
-    """linear: where it begins; exponential: below 1 (0.9995); inverse_sigmoid: 1 or more (500)"""
+    """linear: the start; exponential: below 1 (0.9995); inverse_sigmoid: 1 or more (500)"""
     c: float = 0.0
     """slope of linear, per minibatch"""
     least: float = 0.0
@@ -34,7 +34,7 @@ class ScheduledSamplingConfig:
             check(self.k >= 1, "k", self.k, "inverse_sigmoid takes 1 or more, as 500")
 
     def teacher_forcing_ratio(self, minibatch: int) -> float:
-        """epsilon_i, the probability with which each word shown is the true one."""
+        """epsilon_i, the probability that an input token is the true one."""
         if self.schedule == "none":
             return 1.0
         if self.schedule == "linear":
@@ -48,13 +48,13 @@ class ScheduledSamplingConfig:
 
 @dataclass(frozen=True)
 class HardAttentionConfig:
-    """What `--decoder.attention hard` learns with (Xu et al. 2015, section 4.1)."""
+    """Objective of `--decoder.attention hard` (Xu et al. 2015, section 4.1)."""
 
     reward: float = 0.01
-    """lambda_r: weight of REINFORCE; 1: the gradient of the variational bound itself. That of
-    arctic-captions, a tenth of the mean over a caption's T words, is 1 / (10 T): 0.01 for ten"""
+    """lambda_r: weight of REINFORCE; 1: the gradient of the variational bound. arctic-captions uses
+    a tenth of the mean over the T words of a caption, 1 / (10 T): 0.01 for ten words"""
     entropy: float = 0.002
-    """lambda_e: weight of the maps' entropy, so that they do not settle too early"""
+    """lambda_e: weight of the maps' entropy, against a premature choice of one region"""
     baseline: float = 0.9
     """decay of the moving average of log p(word) that rewards are measured against"""
 

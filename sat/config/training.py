@@ -7,22 +7,22 @@ from typing import Literal
 
 from sat.config.checks import check, check_at_least, check_choices
 from sat.config.decoding import DecodingConfig
-from sat.config.model import DecoderConfig, EncoderConfig, VitGpt2Config
+from sat.config.model import DecoderConfig, EncoderConfig, Family, VitGpt2Config
 from sat.config.objectives import HardAttentionConfig, ScheduledSamplingConfig
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of training: which parts learn, how fast, and when it is over."""
+    """One stage of training: which parts learn, how fast, and when it ends."""
 
     epochs: int = 120
     """at most"""
     batch_size: int = 80
     """captions in a batch"""
     accumulate: int = 1
-    """work through each batch in this many parts: less memory for the same step"""
+    """compute each batch in this many parts: less memory for the same step"""
     captions_per_sample: int = 1
-    """captions shown with one encoding of their photo: more pay where the encoder learns"""
+    """captions shown with one encoding of their image; more are faster if the encoder learns"""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """rmsprop: with momentum and the constants of Graves 2013, for the paper's Flickr8k"""
     learning_rate: float = 4e-4
@@ -30,11 +30,11 @@ class StageConfig:
     encoder_learning_rate: float = 0.0
     """of the encoder; 0: the encoder is frozen"""
     encoder_from_block: int | None = None
-    """first block that learns; the backbone's own default when empty"""
+    """first block that learns; the default of the backbone when empty"""
     trainable: Literal["cross_attention", "decoder", "all"] = "cross_attention"
-    """of vit_gpt2: what learns; the encoder too (at its own rate) where it is all"""
+    """of vit_gpt2: the part that learns; all: the encoder too, at its own rate"""
     warmup: int = 0
-    """steps over which the learning rates grow to what they are"""
+    """steps over which the learning rates grow from 0"""
     decay: float = 0.8
     """the learning rates are multiplied by this ..."""
     decay_patience: int = 8
@@ -48,30 +48,27 @@ class StageConfig:
     samples: int = 5
     """captions drawn of each image by the self-critical objective"""
     scheduled_sampling: ScheduledSamplingConfig = field(default_factory=ScheduledSamplingConfig)
-    """show the decoder more and more of its own words in place of people's"""
+    """replace more and more of the input tokens by samples of the model"""
     baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
-    """what a drawn caption must beat: the mean of the image's other ones, or its greedy caption"""
+    """reward to subtract: the mean of the other captions drawn of the image, or its greedy one"""
 
     def __post_init__(self) -> None:
         check_choices(self)
-        enough = self.samples >= (2 if self.baseline == "leave_one_out" else 1)
-        check(enough, "samples", self.samples, "give at least 2: each judges the others")
+        least_samples = 2 if self.baseline == "leave_one_out" else 1
+        remedy = "give at least 2: each judges the others"
+        check(self.samples >= least_samples, "samples", self.samples, remedy)
         check(self.epochs >= 0, "epochs", self.epochs, "give 0 (skip the stage) or more")
         counts = ("batch_size", "captions_per_sample", "accumulate")
         check_at_least(1, self, *counts, "decay_patience", "stop_patience")
-        together = self.objective == "likelihood" or self.captions_per_sample == 1
-        remedy = "the self-critical objective draws captions of its own: leave it 1"
-        check(together, "captions_per_sample", self.captions_per_sample, remedy)
-        taught = self.objective == "likelihood" or self.scheduled_sampling.schedule == "none"
-        schedule = self.scheduled_sampling.schedule
-        check(taught, "schedule", schedule, "the self-critical objective shows no words: leave it")
         group, size = self.captions_per_sample, self.batch_size
-        check(
-            size % group == 0,
-            "batch_size",
-            size,
-            f"give a multiple of {group} (captions_per_sample)",
-        )
+        if self.objective == "self_critical":
+            remedy = "the self-critical objective draws captions of its own: leave it 1"
+            check(group == 1, "captions_per_sample", group, remedy)
+            schedule = self.scheduled_sampling.schedule
+            remedy = "the self-critical objective shows no words: leave it"
+            check(schedule == "none", "schedule", schedule, remedy)
+        remedy = f"give a multiple of {group} (captions_per_sample)"
+        check(size % group == 0, "batch_size", size, remedy)
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a rate above 0")
         rate = self.encoder_learning_rate
         check(rate >= 0, "encoder_learning_rate", rate, "give 0 (frozen) or a rate")
@@ -94,9 +91,9 @@ class TrainConfig:
     data_name: str = ""
     """the common part of the prepared files' names; found by itself when the folder holds one"""
     output_dir: str = "runs/default"
-    """gets best/, last/ and log.jsonl"""
-    family: Literal["show_attend_tell", "vit_gpt2"] = "show_attend_tell"
-    """vit_gpt2 is built from hf, the other from encoder and decoder"""
+    """folder for best/, last/ and log.jsonl"""
+    family: Family = "show_attend_tell"
+    """vit_gpt2 is built from hf, show_attend_tell from encoder and decoder"""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     hf: VitGpt2Config = field(default_factory=VitGpt2Config)
@@ -112,7 +109,7 @@ class TrainConfig:
         )
     )
     stages: tuple[int, ...] = (1,)
-    """which stages to run, in order; all but 1 start from the best of the stages before"""
+    """stages to run, in order; 2 and 3 start from the best checkpoint of the stages before"""
     alpha_c: float = 0.1
     """weight of the doubly stochastic penalty (lambda of eq. 14)"""
     penalty_scaling: Literal["sum", "mean"] = "sum"
@@ -120,23 +117,23 @@ class TrainConfig:
     hard: HardAttentionConfig = field(default_factory=HardAttentionConfig)
     label_smoothing: float = 0.0
     grad_clip: float = 5.0
-    """largest norm of the whole gradient, or size of its elements; 0: no clipping"""
+    """largest norm of the gradient, or of its elements; 0: no clipping"""
     grad_clip_by: Literal["norm", "value"] = "norm"
     """value: clip each element, as the tutorial does"""
     captions: Literal["all", "random"] = "all"
     """each epoch shows all captions of an image, or one of them drawn anew"""
     batches: Literal["by_length", "equal_length", "random"] = "by_length"
-    """by_length: captions of like length, so that almost nothing is padding; equal_length: of one
-    length only, as the paper; random: as the tutorial"""
+    """by_length: captions of similar length, with almost no padding; equal_length: of one length
+    only, as the paper; random: as the tutorial"""
     mirror: bool = False
-    """show each picture mirrored half of the time (not where captions tell left from right)"""
+    """mirror each image half of the time (not if captions tell left from right)"""
     cache_features: bool = False
-    """encode every image once, as far as the encoder is frozen, and train from the result, kept in
-    half precision"""
+    """encode every image once by the frozen part of the encoder, and train from the features, kept
+    in half precision"""
     embeddings: str | None = None
     """text file of word vectors (GloVe, word2vec, fastText): sets embed_dim"""
     fine_tune_embeddings: bool = True
-    """let the word vectors learn"""
+    """train the word vectors"""
     init: str | None = None
     """start from this checkpoint's weights; stages 2 and 3 alone start from output_dir's best/"""
     validation: DecodingConfig = field(default_factory=lambda: DecodingConfig(beam_size=1))
@@ -147,51 +144,54 @@ class TrainConfig:
     device: str = "auto"
     """auto: CUDA where there is one; else any torch device"""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """of the matrix products (autocast), where the hardware gains by it; float16: CUDA only"""
+    """of the matrix products (autocast); float16: CUDA only"""
     save_minutes: float = 10.0
-    """last/ is also written this often within an epoch, so that a kill costs little"""
+    """minutes between saves of last/ within an epoch, so that a killed run loses little"""
     log: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
-    """curves, histograms, sample captions; auto: for TensorBoard, where it is installed"""
+    """curves, histograms, sample captions; auto: TensorBoard if it is installed"""
     log_every: int = 100
     """steps between points of a curve, and between histograms of weights and gradients"""
     seed: int = 0
     resume: bool = False
-    """go on where the run in output_dir was stopped"""
+    """continue the run in output_dir"""
     overwrite: bool = False
-    """replace the run that output_dir holds"""
+    """replace the run in output_dir"""
     push_to_hub: str | None = None
-    """in the end, upload best/ to this repository of the Hugging Face Hub (user/name)"""
+    """upload best/ at the end to this repository of the Hugging Face Hub (user/name)"""
 
     def __post_init__(self) -> None:
         check_choices(self)
-        known = self.stages and sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)
-        check(known, "stages", self.stages, "choose from 1, 2 and 3, in that order, each once")
+        in_order = sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)
+        remedy = "choose from 1, 2 and 3, in that order, each once"
+        check(in_order and len(self.stages) > 0, "stages", self.stages, remedy)
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
-        running = [stage_config(self, number) for number in self.stages]
-        alone = all(stage.captions_per_sample == 1 for stage in running)
-        fitting = self.batches != "equal_length" or alone
-        check(fitting, "batches", self.batches, "captions_per_sample mixes lengths: leave it 1")
-        steady = self.encoder.batch_norm == "fixed" or not self.cache_features
-        drifting = "leave it out, features change while the encoder's batch_norm drifts"
-        check(steady, "cache_features", self.cache_features, drifting)
-        started = self.init is None or self.embeddings is None
-        check(started, "embeddings", self.embeddings, "leave it out, init brings word vectors")
         check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
         check_at_least(1, self, "validation_batch_size", "log_every")
+        if self.encoder.batch_norm == "drifts":
+            remedy = "leave it out, features change while the encoder's batch_norm drifts"
+            check(not self.cache_features, "cache_features", self.cache_features, remedy)
+        if self.init is not None:
+            remedy = "leave it out, init brings word vectors"
+            check(self.embeddings is None, "embeddings", self.embeddings, remedy)
+        if self.batches == "equal_length":
+            remedy = "captions_per_sample mixes lengths: leave it 1"
+            groups = [self.stage(number).captions_per_sample for number in self.stages]
+            check(max(groups) == 1, "batches", self.batches, remedy)
+            remedy = "captions random draws any length"
+            check(self.captions != "random", "batches", self.batches, remedy)
         for number in self.stages:
-            self._check_stage(f"stage{number}", stage_config(self, number))
+            self._check_stage(f"stage{number}", self.stage(number))
+
+    def stage(self, number: int) -> StageConfig:
+        """The options of stage 1, 2 or 3."""
+        return {1: self.stage1, 2: self.stage2, 3: self.stage3}[number]
 
     def _check_stage(self, name: str, stage: StageConfig) -> None:
         if self.captions == "random":
-            together, remedy = stage.captions_per_sample, "captions random shows one: give 1"
-            check(together == 1, f"{name}.captions_per_sample", together, remedy)
-            fitting = self.batches != "equal_length"
-            check(fitting, "batches", self.batches, "captions random draws any length")
-        if self.family == "vit_gpt2" and (stage.trainable == "all") != stage.fine_tunes:
+            group = stage.captions_per_sample
+            remedy = "captions random shows one: give 1"
+            check(group == 1, f"{name}.captions_per_sample", group, remedy)
+        if self.family == "vit_gpt2":
+            trains_all, rate = stage.trainable == "all", stage.encoder_learning_rate
             remedy = "trainable all goes with a rate above 0, the others with 0 (frozen)"
-            check(False, f"{name}.encoder_learning_rate", stage.encoder_learning_rate, remedy)
-
-
-def stage_config(config: TrainConfig, number: int) -> StageConfig:
-    """The config of stage 1, 2 or 3 (a function: jsonargparse takes methods for subcommands)."""
-    return {1: config.stage1, 2: config.stage2, 3: config.stage3}[number]
+            check(trains_all == stage.fine_tunes, f"{name}.encoder_learning_rate", rate, remedy)

@@ -1,8 +1,7 @@
-"""Annotation files → one list of records: a photo, its split, and what people wrote about it."""
+"""Read annotation files as records: an image, its split and its captions."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections import Counter
@@ -10,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import orjson
 
 logger = logging.getLogger(__name__)
 
@@ -25,29 +26,29 @@ SPLIT_OF: dict[str, Split] = {
 
 @dataclass(frozen=True)
 class Record:
-    """One photo and everything known about it."""
+    """One image and everything known about it."""
 
     image_id: int | str
     path: Path
     split: Split
     captions: tuple[tuple[str, ...], ...]
-    """the words of each caption, as the annotation file tokenised them"""
+    """the words of each caption, as tokenized in the annotation file"""
     raw: tuple[str, ...]
-    """the same captions as people wrote them"""
+    """the original text of the same captions"""
     boxes: list[dict[str, Any]] | None = None
-    """named objects, where known: {"words": [...], "noun": ..., "box": [x0, y0, x1, y1]}"""
+    """named objects, if known: {"words": [...], "noun": ..., "box": [x0, y0, x1, y1]}"""
 
 
 def read_karpathy(
     json_path: str | Path, image_folder: str | Path, dataset: str = "flickr8k"
 ) -> list[Record]:
-    """The records of a file in Karpathy's layout, in its order.
+    """The records of a file in Karpathy's layout, in the file's order.
 
-    `restval` counts as train; images of other splits are left out and logged. Photos are looked for
-    at folder/filepath/filename for coco, at folder/filename else. A photo's id is its `cocoid` for
-    coco, else its `imgid`, else (home-made files) its file name; a caption without `raw` is its
-    tokens joined by blanks. Raises `ValueError` where the file has another layout. Photos are not
-    opened here; `check_photos_exist` looks whether they are there.
+    `restval` counts as train; images of other splits are left out and logged. The path of an image
+    is folder/filepath/filename for coco, else folder/filename. Its id is the `cocoid` for coco,
+    else the `imgid`, else the file name. A caption without `raw` is its tokens joined by blanks.
+    Raises `ValueError` if the file has another layout. Images are not opened here; see
+    `check_images_exist`.
     """
     records: list[Record] = []
     left_out: Counter[str] = Counter()
@@ -69,19 +70,19 @@ def read_karpathy(
     return records
 
 
-def check_photos_exist(records: Iterable[Record]) -> None:
-    """Raise `FileNotFoundError`, with their number and the first one, if photos are missing."""
+def check_images_exist(records: Iterable[Record]) -> None:
+    """Raise `FileNotFoundError` if images are missing, with the first path and their number."""
     missing = [record.path for record in records if not record.path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{missing[0]}: there is no such photo, and {len(missing) - 1} more are missing: check"
+            f"{missing[0]}: there is no such image, and {len(missing) - 1} more are missing: check"
             " the image folder, or leave them out with --on_bad_image skip"
         )
 
 
 def _images(json_path: str | Path) -> list[Any]:
     try:
-        content = json.loads(Path(json_path).read_text(encoding="utf-8"))
+        content = orjson.loads(Path(json_path).read_bytes())
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{json_path}: there is no such annotation file") from error
     except ValueError as error:
@@ -116,7 +117,7 @@ def _record(image: dict[str, Any], split: Split, folder: Path, dataset: str, whe
 
 
 def _get(image: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    """The value of `key`, checked to be there and of its kind."""
+    """The value of `key`, checked to exist and to be of type `kind`."""
     if key not in image:
         raise ValueError(f"{where} has no {key!r}: Karpathy's layout needs one")
     if not isinstance(image[key], kind):
@@ -128,6 +129,6 @@ def _check_ids(records: list[Record], json_path: str | Path) -> None:
     repeated, count = next(iter(Counter(r.image_id for r in records).most_common(1)), (None, 0))
     if count > 1:
         raise ValueError(
-            f"{json_path}: image id {repeated!r} stands {count} times: scores are per image, so"
+            f"{json_path}: image id {repeated!r} occurs {count} times: scores are per image, so"
             " every image needs an id of its own"
         )

@@ -1,6 +1,6 @@
-"""Samples as batches: which captions come together, in which order, read by how many processes.
+"""Group captions into batches: their order, and the loaders that read them.
 
-B captions, I images, T words, P regions, D features, S side of the pictures.
+B captions, I images, T tokens, P regions, D features, S side of the images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sat.data.dataset import CaptionDataset, Sample
 class Batch(NamedTuple):
     """Samples stacked, padded to the longest caption among them.
 
-    Where several captions of an image come together, as many of each, there are fewer images.
+    There are fewer images than captions when each image has several captions in the batch.
     """
 
     images: Tensor  # uint8[I, 3, S, S] or float16[I, P, D]
@@ -30,9 +30,9 @@ class Batch(NamedTuple):
 
 
 def microbatches(batch: Batch, parts: int) -> list[Batch]:
-    """The batch in so many parts of whole images (fewer, if it has fewer images).
+    """Split the batch into `parts` parts (fewer, if it has fewer images), by whole images.
 
-    They are of one size, but for the last, and each has the batch's width.
+    All but the last are of one size, and all keep the padding of the batch.
     """
     if parts == 1:
         return [batch]
@@ -43,16 +43,18 @@ def microbatches(batch: Batch, parts: int) -> list[Batch]:
     return [Batch(*part) for part in zip(images, captions, lengths, indices)]
 
 
-class CaptionBatchSampler(Sampler):
-    """Batches of caption indices, shuffled anew each epoch, the same for the same seed and epoch.
+class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (caption index, view), shuffled each epoch and fixed by seed and epoch.
 
-    `kind` is "by_length": captions of like length in a batch, the longest first as the decoder
-    wants them, so that almost nothing is padding or moved; "equal_length": of one length only (Xu
-    et al. 2015, section 4.3), which leaves some batches short; "random". With `mirror` each picture
-    is mirrored with probability 1/2. `stride` takes only every so many-th caption
-    (captions_per_image: one an image); with `draw_one` it is one drawn anew each epoch from every
-    so many that follow one another. With `group_size`, so many captions of one image follow one
-    another, in no order of length. `start` skips the batches an interrupted epoch has already seen.
+    kind: "by_length" puts captions of similar length into a batch, the longest first, so that there
+        is almost no padding; "equal_length" of one length only (Xu et al. 2015, section 4.3), which
+        leaves some batches short; "random" any captions.
+    mirror: mirror each image with probability 1/2.
+    stride: take only the first of every `stride` captions (captions_per_image: one per image).
+    draw_one: take a random one of every `stride` captions instead, drawn anew each epoch.
+    group_size: keep this many captions of an image together, in no order of length.
+
+    Set `epoch` before iterating, and `start` to skip batches that an interrupted epoch has seen.
     """
 
     def __init__(
@@ -98,10 +100,11 @@ class CaptionBatchSampler(Sampler):
             ]
 
     def _counts(self) -> list[int]:
-        """How many captions there are to be cut into batches: in all, or of each length."""
+        """The number of captions to be cut into batches: in all, or of each length."""
         lengths = self.lengths[:: self.stride]
         if self.kind == "equal_length":
-            return np.unique(-lengths, return_counts=True)[1].tolist()
+            counts: list[int] = np.unique(-lengths, return_counts=True)[1].tolist()
+            return counts
         return [len(lengths)]
 
     def _cut(self, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -111,9 +114,9 @@ class CaptionBatchSampler(Sampler):
 
 
 def collate(samples: list[Sample], group_size: int = 1) -> Batch:
-    """The samples as one batch, its captions cut to the longest among them.
+    """Stack samples into a batch, its captions cut to the longest among them.
 
-    So many samples that follow one another share their image, as `CaptionBatchSampler` says.
+    Every `group_size` samples in a row share their image.
     """
     lengths = torch.tensor([sample.length for sample in samples])
     captions = torch.stack([sample.caption for sample in samples])[:, : int(lengths.max())]
@@ -124,8 +127,8 @@ def collate(samples: list[Sample], group_size: int = 1) -> Batch:
 
 def training_loader(
     dataset: CaptionDataset, batches: CaptionBatchSampler, *, workers: int = 0, pin: bool = False
-) -> DataLoader:
-    """Batches in the order of `batches`, read by `workers` processes (0: this one)."""
+) -> DataLoader[Sample]:
+    """A loader of the sampler's batches, read by `workers` processes (0: this one)."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -138,8 +141,8 @@ def training_loader(
 
 def evaluation_loader(
     dataset: CaptionDataset, batch_size: int, *, workers: int = 0, pin: bool = False
-) -> DataLoader:
-    """Every image once, in order."""
+) -> DataLoader[Sample]:
+    """A loader of every image once, in order."""
     return DataLoader(
         dataset.one_per_image(),
         batch_size=batch_size,

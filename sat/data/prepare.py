@@ -1,4 +1,4 @@
-"""Which captions of the records are prepared, and whose words make the vocabulary."""
+"""Turn records into prepared files: images, captions, references and the vocabulary."""
 
 from __future__ import annotations
 
@@ -6,38 +6,43 @@ import json
 import logging
 import os
 import random
-import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sat.atomic_io import check_space
 from sat.config.data import InputFilesConfig
-from sat.data.annotations import SPLITS, Record, check_photos_exist
-from sat.data.image_writer import Progress, Size, write_images
+from sat.data.annotations import SPLITS, Record, check_images_exist
+from sat.data.image_writer import Size, write_images
+from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from sat.data.tokenizer import SubwordTokenizer
 
 logger = logging.getLogger(__name__)
 
 
 def filter_by_length(records: Sequence[Record], split: str, max_len: int) -> list[Record]:
-    """The split's records with the captions that fit; `raw` keeps all, as scores need them.
+    """The records of a split without captions of more than `max_len` words.
 
-    Captions of more than `max_len` words are left out. A training image without another one goes
-    with them; a validation or test image stays, with its captions cut, for it must be evaluated.
+    A training image without a shorter caption is left out. A validation or test image stays, with
+    its captions cut, because every image is evaluated. `raw` keeps all captions for the scores.
     """
-    kept, images, captions, long, cut = [], 0, 0, 0, 0
+    kept: list[Record] = []
+    images, captions, long, cut = 0, 0, 0, 0
     for record in records:
         if record.split != split:
             continue
-        spoken = tuple(words for words in record.captions if words)
-        fitting = tuple(words for words in spoken if len(words) <= max_len)
+        nonempty = tuple(words for words in record.captions if words)
+        fitting = tuple(words for words in nonempty if len(words) <= max_len)
         images, captions = images + 1, captions + len(record.captions)
-        long += len(spoken) - len(fitting)
-        if spoken and not fitting and split != "train":
-            fitting, cut = tuple(words[:max_len] for words in spoken), cut + 1
+        long += len(nonempty) - len(fitting)
+        if nonempty and not fitting and split != "train":
+            fitting, cut = tuple(words[:max_len] for words in nonempty), cut + 1
         if fitting:
             kept.append(replace(record, captions=fitting))
     if not kept:
@@ -45,7 +50,7 @@ def filter_by_length(records: Sequence[Record], split: str, max_len: int) -> lis
             f"the {split} split has no captions of up to {max_len} words ({images} images,"
             f" {captions} captions): check the splits of the annotation file, or raise --max_len"
         )
-    logger.info("%s: %d images, %d captions as written", split, images, captions)
+    logger.info("%s: %d images, %d captions", split, images, captions)
     if long or len(kept) < images:
         logger.warning(
             "%s: %d captions are longer than %d words; of the images without a shorter one %d"
@@ -60,8 +65,8 @@ def vocabulary_captions(
 ) -> Iterable[Sequence[str]]:
     """The captions whose words are counted for the vocabulary.
 
-    "train": those that are trained on. "all": every one of every split, too long ones included, as
-    the tutorial does; its word map then knows words of the test captions.
+    "train": the captions of the filtered training records. "all": all captions of all splits, too
+    long ones included, as the tutorial does; the word map then holds words of the test captions.
     """
     counted = records if splits == "all" else training
     return (words for record in counted for words in record.captions)
@@ -70,7 +75,7 @@ def vocabulary_captions(
 def sample_captions(
     captions: Sequence[tuple[str, ...]], number: int, generator: random.Random
 ) -> list[tuple[str, ...]]:
-    """Exactly `number` captions: a sample of more, or all of fewer and some of them again."""
+    """Draw exactly `number` captions; if there are fewer, take all and repeat some."""
     if len(captions) < number:
         again = [generator.choice(captions) for _ in range(number - len(captions))]
         return [*captions, *again]
@@ -78,7 +83,8 @@ def sample_captions(
 
 
 SUFFIXES = {"IMAGES": ".hdf5", "CAPTIONS": ".json", "CAPLENS": ".json", "REFERENCES": ".json"}
-BYTES_PER_WORD = 8  # of a caption in JSON, at most: six digits, a comma and a blank
+CAPTION_BYTES_PER_WORD = 8
+"""in JSON, at most: six digits, a comma and a blank"""
 
 
 def create_input_files(
@@ -89,13 +95,13 @@ def create_input_files(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> str:
-    """The `data_name` of the prepared files, written to `output_folder`.
+    """Write the prepared files to `output_folder`; return the common part of their names.
 
-    Everything is written to a temporary folder beside its final place and renamed at the end: a
-    failed or interrupted run leaves nothing. The same seed gives the same bytes, whatever the
-    number of workers. `progress` wraps each split's loop over photos, as tqdm does. Raises
-    `ValueError` (a split without captions, a broken photo), `FileNotFoundError` (missing photos),
-    `FileExistsError` (an earlier run's files) and `OSError` (not enough disk space).
+    All files are written to a temporary folder in it and renamed at the end, so a failed or
+    interrupted run leaves nothing. The same seed gives the same bytes with any number of workers.
+    `progress` wraps the loop over the images of each split, as tqdm does. Raises `ValueError` (a
+    split without captions, a broken image), `FileNotFoundError` (missing images), `FileExistsError`
+    (files of an earlier run) and `OSError` (not enough disk space).
     """
     output = Path(output_folder)
     if not overwrite:
@@ -107,7 +113,7 @@ def create_input_files(
         records, tokenizer = tokenize_records(records, config.tokenizer, config.tokenizer_size)
     splits = {split: filter_by_length(records, split, config.max_len) for split in SPLITS}
     if config.on_bad_image == "error":
-        check_photos_exist(record for split in SPLITS for record in splits[split])
+        check_images_exist(record for split in SPLITS for record in splits[split])
     vocabulary = tokenizer or Vocabulary.build(
         vocabulary_captions(records, splits["train"], config.vocabulary_splits),
         config.min_word_freq,
@@ -127,12 +133,12 @@ def create_input_files(
 
 
 def check_output(output_folder: str | Path, config: InputFilesConfig) -> None:
-    """Raise `FileExistsError` if the files of an earlier run are there."""
+    """Raise `FileExistsError` if a file of an earlier run exists."""
     names = [_file(split, kind, config) for split in SPLITS for kind in SUFFIXES]
     for name in [*names, config.vocabulary_file]:
         if Path(output_folder, name).exists():
             raise FileExistsError(
-                f"{Path(output_folder, name)}: is there already; replace it with --overwrite"
+                f"{Path(output_folder, name)}: exists already; replace it with --overwrite"
             )
 
 
@@ -141,41 +147,37 @@ def _file(split: str, kind: str, config: InputFilesConfig) -> str:
 
 
 def _check_space(output: Path, images: int, config: InputFilesConfig) -> None:
-    pictures = images * 3 * config.image_size**2
-    captions = images * config.captions_per_image * (config.max_len + 2) * BYTES_PER_WORD
-    needed, free = pictures + captions, shutil.disk_usage(output).free
-    if needed > free:
-        raise OSError(
-            f"{output}: {needed / 1e9:.1f} GB are needed for {images} pictures of"
-            f" {config.image_size} pixels and {free / 1e9:.1f} GB are free: make room, or choose"
-            " another --output_folder or a smaller --image_size"
-        )
+    pixels = images * 3 * config.image_size**2
+    captions = images * config.captions_per_image * (config.max_len + 2) * CAPTION_BYTES_PER_WORD
+    purpose = f"{images} images of {config.image_size} pixels"
+    remedy = "make room, or choose another --output_folder or a smaller --image_size"
+    check_space(output, pixels + captions, purpose, remedy)
 
 
 def _write_split(
     records: list[Record],
     split: str,
     paths: dict[str, Path],
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | SubwordTokenizer,
     config: InputFilesConfig,
     progress: Progress | None,
 ) -> None:
-    """Write the four files of a split: first the pictures, then what belongs to those written."""
-    photos = [record.path for record in records]
+    """Write the four files of a split: first the images, then the captions of those written."""
+    images = [record.path for record in records]
     sizes = write_images(
         paths["IMAGES"],
-        photos,
+        images,
         config.preprocessing,
         captions_per_image=config.captions_per_image,
         workers=config.workers,
         skip_bad=config.on_bad_image == "skip",
-        progress=partial(progress, total=len(photos), desc=split) if progress else iter,
+        progress=partial(progress, total=len(images), desc=split) if progress else iter,
     )
     kept = [(record, size) for record, size in zip(records, sizes) if size is not None]
     if not kept:
-        raise ValueError(f"none of the {len(photos)} photos of the {split} split can be read")
-    if len(kept) < len(photos):
-        logger.warning("%s: %d of %d photos skipped", split, len(photos) - len(kept), len(photos))
+        raise ValueError(f"none of the {len(images)} images of the {split} split can be read")
+    if len(kept) < len(images):
+        logger.warning("%s: %d of %d images skipped", split, len(images) - len(kept), len(images))
     generator = random.Random(config.seed)
     chosen = [
         words
@@ -202,7 +204,7 @@ def _reference(record: Record, size: Size) -> dict[str, Any]:
 
 
 def _write_list(path: Path, items: Iterable[Any]) -> None:
-    """Write what `json.dump` writes for a list, without ever holding the whole list."""
+    """Write a JSON list item by item, so that the whole list is never in memory."""
     with path.open("w", encoding="utf-8") as file:
         file.write("[")
         for i, item in enumerate(items):

@@ -1,7 +1,7 @@
-"""The tokenizer of a language model as a vocabulary: pieces of words to whole numbers and back.
+"""The tokenizer of a language model as a vocabulary: subword tokens to ids and back.
 
-It answers to the same names as the word map (`Vocabulary`), so that the prepared files, training
-and decoding do not care which of the two they have.
+It has the methods of the word map (`Vocabulary`), so that prepared files, training and decoding
+work with either.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sat.atomic_io import atomic_write
+from sat.atomic_io import atomic_write_text
 from sat.data.annotations import Record
 
 END_OF_TEXT = "<|endoftext|>"
@@ -23,10 +23,10 @@ UNKNOWNS = ("[UNK]", "<unk>")
 
 
 class SubwordTokenizer:
-    """The pieces a tokenizer knows, its start and end before and after every caption.
+    """A tokenizer with the start, end and padding tokens that captions need.
 
-    GPT-2 has one special token, `<|endoftext|>`, which starts, ends and pads: padding can only be
-    told by length. BERT's and RoBERTa's own ones are found by their names. Raises `ValueError`
+    GPT-2 has one special token, `<|endoftext|>`, which starts, ends and pads; padding is known by
+    the length alone. The special tokens of BERT and RoBERTa are found by name. Raises `ValueError`
     for a tokenizer without them.
     """
 
@@ -36,14 +36,17 @@ class SubwordTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
-        self.start_id, self.end_id = self._special("start", STARTS), self._special("end", ENDS)
-        self.pad_id = self._special("padding", PADS)
+        self.start_id, self.end_id = (
+            self._special_id("start", STARTS),
+            self._special_id("end", ENDS),
+        )
+        self.pad_id = self._special_id("padding", PADS)
         unknown = [tokenizer.token_to_id(name) for name in UNKNOWNS]
         self.unk_id: int | None = next((number for number in unknown if number is not None), None)
 
     @classmethod
     def train(cls, captions: Iterable[str], size: int) -> SubwordTokenizer:
-        """A byte-level BPE of at most `size` pieces, as GPT-2's, learnt from the captions."""
+        """Train a byte-level BPE of at most `size` tokens, as GPT-2 uses, on the captions."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -58,9 +61,9 @@ class SubwordTokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> SubwordTokenizer:
-        """The tokenizer of a tokenizer.json, of a folder that holds one (or GPT-2's older files).
+        """Load a tokenizer.json, a folder that holds one (or GPT-2's older files), or a Hub id.
 
-        What is neither is asked of the Hub by its id. Raises `ValueError` for anything else.
+        Raises `ValueError` if none of them can be read.
         """
         path = Path(path)
         if path.is_dir() and not (path / cls.FILE).exists() and (path / "merges.txt").exists():
@@ -72,39 +75,44 @@ class SubwordTokenizer:
             tokenizer = read(str(file))
         except Exception as error:  # the only kind that this package raises
             raise ValueError(
-                f"{path}: is no tokenizer ({str(error).splitlines()[0]}): give a {cls.FILE}, "
+                f"{path}: is not a tokenizer ({str(error).splitlines()[0]}): give a {cls.FILE}, "
                 "a folder that holds one, or a Hub id that can be reached"
             ) from error
         return cls(tokenizer)
 
     def save(self, path: str | Path) -> None:
-        """Write tokenizer.json; it is whole or absent."""
-        with atomic_write(path) as file:
-            file.write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
+        """Write the tokenizer as JSON, whole or not at all."""
+        atomic_write_text(path, self.tokenizer.to_str(pretty=True))
 
     def split(self, words: Sequence[str]) -> tuple[str, ...]:
-        """The pieces of a caption's words, joined by blanks."""
+        """Split the words of a caption, joined by blanks, into tokens."""
         encoded = self.tokenizer.encode(" ".join(words), add_special_tokens=False)
         return tuple(encoded.tokens)
 
-    def encode(self, pieces: Iterable[str]) -> list[int]:
-        """The numbers of the start, the pieces (of `split`) and the end."""
-        numbers = [self.tokenizer.token_to_id(piece) for piece in pieces]
-        if None in numbers:
-            raise ValueError(f"{list(pieces)} are not all pieces of this tokenizer: split first")
-        return [self.start_id, *numbers, self.end_id]
+    def encode(self, tokens: Iterable[str]) -> list[int]:
+        """The ids of the start, the tokens (of `split`) and the end."""
+        tokens = list(tokens)
+        ids = [
+            number for token in tokens if (number := self.tokenizer.token_to_id(token)) is not None
+        ]
+        if len(ids) < len(tokens):
+            raise ValueError(f"{tokens} are not all tokens of this tokenizer: split first")
+        return [self.start_id, *ids, self.end_id]
 
     def words(self, ids: Iterable[int]) -> list[str]:
-        """The text of each of `ids` up to the end, without start and padding."""
-        return [self.tokenizer.decode([number]).strip() for number in self._said(ids)]
+        """The text of each id up to the end, without start and padding."""
+        return [self.tokenizer.decode([token]).strip() for token in self._without_special(ids)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The caption that `ids` spell up to the end."""
-        return self.tokenizer.decode(self._said(ids)).strip()
+        """The caption up to the end."""
+        return self.tokenizer.decode(self._without_special(ids)).strip()
 
     def special(self, number: int) -> str:
-        """How the tokenizer writes one of its special tokens."""
-        return self.tokenizer.id_to_token(number)
+        """The text of a special token."""
+        token = self.tokenizer.id_to_token(number)
+        if token is None:
+            raise ValueError(f"token {number} is not one of this tokenizer's {len(self)} tokens")
+        return token
 
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()
@@ -117,30 +125,31 @@ class SubwordTokenizer:
 
     __hash__ = None  # type: ignore[assignment]  # equal by content
 
-    def _said(self, ids: Iterable[int]) -> list[int]:
-        said: list[int] = []
-        for number in map(int, ids):
-            if number == self.end_id and (said or self.end_id != self.start_id):
+    def _without_special(self, ids: Iterable[int]) -> list[int]:
+        kept: list[int] = []
+        for token in map(int, ids):
+            if token == self.end_id and (kept or self.end_id != self.start_id):
                 break
-            if number not in (self.start_id, self.pad_id):
-                said.append(number)
-        return said
+            if token not in (self.start_id, self.pad_id):
+                kept.append(token)
+        return kept
 
-    def _special(self, what: str, names: tuple[str, ...]) -> int:
-        numbers = [self.tokenizer.token_to_id(name) for name in names]
-        found = [number for number in numbers if number is not None]
-        if not found:
-            raise ValueError(f"the tokenizer has no {what} token: it needs one of {names}")
-        return found[0]
+    def _special_id(self, purpose: str, names: tuple[str, ...]) -> int:
+        """The id of the first of these names that the tokenizer has."""
+        ids = (self.tokenizer.token_to_id(name) for name in names)
+        first = next((number for number in ids if number is not None), None)
+        if first is None:
+            raise ValueError(f"the tokenizer has no {purpose} token: it needs one of {names}")
+        return first
 
 
 def tokenize_records(
     records: Iterable[Record], tokenizer: str, size: int
 ) -> tuple[list[Record], SubwordTokenizer]:
-    """The records with each caption's words cut into pieces, and the tokenizer that did it.
+    """Split the captions of all records into subword tokens; return the tokenizer too.
 
-    `tokenizer` is what `SubwordTokenizer.load` takes, or "train": a new one of at most `size`
-    pieces is learnt from the captions of the training split.
+    `tokenizer` is an argument of `SubwordTokenizer.load`, or "train": a new one of at most `size`
+    tokens is trained on the captions of the training split.
     """
     records = list(records)
     if tokenizer == "train":
@@ -149,8 +158,10 @@ def tokenize_records(
         subwords = SubwordTokenizer.train(captions, size)
     else:
         subwords = SubwordTokenizer.load(tokenizer)
-    cut = (tuple(map(subwords.split, record.captions)) for record in records)
-    return [replace(record, captions=pieces) for record, pieces in zip(records, cut)], subwords
+    tokenized = [
+        replace(record, captions=tuple(map(subwords.split, record.captions))) for record in records
+    ]
+    return tokenized, subwords
 
 
 def _older_files(folder: Path) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""The word map: words of captions to whole numbers and back."""
+"""The word map: words of captions to ids and back."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sat.atomic_io import atomic_write
+from sat.atomic_io import atomic_write_text
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 SPECIAL_WORDS = (PAD, UNKNOWN, START, END)
 
 
 class Vocabulary:
-    """The words a captioner knows, numbered 0 .. n-1, four special ones among them.
+    """The words that a captioner knows, with ids 0 .. n-1, four special words among them.
 
-    Layout and file are the tutorial's: `<pad>` is 0, the words follow in the order in which they
-    were first seen, `<unk>`, `<start>` and `<end>` come last. Any other numbering that is complete
-    works too. Raises `ValueError` when `word_map` is not such a map.
+    Layout and file are the tutorial's: `<pad>` is 0, the words follow in the order of their first
+    occurrence, `<unk>`, `<start>` and `<end>` come last. Any other complete numbering works too.
+    Raises `ValueError` when `word_map` is not such a map.
     """
 
     FILE = "word_map.json"
@@ -32,11 +32,11 @@ class Vocabulary:
     def build(
         cls, captions: Iterable[Sequence[str]], min_word_freq: int, size: int | None = None
     ) -> Vocabulary:
-        """The vocabulary of `captions`: every word that they hold at least `min_word_freq` times.
+        """The vocabulary of all words that occur in `captions` at least `min_word_freq` times.
 
-        (The tutorial keeps words seen *more* often than that; its flag and its documentation
-        promise what happens here.) With `size` it is that many words instead, the most frequent,
-        those seen first where counts are equal. Raises `ValueError` when no word is left.
+        (The tutorial keeps words that occur *more* often than that, against its documentation.)
+        With `size`, keep this many of the most frequent words instead; of equally frequent words
+        the first ones are kept. Raises `ValueError` when no word is left.
         """
         seen = Counter(word for caption in captions for word in caption)
         for word in SPECIAL_WORDS:
@@ -54,7 +54,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
-        """The vocabulary of a word map file, ours or the tutorial's; `ValueError` if it is none."""
+        """Load a word map file, ours or the tutorial's; raise `ValueError` if it is not one."""
         try:
             word_map = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
@@ -65,21 +65,20 @@ class Vocabulary:
             raise ValueError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the word map as JSON; it is whole or absent."""
-        with atomic_write(path) as file:
-            file.write_text(self.to_json(), encoding="utf-8")
+        """Write the word map as JSON, whole or not at all."""
+        atomic_write_text(path, self.to_json())
 
     def to_json(self) -> str:
-        """The text of the word map file: ASCII only, so that any reader's default encoding does."""
+        """The text of the word map file, in ASCII, so that it can be read with any encoding."""
         return json.dumps(self.word_map)
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """The numbers of `<start>`, the words and `<end>`; a word not known becomes `<unk>`."""
-        numbers = (self.word_map.get(word, self.unk_id) for word in words)
-        return [self.start_id, *numbers, self.end_id]
+        """The ids of `<start>`, the words and `<end>`; an unknown word becomes `<unk>`."""
+        ids = (self.word_map.get(word, self.unk_id) for word in words)
+        return [self.start_id, *ids, self.end_id]
 
     def words(self, ids: Iterable[int]) -> list[str]:
-        """The words of `ids` up to `<end>`, without `<start>` and `<pad>`; `<unk>` stays."""
+        """The words up to `<end>`, without `<start>` and `<pad>`; `<unk>` stays."""
         words: list[str] = []
         for number in map(int, ids):
             if number == self.end_id:
@@ -94,7 +93,7 @@ class Vocabulary:
         return words
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The caption that `ids` spell, as `words` reads them, joined by blanks."""
+        """The caption: its `words`, joined by blanks."""
         return " ".join(self.words(ids))
 
     @property

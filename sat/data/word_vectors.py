@@ -1,4 +1,4 @@
-"""Word vectors that others trained, as the rows of an embedding."""
+"""Read pretrained word vectors as the rows of an embedding."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def load_embeddings(path: str | Path, vocabulary: Vocabulary) -> Tensor:
-    """float[V, E]: the vector of each word in a text file of "word number number ..." lines.
+    """The vector of each word, float[V, E], from a text file of "word number number ..." lines.
 
-    Reads GloVe files and those with a first line of counts (word2vec, fastText). Words without a
-    vector are counted in the log and drawn with the spread of the vectors found. Raises
+    Reads GloVe files and files with a first line of counts (word2vec, fastText). Words without a
+    vector are counted in the log and drawn with the standard deviation of the vectors found. Raises
     `ValueError` for a line of another length, or when no word of the vocabulary has a vector.
     """
     found: dict[str, np.ndarray] = {}

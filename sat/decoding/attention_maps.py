@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sat.models.show_attend_tell import ShowAttendTell
+from sat.models.base import Output
 
 
-def attention_maps(model: ShowAttendTell, features: Tensor, words: list[int]) -> Tensor:
-    """float[T, h, w]: the maps that stepping saw, from one teacher-forced pass over the caption.
+class AttentionModel(Protocol):
+    """A captioning model whose teacher-forced pass returns attention maps."""
 
-    `features` float[1, P, D] of a square grid.
+    @property
+    def start_id(self) -> int: ...
+    @property
+    def end_id(self) -> int: ...
+    def __call__(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output: ...
+
+
+def attention_maps(model: AttentionModel, features: Tensor, words: list[int]) -> Tensor:
+    """Attention maps float[T, h, w] of a caption of T words, equal to those of single steps.
+
+    `features` float[1, P, D] come from a square grid; `words` are ids without start and end.
     """
     caption = torch.tensor([[model.start_id, *words, model.end_id]], device=features.device)
     lengths = torch.tensor([caption.shape[1]], device=features.device)
     alphas = model(features, caption, lengths).alphas[0, : len(words)]
     side = math.isqrt(alphas.shape[1])
-    return alphas.unflatten(1, (side, side)).float()
+    return alphas.reshape(len(words), side, side).float()

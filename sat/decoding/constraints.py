@@ -1,4 +1,4 @@
-"""Words that may not come next. N rows, V vocabulary, t words so far."""
+"""Constraints on the next word. N rows of state, V vocabulary, t words so far."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sat.decoding.hypothesis import NEG_INF, StepDecoder
 def apply_constraints(
     log_p: Tensor, words: Tensor, model: StepDecoder, options: DecodingConfig
 ) -> Tensor:
-    """log_p float[N, V], its impossible next words now dead, given words int[N, t] so far.
+    """Set the forbidden entries of log_p float[N, V] to -inf, in place, after words int[N, t].
 
-    Probabilities are not shared out anew: a caption's score stays the model's own.
+    The other entries are not normalized again: the score of a caption stays the model's own.
     """
     banned = {model.pad_id, model.start_id} - {model.end_id}
     if options.forbid_unknown and model.unk_id is not None:
         banned.add(model.unk_id)
-    early = words.shape[1] < options.min_length
-    if early:
+    too_short = words.shape[1] < options.min_length
+    if too_short:
         banned.add(model.end_id)
-        ending = log_p[:, model.end_id].clone()
+        end_log_p = log_p[:, model.end_id].clone()
     ids = torch.tensor(sorted(banned), dtype=torch.long, device=log_p.device)
     log_p.index_fill_(1, ids, NEG_INF)
     size = options.no_repeat_ngram_size
@@ -32,7 +32,7 @@ def apply_constraints(
             starts = range(len(line) - size + 1)
             repeats = [line[i + size - 1] for i in starts if line[i : i + size - 1] == tail]
             log_p[row, repeats] = NEG_INF
-    if early:  # where nothing may be said the caption may end
+    if too_short:  # a row without any allowed word may end early
         stuck = log_p.amax(dim=1) == NEG_INF
-        log_p[stuck, model.end_id] = ending[stuck]
+        log_p[stuck, model.end_id] = end_log_p[stuck]
     return log_p

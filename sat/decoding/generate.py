@@ -1,4 +1,4 @@
-"""Generate captions by beam search or sampling, as the options say."""
+"""Generate captions by beam search or by sampling."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def generate(
     options: DecodingConfig,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
-    """For each image its `num_return_sequences` captions, best first, from features float[B, P, D].
+    """The `num_return_sequences` best captions of each image, best first.
 
-    `generator` (on the features' device) draws the words when sampling; one is made from
-    `options.seed` when there is none.
+    `features` is float[B, P, D]. `generator` (on the device of the features) draws the samples;
+    by default a new one is seeded with `options.seed`.
     """
     if len(features) == 0:
         return []

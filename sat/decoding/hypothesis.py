@@ -1,4 +1,4 @@
-"""Hypotheses of a search, their ranking, and the decoder that a search needs."""
+"""Hypotheses of a search, their ranking, and the decoder interface that a search drives."""
 
 from __future__ import annotations
 
@@ -13,43 +13,48 @@ NEG_INF = float("-inf")
 
 
 class StepDecoder(Protocol):
-    """What decoding needs of a captioner; only the captioner looks inside its state."""
+    """A captioning model that decodes one word at a time; its state is opaque to decoding."""
 
-    start_id: int
-    end_id: int
-    pad_id: int
-    unk_id: int | None
+    @property
+    def start_id(self) -> int: ...
+    @property
+    def end_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def unk_id(self) -> int | None: ...
 
     def start(self, features: Tensor) -> Any:
-        """The state before the first word of each of B images."""
+        """The state before the first word, from features float[B, P, D]."""
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Logits float[N, V] of the word after tokens int[N], and the next state."""
 
     def reorder(self, state: Any, index: Tensor) -> Any:
-        """The state whose row i is row index[i] of this one."""
+        """A state whose row i is row index[i] of the given one."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A caption as the search left it."""
+    """A generated caption."""
 
     words: list[int]
-    """ids, without the start and the end"""
+    """ids, without start and end"""
     score: float
     """total log-probability under the model, the end included"""
     finished: bool
-    """False when the step limit came before the end word"""
+    """False when the step limit cut the caption off"""
 
     def rank(self, length_penalty: float) -> float:
-        """What the search maximises: score / length ** penalty, the end counted in the length."""
-        return self.score / (len(self.words) + self.finished) ** length_penalty
+        """The ranking score: score / length ** penalty, the end counted in the length."""
+        divisor: float = (len(self.words) + self.finished) ** length_penalty
+        return self.score / divisor
 
 
 def collect_finished(
     done: list[list[Hypothesis]], words: Tensor, scores: Tensor, images: Tensor
 ) -> None:
-    """Add captions int[N, t] that ended to those of their images."""
+    """Append finished captions int[N, t] to the lists of their images."""
     for image, line, score in zip(images.tolist(), words.tolist(), scores.tolist()):
         done[image].append(Hypothesis(line, score, finished=True))
 
@@ -57,10 +62,10 @@ def collect_finished(
 def rank_hypotheses(
     done: list[list[Hypothesis]], options: DecodingConfig
 ) -> list[list[Hypothesis]]:
-    """Each image's captions ranked, finished ones first, cut to the number asked for."""
+    """Sort the captions of each image, finished ones first, and keep `num_return_sequences`."""
 
-    def place(caption: Hypothesis) -> tuple[bool, float]:
+    def key(caption: Hypothesis) -> tuple[bool, float]:
         return caption.finished, caption.rank(options.length_penalty)
 
-    ranked = [sorted(captions, key=place, reverse=True) for captions in done]
+    ranked = [sorted(captions, key=key, reverse=True) for captions in done]
     return [captions[: options.num_return_sequences] for captions in ranked]

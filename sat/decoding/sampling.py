@@ -1,6 +1,4 @@
-"""Captions drawn word by word: temperature, top-k and nucleus sampling.
-
-N rows, V vocabulary."""
+"""Temperature, top-k and nucleus sampling. N rows of state, T words, V vocabulary."""
 
 from __future__ import annotations
 
@@ -18,10 +16,10 @@ def sample(
     options: DecodingConfig,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
-    """Captions drawn word by word, after temperature, top-k and nucleus filtering, best first.
+    """Captions sampled word by word for each image, best first.
 
-    Holtzman et al. 2020 for the nucleus. Without a `generator` torch's own one draws. The score is
-    the model's own log-probability, not that of the filtered distribution.
+    The distribution is filtered by temperature, top-k and nucleus (Holtzman et al. 2020); the
+    score of a caption is its log-probability before that. The global generator draws by default.
     """
     repeats = options.num_return_sequences
     images = torch.arange(len(features), device=features.device).repeat_interleave(repeats)
@@ -29,30 +27,28 @@ def sample(
     words = images.new_full((len(images), options.max_length), model.pad_id)  # (N, T)
     scores = torch.zeros(len(images), device=features.device)
     ended = torch.zeros_like(images, dtype=torch.bool)
-    rows = torch.arange(len(images), device=features.device)  # those that state still holds
+    rows = torch.arange(len(images), device=features.device)  # the captions that state holds
     tokens = torch.full_like(rows, model.start_id)
     for t in range(options.max_length):
         logits, state = model.step(tokens, state)
         log_p = logits.float().log_softmax(dim=-1)
         allowed = apply_constraints(log_p.clone(), words[rows, :t], model, options)
-        drawn = torch.multinomial(filter_logits(allowed, options), 1, generator=generator).squeeze(
-            1
-        )
+        p = filter_logits(allowed, options)
+        drawn = torch.multinomial(p, 1, generator=generator).squeeze(1)
         tokens = torch.where(ended[rows], model.pad_id, drawn)
         scores[rows] += log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended[rows], 0)
         words[rows, t] = tokens
         ended[rows] |= tokens == model.end_id
-        speaking = (~ended[rows]).nonzero().flatten()
-        if len(speaking) == 0:
+        active = (~ended[rows]).nonzero().flatten()
+        if len(active) == 0:
             break
-        if len(speaking) <= len(rows) / 2:  # seldom, since it copies the state
-            rows, tokens = rows[speaking], tokens[speaking]
-            state = model.reorder(state, speaking)
+        if len(active) <= len(rows) / 2:  # not more often, since it copies the state
+            rows, tokens = rows[active], tokens[active]
+            state = model.reorder(state, active)
     done: list[list[Hypothesis]] = [[] for _ in range(len(features))]
-    for row, (image, score, finished) in enumerate(
-        zip(images.tolist(), scores.tolist(), ended.tolist())
+    for image, line, score, finished in zip(
+        images.tolist(), words.tolist(), scores.tolist(), ended.tolist()
     ):
-        line = words[row].tolist()
         line = line[: line.index(model.end_id)] if finished else line
         done[image].append(Hypothesis(line, score, finished))
     return rank_hypotheses(done, options)
@@ -67,6 +63,6 @@ def filter_logits(log_p: Tensor, options: DecodingConfig) -> Tensor:
     p = logits.softmax(dim=-1)
     if options.top_p < 1:
         ordered, index = p.sort(dim=-1, descending=True)
-        before = ordered.cumsum(dim=-1) - ordered  # a word stays while those above it fall short
+        before = ordered.cumsum(dim=-1) - ordered  # probability of all more likely words
         p = torch.zeros_like(p).scatter(1, index, ordered.masked_fill(before >= options.top_p, 0))
     return p / p.sum(dim=-1, keepdim=True)

@@ -1,7 +1,7 @@
-"""METEOR, ROUGE-L and CIDEr beside BLEU, from pycocoevalcap: the numbers everybody reports.
+"""Registry of caption metrics; METEOR, ROUGE-L and CIDEr by pycocoevalcap, as commonly reported.
 
-The only importer of pycocoevalcap (extra `[metrics]`). Its Penn Treebank tokeniser and METEOR run
-on Java; without Java captions are tokenised by NLTK, and the scores say so.
+The only importer of pycocoevalcap (extra `[metrics]`). Its Penn Treebank tokenizer and METEOR run
+on Java; without Java captions are tokenized by NLTK, and the scores name the tokenizer.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sat.metrics.bleu import bleu_of_words, tokenize
 from sat.metrics.rouge import rouge_scores
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("bleu", "meteor", "rouge", "cider", "rouge_score")
-Tokenised = dict[int, list[str]]
+Tokenized = dict[int, list[str]]
+"""by image index; words joined by blanks"""
+Metric = tuple[dict[str, float], list[dict[str, float]]]
+"""scores of the whole split, and of each caption alone where the metric has them"""
 
 
 @dataclass(frozen=True)
@@ -28,86 +30,102 @@ class Scores:
 
     corpus: dict[str, float]
     per_image: list[dict[str, float]]
-    """no BLEU here: without smoothing it says nothing of one caption"""
+    """without BLEU, which is not meaningful for a single caption unless smoothed"""
     tokenizer: str
     """"ptb" (Stanford's, by Java) or "nltk" """
+
+
+class Captions(NamedTuple):
+    """References and hypotheses of a split, as written and tokenized alike."""
+
+    references: Sequence[Sequence[str]]
+    hypotheses: Sequence[str]
+    tokenized_references: Tokenized
+    tokenized_hypotheses: Tokenized
+
+
+def _bleu(captions: Captions) -> Metric:
+    references = [
+        [line.split() for line in lines] for lines in captions.tokenized_references.values()
+    ]
+    hypotheses = [line.split() for (line,) in captions.tokenized_hypotheses.values()]
+    return bleu_of_words(references, hypotheses), [{} for _ in hypotheses]
+
+
+def _coco_metric(key: str, module: str) -> Callable[[Captions], Metric]:
+    """A metric of pycocoevalcap, under its key in the COCO evaluation."""
+
+    def metric(captions: Captions) -> Metric:
+        try:
+            found = importlib.import_module(f"pycocoevalcap.{module}.{module}")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{key} needs pycocoevalcap: pip install 'sat-captioning[metrics]'"
+            ) from error
+        scorer = getattr(found, module.capitalize())()
+        corpus, each = scorer.compute_score(
+            captions.tokenized_references, captions.tokenized_hypotheses
+        )
+        return {key: float(corpus)}, [{key: float(value)} for value in each]
+
+    return metric
+
+
+METRICS: dict[str, Callable[[Captions], Metric]] = {
+    "bleu": _bleu,
+    "meteor": _coco_metric("METEOR", "meteor"),
+    "rouge": _coco_metric("ROUGE_L", "rouge"),
+    "cider": _coco_metric("CIDEr", "cider"),
+    "rouge_score": lambda captions: rouge_scores(captions.references, captions.hypotheses),
+}
+"""adding a metric is one entry"""
 
 
 def coco_scores(
     references: Sequence[Sequence[str]], hypotheses: Sequence[str], metrics: Sequence[str]
 ) -> Scores:
-    """The chosen `METRICS` of one caption an image against all that people wrote for it.
+    """The chosen `METRICS` of one hypothesis per image against all its references.
 
     Raises `ValueError` for an unknown metric, `ModuleNotFoundError` without pycocoevalcap, and
-    `OSError` when METEOR is asked for and there is no Java.
+    `OSError` for METEOR without Java.
     """
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown:
         raise ValueError(f"metric {unknown[0]!r} is unknown: choose from {', '.join(METRICS)}")
     if "meteor" in metrics and not shutil.which("java"):
-        raise OSError("METEOR needs Java, and there is none: install it, or leave meteor out")
-    written, said, tokenizer = _tokenised(references, hypotheses)
+        raise OSError("METEOR needs Java, which was not found: install it, or leave meteor out")
+    ptb = _ptb_tokenizer()
+    tokenized = (_tokenized(group, ptb) for group in (references, [[text] for text in hypotheses]))
+    captions = Captions(references, hypotheses, *tokenized)
     corpus: dict[str, float] = {}
     per_image: list[dict[str, float]] = [{} for _ in hypotheses]
-    if "bleu" in metrics:
-        corpus |= bleu_of_words(
-            [[line.split() for line in written[i]] for i in written],
-            [said[i][0].split() for i in said],
-        )
-    for metric in ("meteor", "rouge", "cider"):
-        if metric in metrics:
-            name, scorer = _scorer(metric)
-            whole, each = scorer.compute_score(written, said)
-            corpus[name] = float(whole)
-            for row, value in zip(per_image, each):
-                row[name] = float(value)
-    if "rouge_score" in metrics:
-        whole, each = rouge_scores(references, hypotheses)
-        corpus |= whole
-        per_image = [row | scores for row, scores in zip(per_image, each)]
-    return Scores(corpus, per_image, tokenizer)
+    for name, metric in METRICS.items():
+        if name in metrics:
+            scores, each = metric(captions)
+            corpus |= scores
+            per_image = [row | values for row, values in zip(per_image, each)]
+    return Scores(corpus, per_image, "ptb" if ptb else "nltk")
 
 
-def _scorer(metric: str) -> tuple[str, Any]:
-    """The metric's key in the COCO evaluation, and pycocoevalcap's scorer."""
-    name, module, scorer = {
-        "meteor": ("METEOR", "meteor.meteor", "Meteor"),
-        "rouge": ("ROUGE_L", "rouge.rouge", "Rouge"),
-        "cider": ("CIDEr", "cider.cider", "Cider"),
-    }[metric]
-    try:
-        found = importlib.import_module(f"pycocoevalcap.{module}")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} needs pycocoevalcap: pip install 'sat-captioning[metrics]'"
-        ) from error
-    return name, getattr(found, scorer)()
+def _ptb_tokenizer() -> Any:
+    """The tokenizer of the COCO evaluation; None, with a warning, where it cannot run."""
+    if shutil.which("java") and importlib.util.find_spec("pycocoevalcap"):
+        return importlib.import_module("pycocoevalcap.tokenizer.ptbtokenizer").PTBTokenizer()
+    logger.warning(
+        "captions are tokenized by NLTK: scores differ a little from those of the COCO "
+        "evaluation, whose tokenizer needs Java and pip install 'sat-captioning[metrics]'"
+    )
+    return None
 
 
-def _tokenised(
-    references: Sequence[Sequence[str]], hypotheses: Sequence[str]
-) -> tuple[Tokenised, Tokenised, str]:
-    """References and captions by image number, tokenised alike, words joined by blanks."""
-    written = {i: [_one_line(text) for text in texts] for i, texts in enumerate(references)}
-    said = {i: [_one_line(text)] for i, text in enumerate(hypotheses)}
-    if not (shutil.which("java") and importlib.util.find_spec("pycocoevalcap")):
-        logger.warning(
-            "captions are tokenised by NLTK: scores differ a little from those of the COCO "
-            "evaluation, whose tokeniser needs Java and pip install 'sat-captioning[metrics]'"
-        )
-        return _by_nltk(written), _by_nltk(said), "nltk"
-    tokenizer = importlib.import_module("pycocoevalcap.tokenizer.ptbtokenizer").PTBTokenizer()
-    by_ptb = [
-        tokenizer.tokenize({i: [{"caption": text} for text in texts] for i, texts in group.items()})
-        for group in (written, said)
-    ]
-    return by_ptb[0], by_ptb[1], "ptb"
-
-
-def _by_nltk(captions: Tokenised) -> Tokenised:
-    return {i: [" ".join(tokenize(text)) for text in texts] for i, texts in captions.items()}
-
-
-def _one_line(text: str) -> str:
-    """A caption no line break or METEOR separator can break out of."""
-    return " ".join(text.replace("|||", " ").split()) or "."
+def _tokenized(captions: Sequence[Sequence[str]], ptb: Any) -> Tokenized:
+    lines = {  # without line breaks and METEOR's separator
+        i: [" ".join(text.replace("|||", " ").split()) or "." for text in texts]
+        for i, texts in enumerate(captions)
+    }
+    if ptb is None:
+        return {i: [" ".join(tokenize(text)) for text in texts] for i, texts in lines.items()}
+    found: Tokenized = ptb.tokenize(
+        {i: [{"caption": text} for text in texts] for i, texts in lines.items()}
+    )
+    return found

@@ -1,4 +1,4 @@
-"""The pointing game: does attention peak inside the box of the object a word names?"""
+"""The pointing game: does attention peak inside the box of the object that a word names?"""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def named_objects(
     words: Sequence[str], boxes: Sequence[dict[str, Any]]
 ) -> list[tuple[int, list[float]]]:
-    """The position of every noun that names an object with all its words, and the object's box."""
+    """Position of each noun that ends a full name of an object, and the box of that object."""
     named = []
-    for thing in boxes:
-        size = len(thing["words"])
-        for last in range(size - 1, len(words)):
-            if list(words[last - size + 1 : last + 1]) == list(thing["words"]):
-                named.append((last, thing["box"]))
+    for entry in boxes:
+        name = list(entry["words"])
+        for end in range(len(name), len(words) + 1):
+            if list(words[end - len(name) : end]) == name:
+                named.append((end - 1, entry["box"]))
     return sorted(named)
 
 
-def cells_inside(box: Sequence[float], side: int, grid: tuple[int, ...]) -> np.ndarray:
-    """float[h, w]: the share of each cell of a grid over a picture of `side` pixels in the box."""
+def cells_inside(box: Sequence[float], side: int, grid: tuple[int, ...]) -> NDArray[np.float64]:
+    """Share float[h, w] of each grid cell, over an image of `side` pixels, that lies in the box."""
 
-    def overlap(low: float, high: float, cells: int) -> np.ndarray:
+    def overlap(low: float, high: float, cells: int) -> NDArray[np.float64]:
         edges = np.linspace(0, side, cells + 1)
         covered = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
         return covered.clip(0) * cells / side

@@ -20,7 +20,7 @@ class Output(NamedTuple):
 
     logits: Tensor  # float[B, T-1, V]
     alphas: Tensor  # float[B, T-1, P]
-    looks: Tensor | None = None  # float[B, T-1, P], one-hot sampled regions; None: soft attention
+    locations: Tensor | None = None  # float[B, T-1, P], one-hot; None for the expected context
 
 
 class FrozenPart(NamedTuple):

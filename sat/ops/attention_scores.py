@@ -1,81 +1,100 @@
-"""Attention scores computed in blocks that fit the processor's cache.
+"""Attention scores e = f_att(a, h) and their gradient, in chunks that fit a CPU's cache.
 
-B images, K rows of each, P regions, C cells, D features, A attention units."""
+Xu et al. 2015, eq. 4, with f_att(a, h) = w · activation(U a + W h). Its hidden layer is the largest
+tensor of the model, so it is computed a few rows at a time and never stored.
+B images, K rows (beams) of each, N rows, P regions, A attention units.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 SCORE_CACHE_ELEMENTS = 2**19
-"""numbers of an intermediate result that a CPU's cache holds (2 MB in single precision)"""
-
+"""elements of the hidden layer that a CPU's cache holds (2 MB in single precision)"""
 NO_LIMIT = 2**31
-"""more rows than there are"""
-CELLS_PER_CHUNK = 32
-"""cells that are summed together for several rows"""
+"""rows in a chunk where everything is computed at once"""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_}
-"""in place, since what they are given is large and needed no more"""
+"""in place, because their argument is large and not needed afterwards"""
+DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tanh": lambda d_out, out: torch.ops.aten.tanh_backward.grad_input(d_out, out, grad_input=out),
+    "relu": lambda d_out, out: torch.ops.aten.threshold_backward.grad_input(
+        d_out, out, 0, grad_input=out
+    ),
+}
+"""in place: (gradient of the output, output) -> gradient of the input, which overwrites output"""
 
 
-def select_locations(alpha: Tensor, look: str) -> Tensor:
-    """One region a row of the map float[B, P], as ones and zeros: drawn from it, or its peak."""
-    chosen = alpha.argmax(1, keepdim=True) if look == "argmax" else alpha.multinomial(1)  # (B, 1)
+def select_locations(alpha: Tensor, mode: str) -> Tensor:
+    """One-hot float[N, P]: one region of each map float[N, P], its peak ("argmax") or sampled."""
+    chosen = alpha.argmax(1, keepdim=True) if mode == "argmax" else alpha.multinomial(1)  # (N, 1)
     return torch.zeros_like(alpha).scatter_(1, chosen, 1)
 
 
-def rows_cached(projected: Tensor) -> int:
-    """Queries of photos float[B, P, A] whose hidden layers a CPU's cache holds."""
+def rows_per_chunk(projected: Tensor) -> int:
+    """Number of rows whose hidden layers, float[P, A] each, a CPU's cache holds; at least one."""
     if projected.device.type != "cpu":
         return NO_LIMIT
     return -(-SCORE_CACHE_ELEMENTS // projected[0].numel())
 
 
-def working_memory(projected: Tensor) -> Tensor | None:
-    """Where `hidden_layers` can work word after word, float[...]; None where that gains nothing.
+def hidden_layers(projected: Tensor, query: Tensor, activation: str) -> Iterator[Tensor]:
+    """Chunks float[n, P, A] of f_att's hidden layer, over the rows of float[B * K, P, A].
 
-    On the CPU asking for new memory at each word takes longer than the work.
+    `projected` float[B, P, A] is U a of each image, `query` float[B, K, A] is W h of each row.
     """
-    if torch.is_grad_enabled() or projected.device.type != "cpu":
-        return None
-    return projected.new_empty(rows_cached(projected) * projected[0].numel())
-
-
-def hidden_layers(
-    projected: Tensor, query: Tensor, activation: str, room: Tensor | None
-) -> Iterator[Tensor]:
-    """f_att's hidden layer of a few rows at a time, float[n, P, A]; the next may overwrite it.
-
-    Row by row of queries float[B, K, A] of photos whose projections are float[B, P, A]. It is the
-    largest thing there is: on the CPU so few rows are taken that it stays in the cache, in the
-    `room` that `working_memory` gave, unless a gradient is to pass.
-    """
-    room = None if torch.is_grad_enabled() else room
-    few = rows_cached(projected)
-    photos_at_once = max(1, few // query.shape[1])
-    for photos, asked in zip(projected.split(photos_at_once), query.split(photos_at_once)):
-        for queries in asked.split(few, dim=1):
-            shape = (*queries.shape[:2], *photos.shape[1:])  # (b, k, P, A)
-            here = None if room is None else room[: math.prod(shape)].view(shape)
-            layer = torch.add(photos.unsqueeze(1), queries.unsqueeze(2), out=here)
+    rows = rows_per_chunk(projected)
+    images = max(1, rows // query.shape[1])
+    for some_projected, some_queries in zip(projected.split(images), query.split(images)):
+        for queries in some_queries.split(rows, dim=1):
+            layer = some_projected.unsqueeze(1) + queries.unsqueeze(2)  # (b, k, P, A)
             yield ACTIVATIONS[activation](layer).flatten(0, 1)
 
 
-def weighted_sums(weights: Tensor, features: Tensor) -> Tensor:
-    """float[B, K, D] of weights float[B, K, C] and features float[B, C, D].
+def attention_scores(projected: Tensor, query: Tensor, weight: Tensor, activation: str) -> Tensor:
+    """The scores e float[B, K, P] of eq. 4, without f_att's last bias.
 
-    On the CPU the library sums a few cells at a time nearly twice as fast as all for several rows.
+    `projected` float[B, P, A], `query` float[B, K, A], `weight` float[A].
     """
-    if features.device.type != "cpu" or weights.shape[1] == 1:
-        return torch.bmm(weights, features)
-    (first, cells), *rest = zip(
-        weights.split(CELLS_PER_CHUNK, 2), features.split(CELLS_PER_CHUNK, 1)
-    )
-    sums = torch.bmm(first, cells)
-    for part, cells in rest:
-        sums = sums.baddbmm_(part, cells)
-    return sums
+    layers = hidden_layers(projected, query, activation)
+    return torch.cat([layer @ weight for layer in layers]).unflatten(0, query.shape[:2])
+
+
+class ScoreGradients:
+    """The gradients of `attention_scores` with one row an image, summed over the steps.
+
+    Every step computes the hidden layer again, chunk by chunk, instead of storing it.
+    """
+
+    def __init__(
+        self, projected: Tensor, weight: Tensor, activation: str, dtype: torch.dtype
+    ) -> None:
+        """`projected` float[B, P, A], `weight` float[A]; `dtype` is that of the weight's sum."""
+        self._projected, self._weight, self._activation = projected, weight, activation
+        self._d_projected = torch.zeros_like(projected)  # not yet multiplied by the weight
+        self._d_weight = torch.zeros_like(weight, dtype=dtype)
+
+    def add_step(self, d_scores: Tensor, query: Tensor) -> Tensor:
+        """Add a step of the first n images; the gradient float[n, A] of its `query` float[n, A].
+
+        `d_scores` float[n, P] is the gradient of its scores.
+        """
+        n, rows = len(query), rows_per_chunk(self._projected)
+        d_queries = []
+        for layer, d_chunk, d_projected in zip(
+            hidden_layers(self._projected[:n], query.unsqueeze(1), self._activation),
+            d_scores.split(rows),
+            self._d_projected[:n].split(rows),
+        ):
+            self._d_weight += d_chunk.flatten() @ layer.flatten(0, 1)
+            d_layer = DERIVATIVES[self._activation](d_chunk.unsqueeze(2), layer)
+            d_projected += d_layer
+            d_queries.append(d_layer.sum(1))
+        return torch.cat(d_queries) * self._weight
+
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """The gradients of `projected` and of `weight` over all steps."""
+        return self._d_projected * self._weight, self._d_weight.to(self._weight.dtype)

@@ -1,6 +1,6 @@
-"""Captions of several lengths, packed step by step: what the unrolled decoder works on.
+"""Captions of several lengths packed step by step, for the unrolled decoder.
 
-B captions, T words to predict of the longest, N words in all.
+B captions, T words to predict in the longest, N words in all.
 """
 
 from __future__ import annotations
@@ -8,59 +8,80 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sat.ops.ragged_rows import is_identity
+
 
 class PackedCaptions:
-    """Where each word stands when those of step 0 come first, then those of step 1, and so on.
+    """Captions sorted from long to short and packed as `torch.nn.utils.rnn` packs sequences.
 
-    Captions are sorted from long to short, so that a step has the first so many of them, and a
-    caption that has ended costs nothing more. `order` int[B] sorts them; `rows` counts the captions
-    stepped through at each step, `spoken` those that have a word there.
+    The words of step 0 come first, then those of step 1, and so on; a step holds a prefix of the
+    sorted captions, so a caption that has ended costs nothing more. `order` int[B] sorts the
+    captions, `active_sizes` counts the captions that have a word at each step, `batch_sizes` the
+    captions that are computed there. In half precision `batch_sizes` is larger: a few captions that
+    have ended are computed too, because oneDNN compiles a kernel for each new size.
     """
 
-    def __init__(self, lengths: Tensor, steps: int, dtype: torch.dtype) -> None:
-        """`lengths` int[B] counts the words to predict, `steps` is the width of the batch."""
-        sorted_lengths, self.order = lengths.sort(descending=True, stable=True)
-        self.steps, device = steps, lengths.device
-        speaking = torch.arange(steps, device=device).unsqueeze(1) < sorted_lengths  # (T, B)
-        self.spoken = [n for n in speaking.sum(1).tolist() if n]
-        self.rows = _rounded(self.spoken, len(lengths), dtype)
-        stepping = torch.zeros_like(speaking)
-        for step, n in enumerate(self.rows):
-            stepping[step, :n] = True
-        self._stepping = stepping
-        self._kept = None
-        if self.rows != self.spoken:
-            self._kept = speaking[stepping].nonzero().flatten()
-        places = self.order * steps + torch.arange(steps, device=device).unsqueeze(1)
-        self._places = places[speaking]
+    def __init__(self, lengths: Tensor, shape: tuple[int, ...], features: Tensor) -> None:
+        """Captions of `shape` (B, T + 1) and `lengths` int[B], start and end counted.
+
+        `features` [I, ...] are those of the I images that have B / I captions each, one after
+        another; `image_index` int[B] is the image of each sorted caption. Raises `ValueError` if
+        B is not a multiple of I.
+        """
+        per_image, rest = divmod(shape[0], len(features))
+        if rest or not per_image:
+            raise ValueError(
+                f"{shape[0]} captions of {len(features)} images: give as many of each image"
+            )
+        to_predict, self.order = (lengths.flatten() - 1).sort(descending=True, stable=True)
+        self.image_index, self._num_images = self.order // per_image, len(features)
+        self.steps = steps = shape[1] - 1
+        device, dtype = lengths.device, features.dtype
+        active = torch.arange(steps, device=device).unsqueeze(1) < to_predict  # (T, B)
+        self.active_sizes = [n for n in active.sum(1).tolist() if n]
+        self.batch_sizes = _rounded_up(self.active_sizes, shape[0], dtype)
+        computed = torch.zeros_like(active)
+        for step, n in enumerate(self.batch_sizes):
+            computed[step, :n] = True
+        self._computed = computed
+        self._active_rows = None
+        if self.batch_sizes != self.active_sizes:
+            self._active_rows = active[computed].nonzero().flatten()
+        positions = self.order * steps + torch.arange(steps, device=device).unsqueeze(1)
+        self._positions = positions[active]
+
+    def repeat(self, of_images: Tensor) -> Tensor:
+        """The rows [B, ...] of the sorted captions, from one row [I, ...] an image."""
+        if is_identity(self.image_index, self._num_images):
+            return of_images
+        return of_images.index_select(0, self.image_index)
 
     def pack(self, words: Tensor) -> Tensor:
-        """int[N] of words int[B, T] in the order of the batch, those stepped through."""
-        return words.index_select(0, self.order).t()[self._stepping]
+        """The words of int[B, T], given in the order of the batch, packed by `batch_sizes`."""
+        return words.index_select(0, self.order).t()[self._computed]
 
-    def only_spoken(self, packed: Tensor) -> Tensor:
-        """The rows float[N, X] without those of captions that had ended."""
-        return packed if self._kept is None else packed.index_select(0, self._kept)
+    def drop_finished(self, packed: Tensor) -> Tensor:
+        """The rows [N, X] packed by `active_sizes`, from rows packed by `batch_sizes`."""
+        return packed if self._active_rows is None else packed.index_select(0, self._active_rows)
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """float[B, T, X] in the order of the batch, zero past a caption, of spoken float[N, X]."""
-        everywhere = packed.new_zeros(len(self.order) * self.steps, packed.shape[1])
-        return everywhere.index_copy_(0, self._places, packed).unflatten(0, (-1, self.steps))
+        """float[B, T, X] in the order of the batch, zero past a caption's end.
+
+        `packed` float[N, X] is packed by `active_sizes`.
+        """
+        padded = packed.new_zeros(len(self.order) * self.steps, packed.shape[1])
+        return padded.index_copy_(0, self._positions, packed).unflatten(0, (-1, self.steps))
 
 
-def padded(packed: Tensor, rows: list[int]) -> Tensor:
-    """float[B, T, X] of the words float[N, X] of sorted captions, zero where one is over."""
-    table = packed.new_zeros(len(rows), rows[0], packed.shape[1])
-    for step, part in enumerate(packed.split(rows)):
-        table[step, : len(part)] = part
-    return table.transpose(0, 1)
+def pad_steps(packed: Tensor, batch_sizes: list[int]) -> Tensor:
+    """float[B, T, X] of sorted captions from `packed` float[N, X], zero past a caption's end."""
+    padded = packed.new_zeros(len(batch_sizes), batch_sizes[0], packed.shape[1])
+    for step, rows in enumerate(packed.split(batch_sizes)):
+        padded[step, : len(rows)] = rows
+    return padded.transpose(0, 1)
 
 
-def _rounded(rows: list[int], batch: int, dtype: torch.dtype) -> list[int]:
-    """Captions to step through: a few that have ended too, so that few different sizes occur.
-
-    In half precision oneDNN compiles a product for every size it meets, which takes far longer than
-    the product; in single precision it does not.
-    """
-    grain = 16 if dtype in (torch.bfloat16, torch.float16) else 1
-    return [min(batch, -(-n // grain) * grain) for n in rows]
+def _rounded_up(sizes: list[int], batch: int, dtype: torch.dtype) -> list[int]:
+    """Sizes rounded up to a multiple of 16 in half precision, but to no more than `batch`."""
+    multiple = 16 if dtype in (torch.bfloat16, torch.float16) else 1
+    return [min(batch, -(-n // multiple) * multiple) for n in sizes]

@@ -1,10 +1,11 @@
-"""A grid of features enlarged without making it larger: what is linear in them stays on its cells.
+"""Attention over an upsampled grid of features, computed exactly on the original cells.
 
-Pooling a network's 8×8 cells up to 14×14, as the tutorial does, makes each region the mean of one
-to four cells. So the projection of the regions, their mean and any expectation over them are those
-of the cells, taken with other weights: exactly, with a third of the work and of the memory.
+Adaptive pooling of a network's 8×8 cells up to 14×14 regions, as the tutorial does, makes each
+region the mean of one to four cells. Pooling is linear, so the projection of the regions, their
+mean and any weighted sum of them can be computed from the cells with other weights: the same
+result with a third of the work and memory.
 
-B photos, C cells, P regions, both of square grids; D and X numbers of each.
+B images, N rows, C cells, P regions, both of square grids; D and X features of each.
 """
 
 from __future__ import annotations
@@ -18,42 +19,51 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 
 def enlarge(values: Tensor, regions: int) -> Tensor:
-    """float[B, P, X] of float[B, C, X]: the mean of its cells for each region."""
-    return values if values.shape[1] == regions else _shares(values, regions) @ values
+    """The regions float[B, P, X] of cells float[B, C, X]: each the mean of its cells."""
+    return values if values.shape[1] == regions else _pooling_matrix(values, regions) @ values
 
 
 def mean_of_regions(features: Tensor, regions: int) -> Tensor:
-    """float[B, D]: the mean that float[B, C, D] would have if enlarged."""
+    """The mean float[B, D] over the regions of features float[B, C, D]."""
     if features.shape[1] == regions:
         return features.mean(dim=1)
-    return _shares(features, regions).mean(dim=0) @ features
+    return _pooling_matrix(features, regions).mean(dim=0) @ features
 
 
 def on_cells(weights: Tensor, features: Tensor) -> Tensor:
-    """float[N, C]: what float[N, P] weights of regions weigh the cells of float[B, C, D] with."""
+    """The weights float[N, C] of the cells of features float[B, C, D], from those of the regions.
+
+    A sum over the regions with `weights` float[N, P] is a sum over the cells with the result.
+    """
     regions = weights.shape[-1]
-    return weights if regions == features.shape[1] else weights @ _shares(features, regions)
+    return weights if regions == features.shape[1] else weights @ _pooling_matrix(features, regions)
 
 
-def from_cells(slopes: Tensor, features: Tensor, regions: int) -> Tensor:
-    """float[N, P]: the gradient of `on_cells`' weights from that of its result, float[N, C]."""
-    return slopes if regions == features.shape[1] else slopes @ _shares(features, regions).t()
+def from_cells(d_cells: Tensor, features: Tensor, regions: int) -> Tensor:
+    """The gradient float[N, P] of the argument of `on_cells`, from `d_cells` float[N, C]."""
+    return (
+        d_cells
+        if regions == features.shape[1]
+        else d_cells @ _pooling_matrix(features, regions).t()
+    )
 
 
-def _shares(cells: Tensor, regions: int) -> Tensor:
-    """float[P, C]: the share of each cell in each region; rows add up to one."""
-    return _pooling(cells.shape[1], regions, cells.device, cells.dtype)
+def _pooling_matrix(cells: Tensor, regions: int) -> Tensor:
+    """float[P, C]: the weight of each cell in each region; rows sum to one."""
+    return _pooling_matrix_of(cells.shape[1], regions, cells.device, cells.dtype)
 
 
 @lru_cache(maxsize=8)
-def _pooling(cells: int, regions: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _pooling_matrix_of(
+    cells: int, regions: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     side, larger = math.isqrt(cells), math.isqrt(regions)
     if side * side != cells or larger * larger != regions or side > larger:
         raise ValueError(
-            f"features have {cells} regions, attention looks at {regions}: give those, or a square "
+            f"features have {cells} regions, attention expects {regions}: give those, or a square "
             "grid of fewer"
         )
-    with torch.inference_mode(False):  # it is kept, and may meet a gradient later
+    with torch.inference_mode(False):  # cached, and may be needed with a gradient later
         one_each = torch.eye(cells).unflatten(1, (side, side)).unsqueeze(1)  # (C, 1, c, c)
         pooled = adaptive_avg_pool2d(one_each, larger).flatten(1).t()  # (P, C)
         return pooled.contiguous().to(device, dtype)

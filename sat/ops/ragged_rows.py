@@ -1,6 +1,6 @@
-"""Rows that belong to photos, as many of each as there are: beams, and what is searched with them.
+"""Rows grouped by image (beams of a search), several or none of each.
 
-N rows, B photos, K seats of each.
+N rows, B images, K rows of the image that has most.
 """
 
 from __future__ import annotations
@@ -10,39 +10,39 @@ from torch import Tensor
 
 
 class RaggedRows:
-    """Where each row stands in a table with as many seats for every photo as any of them needs.
+    """Pad rows grouped by image to a dense [B, K, ...] table, and back.
 
-    Rows are kept packed, so that a photo with fewer beams, or none, costs nothing more; only what
-    must go photo by photo is spread over the table. Rows of one photo need not stand together.
+    Rows stay packed, so an image with fewer beams, or none, costs nothing more; only operations
+    that work image by image need the table. Rows of one image need not be adjacent.
     """
 
-    def __init__(self, photos: Tensor, number: int) -> None:
-        """`photos` int[N] is the photo of each row, one of `number`."""
-        self.photos, self.number = photos, number
-        self._full = number == 1
-        if self._full:  # what follows would find as much, after several small steps a word
-            self.width = len(photos)
+    def __init__(self, image_index: Tensor, num_images: int) -> None:
+        """`image_index` int[N] is the image of each row, one of `num_images`."""
+        self.image_index, self.num_images = image_index, num_images
+        self._is_dense = num_images == 1
+        if self._is_dense:  # the general case gives the same, after several small operations
+            self.width = len(image_index)
             return
-        counts = photos.bincount(minlength=number)  # (B,)
+        counts = image_index.bincount(minlength=num_images)  # (B,)
         self.width = int(counts.max())
-        order = photos.argsort(stable=True)  # photo by photo; the first row of each comes at
-        first = counts.cumsum(0) - counts
-        rank = torch.empty_like(photos)
-        rank[order] = torch.arange(len(photos), device=photos.device) - first[photos[order]]
-        self._places = photos * self.width + rank
-        self._full = is_identity(self._places, number * self.width)
+        order = image_index.argsort(stable=True)
+        first = counts.cumsum(0) - counts  # position in `order` of each image's first row
+        rank = torch.empty_like(image_index)
+        rank[order] = torch.arange(len(order), device=order.device) - first[image_index[order]]
+        self._positions = image_index * self.width + rank
+        self._is_dense = is_identity(self._positions, num_images * self.width)
 
-    def table(self, rows: Tensor, free: float = 0.0) -> Tensor:
-        """[B, K, ...] of the rows [N, ...], with the value `free` in the seats nobody has."""
-        if not self._full:
-            size = (self.number * self.width, *rows.shape[1:])
-            rows = rows.new_full(size, free).index_copy_(0, self._places, rows)
-        return rows.unflatten(0, (self.number, self.width))
+    def pad(self, rows: Tensor, fill: float = 0.0) -> Tensor:
+        """The table [B, K, ...] of rows [N, ...], with `fill` where an image has fewer than K."""
+        if not self._is_dense:
+            size = (self.num_images * self.width, *rows.shape[1:])
+            rows = rows.new_full(size, fill).index_copy_(0, self._positions, rows)
+        return rows.unflatten(0, (self.num_images, self.width))
 
-    def rows(self, table: Tensor) -> Tensor:
+    def unpad(self, table: Tensor) -> Tensor:
         """The rows [N, ...] of a table [B, K, ...]."""
         rows = table.flatten(0, 1)
-        return rows if self._full else rows.index_select(0, self._places)
+        return rows if self._is_dense else rows.index_select(0, self._positions)
 
 
 def is_identity(index: Tensor, length: int) -> bool:

@@ -1,14 +1,14 @@
-"""The teacher-forced recurrence of the decoder, with its gradient written by hand.
+"""The decoder's recurrence under teacher forcing, with a gradient written by hand.
 
-Autograd works out the gradient of every weight anew at each word and adds it up: as many products
-of narrow matrices, and as many passes over a gradient as large as the features. Here each weight's
-gradient is one product over all words at the end. The mathematics is that of
-`DecoderWithAttention.step`, and a test holds the two equal.
+Autograd computes the gradient of each weight at every word and adds them up: many products of
+narrow matrices, and as many passes over a gradient as large as the features. Here the gradient of a
+weight is one product over all words. `DecoderWithAttention.unroll_by_step` is the plain version of
+the same mathematics; a test holds the two equal.
 
-B captions sorted from long to short, N their words in all, P regions, C cells (fewer than regions
-only where a grid is enlarged, see `grid.py`), D features, A attention and H hidden units, G units
-of the gate (D, 1 or 0). Words are packed: those of step 0 of all captions, then those of step 1 of
-the captions that have one, and so on; `rows` counts them at each step.
+B captions sorted from long to short, n of them at a step, N words in all, P regions, C cells (fewer
+than regions only where a grid is enlarged, see `pooled_grid.py`), D features, A attention and H
+hidden units, G units of the gate on the context (D, 1, or 0 without a gate). Words are packed step
+by step, see `packed_captions.py`.
 """
 
 from __future__ import annotations
@@ -18,224 +18,220 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
-from sat.ops.attention_scores import hidden_layers, rows_cached, select_locations, working_memory
-from sat.ops.linear import linear, lstm, transposed
-from sat.ops.packed_captions import padded
+from sat.ops.attention_scores import ScoreGradients, attention_scores, select_locations
+from sat.ops.lstm import LSTMStep, lstm_step, lstm_step_backward
+from sat.ops.packed_captions import pad_steps
 from sat.ops.pooled_grid import from_cells, on_cells
 
-DERIVATIVES = {
-    "tanh": lambda slope, value: torch.ops.aten.tanh_backward.grad_input(
-        slope, value, grad_input=value
-    ),
-    "relu": lambda slope, value: torch.ops.aten.threshold_backward.grad_input(
-        slope, value, 0, grad_input=value
-    ),
-}
-"""the slope before an activation from that behind it and its value, in whose place it is written"""
+
+class UnrollInputs(NamedTuple):
+    """The tensors of a batch of sorted captions."""
+
+    features: Tensor  # float[B, C, D]
+    projected: Tensor  # float[B, P, A]: the image's part of f_att
+    word_gates: Tensor  # float[N, 4H]: the LSTM's part for the words, W E y + b
+    hidden: Tensor  # float[B, H]: h_0
+    cell: Tensor  # float[B, H]: c_0
 
 
 class CellWeights(NamedTuple):
-    """What the recurrence multiplies by, as `nn.Linear` keeps it: (outputs, inputs)."""
+    """The weights of the recurrence, as `nn.Linear` stores them: (outputs, inputs)."""
 
     query: Tensor  # float[A, H]: decoder_att
     query_bias: Tensor  # float[A]
     score: Tensor  # float[A]: full_att
-    score_bias: Tensor  # float[1]: no softmax feels it, so its gradient is zero
+    score_bias: Tensor  # float[1]: softmax cancels it, so its gradient is zero
     context: Tensor  # float[4H, D]: the LSTM's part for the context
     hidden: Tensor  # float[4H, H]: the LSTM's part for the hidden state
-    gate: Tensor  # float[G, H]: f_beta
-    gate_bias: Tensor  # float[G]
+    beta: Tensor  # float[G, H]: f_beta, the gate on the context
+    beta_bias: Tensor  # float[G]
+
+    @classmethod
+    def of_layers(
+        cls,
+        *,
+        query: nn.Linear,
+        score: nn.Linear,
+        beta: nn.Linear | None,
+        context: Tensor,
+        hidden: Tensor,
+    ) -> CellWeights:
+        """The weights of a decoder's layers; without `beta` the context has no gate."""
+        none = hidden.new_empty(0, hidden.shape[1])
+        return cls(
+            query=query.weight,
+            query_bias=query.bias,
+            score=score.weight.flatten(),
+            score_bias=score.bias,
+            context=context,
+            hidden=hidden,
+            beta=none if beta is None else beta.weight,
+            beta_bias=none[:, 0] if beta is None else beta.bias,
+        )
 
 
-def recurrent_weights(
-    attention: nn.Module, cell: nn.LSTMCell, gate: nn.Linear | None, context: Tensor
-) -> CellWeights:
-    """Those of a decoder's layers; `context` float[4H, D] is a part of the LSTM's weight_ih."""
-    none = cell.weight_hh.new_empty(0, cell.hidden_size)
-    return CellWeights(
-        query=attention.decoder_att.weight,
-        query_bias=attention.decoder_att.bias,
-        score=attention.full_att.weight.flatten(),
-        score_bias=attention.full_att.bias,
-        context=context,
-        hidden=cell.weight_hh,
-        gate=none if gate is None else gate.weight,
-        gate_bias=none[:, 0] if gate is None else gate.bias,
-    )
+class UnrollOptions(NamedTuple):
+    """The choices of the recurrence that are not tensors."""
+
+    batch_sizes: list[int]  # captions at each step
+    activation: str  # inside f_att: "tanh" or "relu"
+    mode: str = "expected"  # of attention: "expected", "sampled" or "argmax"
 
 
 class UnrolledSteps(NamedTuple):
-    """What the words of all captions saw and left, packed."""
+    """The results of all words, packed."""
 
     hiddens: Tensor  # float[N, H], after the word
     contexts: Tensor  # float[N, D], gated
     alphas: Tensor  # float[N, P]
-    looks: Tensor | None  # float[N, P], one at the region looked at; None: the expected context
+    locations: Tensor | None  # float[N, P], one-hot; None for the expected context
 
 
-def unroll(
-    features: Tensor,
-    projected: Tensor,
-    inputs: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    rows: list[int],
-    weights: CellWeights,
-    activation: str,
-    look: str = "expected",
-) -> UnrolledSteps:
-    """All steps of attention and LSTM over float[N, 4H] `inputs`: W [E y] + b of each word.
+def unroll(inputs: UnrollInputs, weights: CellWeights, options: UnrollOptions) -> UnrolledSteps:
+    """All steps of attention (eq. 4-6 of Xu et al. 2015) and LSTM (eq. 1-3).
 
-    features float[B, C, D], their projection float[B, P, A], hidden and cell float[B, H].
-    No gradient passes from a context to the map where `look` took one region by it.
-    Products are taken in the features' precision; maps, cell and sums in that of the cell.
+    Where `options.mode` selects one region, no gradient passes from the context to the map.
+    Products are computed in the precision of the features; maps, cells and sums in that of the
+    cell, at least single. Differentiable once.
     """
-    weights = CellWeights(*(weight.to(features.dtype) for weight in weights))
-    cell = cell.to(torch.promote_types(cell.dtype, torch.float32))
-    with torch.autocast(features.device.type, enabled=False):
-        how = (rows, activation, look)
-        found = _Unroll.apply(how, features, projected, inputs, hidden, cell, *weights)
-    return UnrolledSteps(*found)
+    weights = CellWeights(*(weight.to(inputs.features.dtype) for weight in weights))
+    cell = inputs.cell.to(torch.promote_types(inputs.cell.dtype, torch.float32))
+    with torch.autocast(inputs.features.device.type, enabled=False):
+        return UnrolledSteps(*_Unroll.apply(options, *inputs._replace(cell=cell), *weights))
+
+
+class _Step(NamedTuple):
+    """Everything a step computed that its gradient needs."""
+
+    hidden_before: Tensor  # float[n, H]
+    cell_before: Tensor  # float[n, H]
+    query: Tensor  # float[n, A]
+    alpha: Tensor  # float[n, P]
+    attended: Tensor  # float[n, P]: alpha, or the one-hot location
+    ungated: Tensor  # float[n, D]: the context before its gate
+    beta: Tensor  # float[n, G]: the gate on the context
+    context: Tensor  # float[n, D]
+    lstm: LSTMStep
+
+
+class _StepGradients(NamedTuple):
+    hidden: Tensor  # float[n, H], before the step
+    cell: Tensor  # float[n, H], before the step
+    query: Tensor  # float[n, A]
+    ungated: Tensor  # float[n, D]
+    beta: Tensor  # float[n, G], before the sigmoid
+    gates: Tensor  # float[n, 4H]: of the LSTM, before their activations
+
+
+def _forward_step(inputs: UnrollInputs, w: CellWeights, options: UnrollOptions) -> _Step:
+    """One word of n captions: `inputs` are their features, state, and the word's part."""
+    features, projected, word_gates, hidden, cell = inputs
+    query = linear(hidden, w.query, w.query_bias)
+    scores = attention_scores(projected, query.unsqueeze(1), w.score, options.activation)
+    alpha = scores.squeeze(1).to(cell.dtype).softmax(dim=1)
+    expected = options.mode == "expected"
+    attended = alpha if expected else select_locations(alpha, options.mode)
+    on_features = on_cells(attended.to(features.dtype), features).unsqueeze(1)  # (n, 1, C)
+    ungated = context = torch.bmm(on_features, features).squeeze(1)  # (n, D)
+    beta = linear(hidden, w.beta, w.beta_bias).sigmoid_()
+    if len(w.beta):
+        context = beta * ungated
+    gates = word_gates + linear(hidden, w.hidden) + linear(context, w.context)
+    lstm = lstm_step(gates, cell)
+    lstm = lstm._replace(hidden=lstm.hidden.to(features.dtype))
+    return _Step(hidden, cell, query, alpha, attended, ungated, beta, context, lstm)
+
+
+def _backward_step(
+    step: _Step,
+    d_lstm: tuple[Tensor, Tensor],
+    d_context: Tensor,
+    d_alpha: Tensor,
+    features: Tensor,
+    w: CellWeights,
+    score_gradients: ScoreGradients,
+) -> _StepGradients:
+    """The gradients of a step from those of its hidden state and cell, context and map."""
+    dtype, alpha = features.dtype, step.alpha
+    d_gates, d_cell = lstm_step_backward(step.lstm, step.cell_before, *d_lstm)
+    d_gates = d_gates.to(dtype)
+    d_hidden = d_gates @ w.hidden
+    d_ungated = d_context = d_gates @ w.context + d_context.to(dtype)  # (n, D)
+    d_beta = step.beta  # (n, 0) without a gate
+    if len(w.beta):
+        d_beta = d_context * step.ungated
+        d_beta = d_beta if len(w.beta) > 1 else d_beta.sum(1, keepdim=True)
+        d_beta = d_beta * step.beta * (1 - step.beta)
+        d_hidden = torch.addmm(d_hidden, d_beta, w.beta)
+        d_ungated = d_context * step.beta
+    if step.attended is alpha:
+        d_cells = torch.bmm(features, d_ungated.unsqueeze(2)).squeeze(2)  # (n, C)
+        d_alpha = d_alpha + from_cells(d_cells, features, alpha.shape[1])
+    d_scores = alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))  # through the softmax
+    d_query = score_gradients.add_step(d_scores.to(dtype), step.query)
+    d_hidden = torch.addmm(d_hidden, d_query, w.query)
+    return _StepGradients(d_hidden, d_cell, d_query, d_ungated, d_beta, d_gates)
 
 
 class _Unroll(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        how: tuple[list[int], str, str],
-        features: Tensor,
-        projected: Tensor,
-        inputs: Tensor,
-        hidden: Tensor,
-        cell: Tensor,
-        *weights: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        w, dtype = CellWeights(*weights), features.dtype
-        rows, activation, look = how
-        before, queries, maps, seen, gates, raw, gated, cells, parts = ([] for _ in range(9))
-        hidden, room = hidden.to(dtype), working_memory(projected)
-        for n, words in zip(rows, inputs.split(rows)):
-            hidden, cell = hidden[:n], cell[:n]
-            before.append(hidden)
-            query = linear(hidden, w.query, w.query_bias)
-            layers = hidden_layers(projected[:n], query.unsqueeze(1), activation, room)
-            scores = torch.cat([layer @ w.score for layer in layers])  # (n, P)
-            alpha = scores.to(cell.dtype).softmax(dim=1)
-            seen.append(alpha if look == "expected" else select_locations(alpha, look))
-            weighed = on_cells(seen[-1].to(dtype), features).unsqueeze(1)  # (n, 1, C)
-            context = torch.bmm(weighed, features[:n]).squeeze(1)  # (n, D)
-            raw.append(context)
-            if len(w.gate):
-                gates.append(linear(hidden, w.gate, w.gate_bias).sigmoid_())
-                context = gates[-1] * context
-            found = lstm(words + linear(hidden, w.hidden) + linear(context, w.context), cell)
-            cells.append(cell)
-            cell, hidden = found.cell, found.hidden.to(dtype)
-            queries.append(query)
-            maps.append(alpha)
-            gated.append(context)
-            parts.append(found._replace(hidden=hidden))
-        hiddens = torch.cat([part.hidden for part in parts])
-        contexts, alphas = torch.cat(gated), torch.cat(maps)
-        looks = None if look == "expected" else torch.cat(seen)
-        if looks is not None:
-            ctx.mark_non_differentiable(looks)
-        ctx.save_for_backward(features, projected, hiddens, contexts, alphas, looks, *w)
-        ctx.steps = (rows, activation, before, queries, gates, raw, cells, parts)
-        return hiddens, contexts, alphas, looks
+    def forward(ctx: Any, options: UnrollOptions, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+        count, sizes = len(UnrollInputs._fields), options.batch_sizes
+        inputs, w = UnrollInputs(*tensors[:count]), CellWeights(*tensors[count:])
+        features, projected, word_gates, hidden, cell = inputs
+        hidden, steps = hidden.to(features.dtype), []
+        for n, gates in zip(sizes, word_gates.split(sizes)):
+            now = UnrollInputs(features[:n], projected[:n], gates, hidden[:n], cell[:n])
+            steps.append(_forward_step(now, w, options))
+            hidden, cell = steps[-1].lstm.hidden, steps[-1].lstm.cell
+        locations = None
+        if options.mode != "expected":
+            locations = torch.cat([step.attended for step in steps])
+            ctx.mark_non_differentiable(locations)
+        ctx.save_for_backward(features, projected, *w)
+        ctx.steps, ctx.options = steps, options
+        return (
+            torch.cat([step.lstm.hidden for step in steps]),
+            torch.cat([step.context for step in steps]),
+            torch.cat([step.alpha for step in steps]),
+            locations,
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_hiddens: Tensor, d_contexts: Tensor, d_alphas: Tensor, _: Any) -> Any:
-        features, projected, _, contexts, alphas, looks, *weights = ctx.saved_tensors
-        rows, activation, before, queries, gates, raw, cells, parts = ctx.steps
-        w, dtype, exact = CellWeights(*weights), features.dtype, alphas.dtype
-        d_projected = torch.zeros_like(projected)
-        d_score = torch.zeros_like(w.score, dtype=exact)
-        d_hidden = alphas.new_zeros(rows[0], w.hidden.shape[1])
-        d_cell, room = torch.zeros_like(d_hidden), working_memory(projected)
-        context_back = transposed(w.context)  # once, as every step multiplies by it
-        found = []  # from the last step to the first
-        steps = zip(
-            rows, d_hiddens.split(rows), d_contexts.split(rows), d_alphas.split(rows),
-            alphas.split(rows), queries, gates or before, raw, cells, parts,
-        )  # fmt: skip
-        for n, *ds, alpha, query, gate, context, cell, part in reversed(list(steps)):
-            into, kept, new, out, bounded, *_ = part
-            d_h, d_c = d_hidden[:n] + ds[0], d_cell[:n]
-            d_c += d_h * out * (1 - bounded * bounded)
-            d_sums = torch.cat(
-                [
-                    d_c * new * into * (1 - into),
-                    d_c * cell * kept * (1 - kept),
-                    d_c * into * (1 - new * new),
-                    d_h * bounded * out * (1 - out),
-                ],
-                dim=1,
-            ).to(dtype)  # (n, 4H)
-            d_c *= kept
-            d_before = d_sums @ w.hidden
-            d_context = linear(d_sums, context_back) + ds[1].to(dtype)  # (n, D)
-            d_gate = None
-            if gates:
-                d_gate = d_context * context
-                d_gate = d_gate if gate.shape[1] > 1 else d_gate.sum(1, keepdim=True)
-                d_gate = d_gate * gate * (1 - gate)
-                d_before = torch.addmm(d_before, d_gate, w.gate)
-                d_context = d_context * gate
-            d_alpha = ds[2]  # (n, P)
-            if looks is None:
-                d_cells = torch.bmm(features[:n], d_context.unsqueeze(2)).squeeze(2)  # (n, C)
-                d_alpha = d_alpha + from_cells(d_cells, features, alpha.shape[1])
-            d_scores = (alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))).to(dtype)
-            ours = d_projected[:n], d_score, room
-            d_query = _through_layers(projected[:n], query, d_scores, activation, *ours) * w.score
-            d_hidden[:n] = torch.addmm(d_before, d_query, w.query)
-            found.append((d_sums, d_query, d_gate, d_context))
-        d_sums, d_query, d_gate, d_context = (_packed(part) for part in zip(*reversed(found)))
-        hiddens = torch.cat(before)
+        features, projected, *weights = ctx.saved_tensors
+        w, steps, sizes = CellWeights(*weights), ctx.steps, ctx.options.batch_sizes
+        d_cell = torch.zeros_like(steps[0].cell_before)
+        d_hidden = torch.zeros_like(d_cell)
+        scores = ScoreGradients(projected, w.score, ctx.options.activation, d_cell.dtype)
+        found = []
+        outputs = zip(d_hiddens.split(sizes), d_contexts.split(sizes), d_alphas.split(sizes))
+        for step, (d_output, d_context, d_alpha) in reversed(list(zip(steps, outputs))):
+            n = len(step.query)
+            d_lstm = d_hidden[:n] + d_output, d_cell[:n]
+            d_step = _backward_step(step, d_lstm, d_context, d_alpha, features[:n], w, scores)
+            d_hidden[:n], d_cell[:n] = d_step.hidden, d_step.cell
+            found.append(d_step)
+        d = _StepGradients(*(torch.cat(parts) for parts in zip(*reversed(found))))
         d_features = None
         if ctx.needs_input_grad[1]:
-            seen = on_cells((alphas if looks is None else looks).to(dtype), features)
-            seen = padded(seen, rows)
-            d_features = torch.bmm(seen.transpose(1, 2), padded(d_context, rows))  # (B, C, D)
-        return (
-            None, d_features, d_projected * w.score, d_sums, d_hidden.to(dtype), d_cell,
-            d_query.t() @ hiddens, d_query.sum(0), d_score.to(dtype), w.score_bias * 0,
-            d_sums.t() @ contexts, d_sums.t() @ hiddens,
-            None if d_gate is None else d_gate.t() @ hiddens,
-            None if d_gate is None else d_gate.sum(0),
-        )  # fmt: skip
-
-
-def _through_layers(
-    projected: Tensor,
-    query: Tensor,
-    d_scores: Tensor,
-    activation: str,
-    d_projected: Tensor,
-    d_score: Tensor,
-    room: Tensor | None,
-) -> Tensor:
-    """The gradient float[n, A] of the queries from that of the scores float[n, P].
-
-    Adds to that of the projections and of the score's weights; all but the last lack its factor.
-    """
-    few = rows_cached(projected)
-    d_queries = []
-    for layer, slopes, d_photos in zip(
-        hidden_layers(projected, query.unsqueeze(1), activation, room),
-        d_scores.split(few),
-        d_projected.split(few),
-    ):
-        # The layer float[<=n, P, A] is made again and kept nowhere.
-        d_score += slopes.flatten() @ layer.flatten(0, 1)
-        d_layer = DERIVATIVES[activation](slopes.unsqueeze(2), layer)
-        d_photos += d_layer
-        d_queries.append(d_layer.sum(1))
-    return torch.cat(d_queries)
-
-
-def _packed(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    return None if parts[0] is None else torch.cat(parts)
+            attended = torch.cat([step.attended for step in steps]).to(features.dtype)
+            attended = pad_steps(on_cells(attended, features), sizes)  # (B, T, C)
+            d_features = torch.bmm(attended.transpose(1, 2), pad_steps(d.ungated, sizes))
+        d_projected, d_score = scores.totals()
+        hiddens = torch.cat([step.hidden_before for step in steps])
+        d_inputs = (d_features, d_projected, d.gates, d_hidden.to(features.dtype), d_cell)
+        d_weights = CellWeights(
+            query=d.query.t() @ hiddens,
+            query_bias=d.query.sum(0),
+            score=d_score,
+            score_bias=w.score_bias * 0,
+            context=d.gates.t() @ torch.cat([step.context for step in steps]),
+            hidden=d.gates.t() @ hiddens,
+            beta=d.beta.t() @ hiddens,
+            beta_bias=d.beta.sum(0),
+        )
+        return None, *d_inputs, *d_weights

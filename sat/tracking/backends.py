@@ -1,6 +1,6 @@
-"""Where a run can be shown: TensorBoard, or Weights & Biases. Both are of extra `[log]`.
+"""Trackers of a run: TensorBoard and Weights & Biases, both of extra `[log]`.
 
-Of neither is anything imported before a run asks for it. S side of the pictures.
+Neither package is imported before a run asks for it.
 """
 
 from __future__ import annotations
@@ -10,42 +10,26 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
-import numpy as np
+from torch import Tensor
 
 from sat.config.checks import to_dict
 from sat.config.training import TrainConfig
-from sat.tracking.sample_grid import sample_grid
+from sat.tracking.sample_grid import Sample, sample_grid
 
 EVENTS, RUNS = "events", "wandb"
-"""folders of a run: TensorBoard's files, and those of Weights & Biases"""
-
-
-class Sample(NamedTuple):
-    """A photo, what the model says of it, and what people wrote."""
-
-    image_id: Any
-    photo: np.ndarray  # uint8[S, S, 3]
-    hypothesis: str
-    references: list[str]
-
-
-class Histogram(NamedTuple):
-    """How often values lie between neighbouring edges, and their sums."""
-
-    counts: np.ndarray  # float64[N]
-    edges: np.ndarray  # float64[N + 1]
-    total: float
-    squares: float
+"""folders inside a run's folder: TensorBoard's files, and those of Weights & Biases"""
+BINS = 64
+"""of every histogram"""
 
 
 class Tracker(Protocol):
-    """Where a run is shown."""
+    """Shows scalars, histograms and sample captions of a run."""
 
     def scalars(self, step: int, values: dict[str, float]) -> None: ...
-    def histograms(self, step: int, values: dict[str, Histogram]) -> None: ...
-    def samples(self, step: int, examples: list[Sample]) -> None: ...
+    def histograms(self, step: int, values: dict[str, Tensor]) -> None: ...
+    def samples(self, step: int, samples: list[Sample]) -> None: ...
     def close(self, failed: bool) -> None: ...
 
 
@@ -62,26 +46,15 @@ class TensorBoardTracker:
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def histograms(self, step: int, values: dict[str, Histogram]) -> None:
-        for name, (counts, edges, total, squares) in values.items():
-            self.writer.add_histogram_raw(
-                name,
-                min=edges[0],
-                max=edges[-1],
-                num=counts.sum(),
-                sum=total,
-                sum_squares=squares,
-                bucket_limits=edges[1:].tolist(),
-                bucket_counts=counts.tolist(),
-                global_step=step,
-            )
+    def histograms(self, step: int, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.writer.add_histogram(name, value, step, bins=BINS)
         self.writer.flush()
 
-    def samples(self, step: int, examples: list[Sample]) -> None:
-        """A sheet of the photos with their captions, and the captions as a table."""
-        shown = [(one.photo, one.hypothesis, one.references[0]) for one in examples]
-        self.writer.add_image("samples", sample_grid(shown), step, dataformats="HWC")
-        self.writer.add_text("samples", _table(examples), step)
+    def samples(self, step: int, samples: list[Sample]) -> None:
+        """Show a grid of the images with their captions, and the captions as a table."""
+        self.writer.add_image("samples", sample_grid(samples), step, dataformats="HWC")
+        self.writer.add_text("samples", _markdown_table(samples), step)
         self.writer.flush()
 
     def close(self, failed: bool) -> None:
@@ -89,9 +62,9 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """A run of the project "sat"; WANDB_MODE=offline keeps it in the run's folder, to be synced.
+    """A run of the project "sat"; WANDB_MODE=offline keeps it in the run's folder for later sync.
 
-    A resumed run keeps its id. Steps shown already are skipped by the service: they are the same.
+    A resumed run keeps its id. The service skips steps that it already has: they are the same.
     """
 
     def __init__(self, config: TrainConfig, folder: Path, step: int) -> None:
@@ -109,23 +82,23 @@ class WandbTracker:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)
 
-    def histograms(self, step: int, values: dict[str, Histogram]) -> None:
-        bars = {
-            name: self.wandb.Histogram(np_histogram=(found.counts, found.edges))
-            for name, found in values.items()
+    def histograms(self, step: int, values: dict[str, Tensor]) -> None:
+        histograms = {
+            name: self.wandb.Histogram(value.cpu().numpy(), num_bins=BINS)
+            for name, value in values.items()
         }
-        self.run.log(bars, step=step)
+        self.run.log(histograms, step=step)
 
-    def samples(self, step: int, examples: list[Sample]) -> None:
-        """A table with a row for each photo, and the photos with their captions."""
-        photos = [self.wandb.Image(one.photo, caption=one.hypothesis) for one in examples]
-        columns = ["image_id", "photo", "generated", "written"]
+    def samples(self, step: int, samples: list[Sample]) -> None:
+        """Show a table with one row per image, and the images with their captions."""
+        images = [self.wandb.Image(one.image, caption=one.hypothesis) for one in samples]
         rows = [
-            [str(one.image_id), photo, one.hypothesis, "\n".join(one.references)]
-            for one, photo in zip(examples, photos)
+            [str(one.image_id), image, one.hypothesis, "\n".join(one.references)]
+            for one, image in zip(samples, images)
         ]
+        columns = ["image_id", "image", "hypothesis", "references"]
         table = self.wandb.Table(columns=columns, data=rows)
-        self.run.log({"samples": table, "photos": photos}, step=step)
+        self.run.log({"samples": table, "images": images}, step=step)
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
@@ -135,13 +108,14 @@ TRACKERS: dict[str, Callable[[TrainConfig, Path, int], Tracker]] = {
     "tensorboard": TensorBoardTracker,
     "wandb": WandbTracker,
 }
+"""by the name of the package that each needs; adding a tracker is one entry"""
 
 
 def tracker_kind(choice: str) -> str:
-    """The key into `TRACKERS`, or "none"; `ModuleNotFoundError` when what is chosen is missing."""
+    """The key into `TRACKERS`, or "none"; `ModuleNotFoundError` where the package is missing."""
     if choice == "auto":
-        return "tensorboard" if _installed("tensorboard") else "none"
-    if choice in TRACKERS and not _installed(choice):
+        return "tensorboard" if is_installed("tensorboard") else "none"
+    if choice in TRACKERS and not is_installed(choice):
         raise ModuleNotFoundError(
             f"log is {choice!r}, which is not installed: pip install 'sat-captioning[log]', or "
             "choose none"
@@ -149,21 +123,20 @@ def tracker_kind(choice: str) -> str:
     return choice
 
 
-def _table(examples: Sequence[Sample]) -> str:
-    """The captions in Markdown."""
-    rows = [["photo", "image_id", "generated", "written"], ["---"] * 4]
-    for number, one in enumerate(examples, 1):
-        texts = [_cell(text) for text in (str(one.image_id), one.hypothesis, *one.references)]
-        rows.append([str(number), *texts[:2], "<br>".join(texts[2:])])
+def is_installed(package: str) -> bool:
+    """True when the package can be imported; a mere folder of its name, as wandb leaves, cannot."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
+
+
+def _markdown_table(samples: Sequence[Sample]) -> str:
+    rows = [["image", "image_id", "hypothesis", "references"], ["---"] * 4]
+    for number, one in enumerate(samples, 1):
+        references = "<br>".join(map(_cell, one.references))
+        rows.append([str(number), _cell(str(one.image_id)), _cell(one.hypothesis), references])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _cell(text: str) -> str:
-    """A text that cannot break out of a cell, and whose <unk> is no tag."""
+    """The text on one line, with pipes and the brackets of <unk> escaped."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
-
-
-def _installed(package: str) -> bool:
-    """Whether it can be imported; a folder of that name, as wandb leaves, is no package."""
-    found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None

@@ -6,8 +6,7 @@ I images, W views (the image, and mirrored), P regions, D features.
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,15 @@ import h5py
 import torch
 from torch import Tensor, nn
 
-from sat.atomic_io import atomic_write
+from sat.atomic_io import atomic_write, check_space
 from sat.captioner import Captioner
 from sat.config.model import Preprocessing
 from sat.data.dataloader import evaluation_loader
 from sat.data.dataset import CaptionDataset
+from sat.data.progress import Progress
 from sat.models.weights import digest
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[Iterable], Iterable]
 
 
 def fingerprint(module: nn.Module, preprocessing: Preprocessing, views: int) -> str:
@@ -66,23 +64,15 @@ def cache_features(
                     "features exceed half precision (65504): train without --cache_features"
                 )
             if written == 0:
-                shape = (dataset.images, *features.shape[1:])
-                _check_space(path, shape)
+                shape = (dataset.num_images, *features.shape[1:])
+                needed = 2 * torch.Size(shape).numel()
+                logger.info("features of %d images: %.2f GB in %s", shape[0], needed / 1e9, path)
+                remedy = "free some space, or train without --cache_features"
+                check_space(path.parent, needed, f"features of {shape[0]} images", remedy)
                 stored = file.create_dataset("features", shape, dtype="float16")
             stored[written : written + len(features)] = features.numpy()
             written += len(features)
     return path
-
-
-def _check_space(path: Path, shape: tuple[int, ...]) -> None:
-    needed = 2 * torch.Size(shape).numel()
-    free = shutil.disk_usage(path.parent).free
-    logger.info("features of %d images: %.2f GB in %s", shape[0], needed / 1e9, path)
-    if needed > free:
-        raise OSError(
-            f"{path} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
-            "free some space, or train without --cache_features"
-        )
 
 
 def with_features(
@@ -103,6 +93,6 @@ def with_features(
         return encode(images.to(device))
 
     key = fingerprint(frozen.module, captioner.preprocessing, 1 + mirror)
-    progress = partial(bar, desc=f"encoding {dataset.split.lower()}", unit="batch")
+    progress = partial(bar, desc=f"encoding {dataset.split}", unit="batch")
     path = cache_features(encode_on_device, dataset, key, mirror=mirror, progress=progress)
     return dataset.reading(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.model import Preprocessing
-from sat.config.training import TrainConfig, stage_config
+from sat.config.training import TrainConfig
 from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary
 from sat.data.vocabulary import Vocabulary
 from sat.evaluation import check_preprocessing
@@ -20,7 +20,7 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
     name = config.data_name or find_data_name(folder)
     train, val = (CaptionDataset(folder, name, split) for split in ("TRAIN", "VAL"))
     for number in config.stages:
-        group = stage_config(config, number).captions_per_sample
+        group = config.stage(number).captions_per_sample
         if train.captions_per_image % group:
             raise ValueError(
                 f"captions_per_sample is {group}: choose a divisor of "

@@ -55,20 +55,20 @@ def variational_terms(
     targets: Tensor,
     lengths: Tensor,
     alphas: Tensor,
-    looks: Tensor,
+    locations: Tensor,
     baseline: Tensor,
 ) -> BoundTerms:
     """The rest of an estimate of the bound sum_s p(s) log p(y | s) by one draw of locations s.
 
     Of each caption (log p(y | s) - b T) log p(s), its first factor held fixed, b the `baseline` a
-    word; summed and divided by all words, as cross-entropy is, and negated. looks float[B, T, P]
-    are one at the locations drawn from alphas float[B, T, P]; both are zero past the `lengths`.
+    word; summed and divided by all words, as cross-entropy is, and negated. locations
+    float[B, T, P] are one-hot, drawn from alphas float[B, T, P]; both are zero past the `lengths`.
     """
     mask = word_mask(lengths, targets.shape[1])
     log_p = logits.detach().float().log_softmax(dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
     log_p = log_p.masked_fill(~mask, 0).sum(dim=1)  # (B,)
     alphas = alphas.float().clamp(min=torch.finfo(torch.float32).tiny)
-    log_s = (looks * alphas.log()).sum(dim=(1, 2))  # (B,)
+    log_s = (locations * alphas.log()).sum(dim=(1, 2))  # (B,)
     words = lengths.sum()
     return BoundTerms(
         reinforce=-((log_p - baseline * lengths) * log_s).sum() / words,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sat.checkpoints import native
-from sat.config.training import TrainConfig, stage_config
+from sat.config.training import TrainConfig
 from sat.tracking.backends import EVENTS, RUNS
 from sat.training.state import TrainerState
 
@@ -33,7 +33,7 @@ def check_folder(config: TrainConfig) -> None:
 def resume_fingerprint(config: TrainConfig, begun: int) -> dict[str, Any]:
     """The settings that may not change when a run is resumed, with its first `begun` stages."""
     stages = config.stages[:begun]
-    stage = stage_config(config, stages[-1])
+    stage = config.stage(stages[-1])
     return {
         "stages": list(stages),
         "ema": stage.ema > 0,

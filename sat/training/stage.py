@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from sat.captioner import Captioner
-from sat.config.training import StageConfig, TrainConfig, stage_config
+from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, CaptionBatchSampler, microbatches, training_loader
 from sat.data.dataset import CaptionDataset
 from sat.models.base import CaptionModel
@@ -74,7 +74,7 @@ def build_stage(
     Learning rates are the stage's times `lr_scale`. Where the features are cached, images that
     have none yet are encoded first, with a progress bar of `bar`.
     """
-    stage, model = stage_config(config, number), captioner.model
+    stage, model = config.stage(number), captioner.model
     optimizer = build_optimizer(model, stage, embeddings=config.fine_tune_embeddings)
     set_learning_rates(optimizer, stage, lr_scale)
     ema = build_ema(model, stage)
@@ -104,7 +104,7 @@ def build_stage(
 
 def build_sampler(config: TrainConfig, number: int, train: CaptionDataset) -> CaptionBatchSampler:
     """The order in which a stage learns from the captions; seeded by run and stage."""
-    stage = stage_config(config, number)
+    stage = config.stage(number)
     draw_one = config.captions == "random"
     learns_words = stage.objective == "likelihood"
     return CaptionBatchSampler(

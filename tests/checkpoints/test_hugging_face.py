@@ -41,7 +41,7 @@ def folder(captioner: Captioner, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def photo() -> Image.Image:
+def image() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((75, 50), Image.Resampling.BICUBIC)
 
@@ -52,12 +52,12 @@ def logits(model: torch.nn.Module, captioner: Captioner) -> torch.Tensor:
         return model(tiny_vit.features(model, 1), caption, torch.tensor([caption.shape[1]])).logits
 
 
-def test_everything_comes_back(captioner, folder, photo):
+def test_hugging_face_saved_captioner_loads_unchanged(captioner, folder, image):
     loaded = sat.load(folder)
     assert not tiny.changed(tiny.weights(captioner.model), loaded.model)
     assert (loaded.config, loaded.vocabulary) == (captioner.config, captioner.vocabulary)
     assert native.scores(folder) == {"Bleu_4": 0.5}
-    ours, theirs = captioner.caption(photo, max_length=9), loaded.caption(photo, max_length=9)
+    ours, theirs = captioner.caption(image, max_length=9), loaded.caption(image, max_length=9)
     assert (ours.text, ours.score) == (theirs.text, pytest.approx(theirs.score))
     assert ours.alphas.shape == (len(ours.words), 4, 4)
     np.testing.assert_allclose(ours.alphas.sum((1, 2)), 1, rtol=1e-5)
@@ -68,7 +68,7 @@ def test_everything_comes_back(captioner, folder, photo):
         native.load_weights(tiny_vit.model(captioner.vocabulary, decoder_width=16), folder)
 
 
-def test_plain_transformers_loads_ours(captioner, folder, photo):
+def test_hugging_face_saved_folder_is_read_by_plain_transformers(captioner, folder, image):
     network = VisionEncoderDecoderModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
@@ -78,9 +78,9 @@ def test_plain_transformers_loads_ours(captioner, folder, photo):
     special = captioner.model.start_id
     assert tokenizer.bos_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == special
     assert network.config.decoder_start_token_id == network.config.eos_token_id == special
-    pixels = processor(photo, return_tensors="pt").pixel_values
+    pixels = processor(image, return_tensors="pt").pixel_values
     ours = normalize(
-        torch.from_numpy(resize(photo, captioner.preprocessing))[None], captioner.preprocessing
+        torch.from_numpy(resize(image, captioner.preprocessing))[None], captioner.preprocessing
     )
     assert (pixels - ours).abs().max() <= 2.01 * 2 / 255  # its resizing rounds differently
     captions = torch.tensor([[special, *ids, special]])
@@ -92,19 +92,19 @@ def test_plain_transformers_loads_ours(captioner, folder, photo):
 
 
 @pytest.mark.parametrize("resize_rule", ["squash", "crop"])
-def test_the_preprocessor_says_what_ours_does(resize_rule, tmp_path, photo):
+def test_preprocessor_values_give_the_same_pixels_in_transformers(resize_rule, tmp_path, image):
     own = Preprocessing(size=24, resize=resize_rule, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.5))
     values = hugging_face.preprocessor_values(own)
     assert hugging_face.preprocessing_of(values) == own
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
-    pixels = AutoImageProcessor.from_pretrained(tmp_path)(photo, return_tensors="pt").pixel_values
-    ours = normalize(torch.from_numpy(resize(photo, own))[None], own)
+    pixels = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt").pixel_values
+    ours = normalize(torch.from_numpy(resize(image, own))[None], own)
     assert pixels.shape == ours.shape
     assert (pixels - ours).abs().max() <= 2.01 / 255 / 0.2  # its resizing rounds differently
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_folder_without_our_file_captions(captioner, folder, photo, binary):
+def test_hugging_face_folder_without_sat_json_captions_the_same(captioner, folder, image, binary):
     """As nlpconnect's: older preprocessor, GPT-2's vocabulary, perhaps weights as a pickle."""
     os.remove(folder / "sat.json")
     old = {"feature_extractor_type": "ViTFeatureExtractor", "size": tiny_vit.SIZE, "resample": 2}
@@ -127,11 +127,11 @@ def test_a_folder_without_our_file_captions(captioner, folder, photo, binary):
     assert loaded.preprocessing == captioner.preprocessing
     assert loaded.config.decoding == DecodingConfig(beam_size=4, max_length=15, length_penalty=1.0)
     torch.testing.assert_close(logits(loaded.model, captioner), logits(captioner.model, captioner))
-    same = captioner.caption(photo, loaded.config.decoding)
-    assert loaded.caption(photo).text == same.text
+    same = captioner.caption(image, loaded.config.decoding)
+    assert loaded.caption(image).text == same.text
 
 
-def test_a_tokenizer_of_another_model_is_refused(captioner, folder):
+def test_hugging_face_tokenizer_of_another_model_raises_value_error(captioner, folder):
     type(captioner.vocabulary).train([*tiny_vit.CAPTIONS, "many more words"], 400).save(
         folder / "tokenizer.json"
     )
@@ -139,7 +139,7 @@ def test_a_tokenizer_of_another_model_is_refused(captioner, folder):
         sat.load(folder)
 
 
-def test_parts_saved_by_hugging_face_are_joined_with_fresh_cross_attention(captioner, tmp_path):
+def test_build_model_hugging_face_parts_keep_their_weights(captioner, tmp_path):
     """What from_encoder_decoder_pretrained does: the parts keep their weights."""
     model = captioner.model
     model.encoder.save_pretrained(tmp_path / "sight")
@@ -161,7 +161,9 @@ def test_parts_saved_by_hugging_face_are_joined_with_fresh_cross_attention(capti
 
 
 @pytest.mark.parametrize("family", ["vit_gpt2", "show_attend_tell"])
-def test_push_uploads_the_folder_but_not_what_resumes(captioner, folder, family, monkeypatch):
+def test_push_checkpoint_folder_uploads_all_but_trainer_state(
+    captioner, folder, family, monkeypatch
+):
     if family == "show_attend_tell":
         one = tiny.captioner()
         native.save(folder, one.model, one.vocabulary, one.config)

@@ -1,4 +1,4 @@
-"""Checkpoint folders: what is loaded is what was saved, and at no instant is there half a one."""
+"""Checkpoint folders: loaded as they were saved, and never half written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def save(captioner: Captioner, folder: Path, **more) -> Path:
 
 
 def logits(captioner: Captioner) -> torch.Tensor:
-    """Of a caption of a made-up picture, encoder included."""
+    """Logits of a caption of a random image, encoder included."""
     generator = torch.Generator().manual_seed(3)
     features = captioner.model.encode(torch.randn(1, 3, tiny.SIZE, tiny.SIZE, generator=generator))
     caption = torch.tensor([captioner.vocabulary.encode(tiny.CAPTIONS[0].split())])
@@ -54,7 +54,7 @@ def same(folder: Path, captioner: Captioner) -> bool:
     return not tiny.changed(tiny.weights(captioner.model), loaded.model)
 
 
-def test_everything_comes_back(captioner, folder):
+def test_native_saved_captioner_loads_unchanged(captioner, folder):
     assert sorted(path.name for path in folder.iterdir()) == PARTS
     loaded = sat.load(folder)
     with torch.inference_mode():
@@ -65,7 +65,9 @@ def test_everything_comes_back(captioner, folder):
     assert not any(weight.requires_grad for weight in loaded.model.encoder.parameters())
 
 
-def test_weights_keep_their_layout_for_speed_and_are_stored_plainly(captioner, folder):
+def test_native_channels_last_weights_are_stored_contiguous_and_loaded_channels_last(
+    captioner, folder
+):
     """The encoder lives in channels_last, which safetensors would refuse or scramble."""
     kernel = next(w for w in captioner.model.encoder.parameters() if w.ndim == 4 and w.shape[1] > 1)
     assert not kernel.is_contiguous()
@@ -77,7 +79,7 @@ def test_weights_keep_their_layout_for_speed_and_are_stored_plainly(captioner, f
     assert all(again[name].stride() == value.stride() for name, value in expected.items())
 
 
-def test_what_resuming_needs_is_read_without_running_anything(captioner, tmp_path, monkeypatch):
+def test_load_trainer_saved_state_is_read_with_weights_only(captioner, tmp_path, monkeypatch):
     folder = save(captioner, tmp_path / "last", trainer=TRAINER)
     assert sorted(path.name for path in folder.iterdir()) == sorted([*PARTS, "trainer.pt"])
     load, calls = torch.load, []
@@ -93,13 +95,13 @@ def test_what_resuming_needs_is_read_without_running_anything(captioner, tmp_pat
     assert found == {key: value for key, value in TRAINER.items() if key != "random"}
 
 
-def test_a_folder_without_it_cannot_resume(folder):
+def test_load_trainer_folder_without_state_raises_file_not_found(folder):
     sentence = r"best/trainer\.pt does not exist: only a run's last/ can be resumed"
     with pytest.raises(FileNotFoundError, match=sentence):
         native.load_trainer(folder)
 
 
-def test_scores_stand_in_the_config_and_on_the_card(captioner, tmp_path):
+def test_save_scores_are_in_config_and_model_card(captioner, tmp_path):
     folder = save(captioner, tmp_path / "best", scores={"Bleu_4": 0.25})
     assert native.scores(folder) == {"Bleu_4": 0.25}
     card = (folder / "README.md").read_text()
@@ -108,7 +110,7 @@ def test_scores_stand_in_the_config_and_on_the_card(captioner, tmp_path):
     assert native.scores(save(captioner, tmp_path / "best")) == {}  # and are replaced
 
 
-def test_saving_again_replaces_the_whole_folder(captioner, folder):
+def test_save_existing_folder_is_replaced_as_a_whole(captioner, folder):
     other = tiny.captioner(seed=5)
     save(captioner, folder, trainer=TRAINER)
     save(other, folder)
@@ -117,9 +119,9 @@ def test_saving_again_replaces_the_whole_folder(captioner, folder):
     assert [path.name for path in folder.parent.iterdir()] == ["best"]
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_card", "_replace"])
+@pytest.mark.parametrize("failing", ["save_file", "model_card", "replace_folder"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(
+def test_save_that_fails_leaves_only_the_old_checkpoint(
     captioner, folder, monkeypatch, failing, error
 ):
     def fail(*args):
@@ -134,7 +136,7 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(
     assert [path.name for path in folder.parent.iterdir()] == ["best"]
 
 
-def test_at_every_instant_a_whole_checkpoint_is_found(captioner, folder, monkeypatch):
+def test_save_stopped_at_any_time_leaves_one_whole_checkpoint(captioner, folder, monkeypatch):
     """The machine may stop after any call that changes the disk."""
     other, found = tiny.captioner(seed=5), []
 
@@ -157,7 +159,7 @@ def test_at_every_instant_a_whole_checkpoint_is_found(captioner, folder, monkeyp
     assert {False, True} == set(found)
 
 
-def test_a_stop_between_the_two_renames_costs_nothing(captioner, folder):
+def test_load_after_stop_between_renames_finds_previous_checkpoint(captioner, folder):
     previous = folder.with_name(".best.old")
     folder.rename(previous)
     assert native.exists(folder)
@@ -208,7 +210,7 @@ NO_FOLDER = (
 )
 NO_CONFIG = "{folder}/config.json is not a checkpoint's config: "
 NO_FIT = "{folder}/model.safetensors is of another architecture than {folder}/config.json says: "
-NO_FAMILY = "{folder} holds a captioner of family %s: this reads 'show_attend_tell'"
+NO_FAMILY = "{folder} holds a captioner of family %s: this version reads show_attend_tell, vit_gpt2"
 WRONG = [
     (shutil.rmtree, FileNotFoundError, NO_FOLDER),
     (lambda f: (f / "config.json").unlink(), FileNotFoundError, NO_FOLDER),
@@ -237,7 +239,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("damage", "error", "sentence"), WRONG)
-def test_what_is_no_checkpoint_gets_a_sentence(folder, damage, error, sentence):
+def test_load_damaged_folder_raises_with_reason(folder, damage, error, sentence):
     damage(folder)
     with pytest.raises(error) as caught:
         sat.load(folder)

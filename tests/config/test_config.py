@@ -61,7 +61,7 @@ REFUSED = [
     (
         DecodingConfig,
         {"num_return_sequences": 4, "beam_size": 3},
-        "num_return_sequences is 4: at most beam_size (3) captions come out of one search",
+        "num_return_sequences is 4: one search returns at most beam_size (3) captions",
     ),
     (DecodingConfig, {"temperature": 0.0}, "temperature is 0.0: give a number above 0"),
     (DecodingConfig, {"top_k": -1}, "top_k is -1: give 0 (off) or a number of words"),
@@ -125,19 +125,19 @@ UNUSUAL = TrainConfig(
 
 
 @pytest.mark.parametrize(("cls", "values", "sentence"), REFUSED)
-def test_a_value_that_cannot_work_gets_a_sentence(cls, values, sentence):
+def test_config_with_an_invalid_value_names_it_and_the_remedy(cls, values, sentence):
     with pytest.raises(ValueError) as caught:
         cls(**values)
     assert str(caught.value).startswith(sentence)
 
 
 @pytest.mark.parametrize("config", ALLOWED, ids=repr)
-def test_values_on_the_edge_are_allowed_and_come_back(config):
+def test_config_with_values_on_the_edge_is_valid(config):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(("cls", "name", "choices"), LITERALS)
-def test_choices_are_held_to(cls, name, choices):
+def test_config_with_an_unknown_choice_lists_the_choices(cls, name, choices):
     for choice in choices:
         assert getattr(cls(**{name: choice}), name) == choice
     with pytest.raises(ValueError) as caught:
@@ -145,7 +145,7 @@ def test_choices_are_held_to(cls, name, choices):
     assert str(caught.value) == f"{name} is 'other': choose one of {', '.join(map(str, choices))}"
 
 
-def test_there_are_choices_to_hold_to():
+def test_literal_fields_include_the_known_choices():
     names = {name for _, name, _ in LITERALS}
     assert {"resize", "activation", "gate", "initial_state", "output", "precision"} <= names
 
@@ -162,14 +162,14 @@ def test_there_are_choices_to_hold_to():
     ],
     ids=lambda config: type(config).__name__,
 )
-def test_json_round_trip(config):
+def test_config_through_json_comes_back_equal(config):
     again = from_dict(type(config), json.loads(json.dumps(to_dict(config))))
     assert again == config
     assert hash(again) == hash(config)  # a list in the place of a tuple has none
     assert type(again) is type(config)
 
 
-def test_missing_keys_get_their_defaults():
+def test_from_dict_with_missing_keys_takes_defaults():
     assert from_dict(TrainConfig, {"stage1": {"epochs": 3}}) == TrainConfig(
         stage1=StageConfig(epochs=3)
     )
@@ -183,13 +183,13 @@ def test_missing_keys_get_their_defaults():
         ({"decoder": {"gate": "wide"}}, "gate is 'wide': choose one of vector, scalar, none"),
     ],
 )
-def test_what_does_not_belong_is_named_wherever_it_stands(values, sentence):
+def test_from_dict_with_unknown_keys_or_values_names_them(values, sentence):
     with pytest.raises(ValueError) as caught:
         from_dict(ModelConfig, values)
     assert str(caught.value).startswith(sentence)
 
 
-def test_configs_cannot_be_changed():
+def test_config_field_assignment_raises_frozen_instance_error():
     for cls in CONFIGS:
         config = cls()
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -207,16 +207,21 @@ def test_configs_cannot_be_changed():
         ({"top_p": 0.9}, True),
     ],
 )
-def test_which_options_mean_drawing_words(choices, samples):
+def test_decoding_samples_is_true_for_sampling_options(choices, samples):
     assert DecodingConfig(**choices).samples is samples
 
 
-def test_the_encoder_learns_when_it_has_a_rate():
+def test_fine_tunes_with_an_encoder_rate_is_true():
     assert not TrainConfig().stage1.fine_tunes
     assert TrainConfig().stage2.fine_tunes
 
 
-def test_flags_are_made_from_fields(capsys):
+def test_train_config_stage_of_a_number_is_its_field():
+    for number in (1, 2, 3):
+        assert UNUSUAL.stage(number) is getattr(UNUSUAL, f"stage{number}")
+
+
+def test_add_flags_of_a_config_parses_its_fields(capsys):
     parser = ArgumentParser(prog="toy")
     add_flags(parser, DecodingConfig, skip=("seed",))
     defaults = vars(parser.parse_args([]))
@@ -228,5 +233,5 @@ def test_flags_are_made_from_fields(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "draw from this many likeliest words; 0: from all" in text
+    assert "sample from this many likeliest words; 0: from all" in text
     assert "--seed" not in text

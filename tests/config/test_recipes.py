@@ -50,14 +50,14 @@ def prepared_by(path: Path, monkeypatch: pytest.MonkeyPatch) -> InputFilesConfig
     return InputFilesConfig(**{name: found[name] for name in names})
 
 
-def test_the_readings_have_their_recipes():
+def test_recipes_include_the_published_systems():
     assert {path.stem for path in RECIPES} >= {
         "tutorial_coco", "paper_flickr8k", "paper_flickr30k", "paper_coco", "flickr8k", "shapes"
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_opens_with_how_it_is_run_and_what_came_of_it(path):
+def test_recipe_header_tells_command_hardware_and_score(path):
     text = header(path)
     assert f"python train.py --config configs/{path.name}" in text or "make demo" in text
     ran = re.search(r"(\d+ min|\d+ h)", text) and re.search(r"BLEU\S* \d", text)
@@ -66,7 +66,7 @@ def test_a_recipe_opens_with_how_it_is_run_and_what_came_of_it(path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_can_be_built_and_says_a_word(path, monkeypatch):
+def test_recipe_model_computes_logits(path, monkeypatch):
     for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_"):
         monkeypatch.setattr(torch.nn.init, name, lambda weight, *args, **how: weight)  # slow
     config = config_of(path)
@@ -85,7 +85,7 @@ def test_a_recipe_can_be_built_and_says_a_word(path, monkeypatch):
         assert model.start(features).projected.shape[1] == 14 * 14
 
 
-def test_the_tutorials_recipe_is_the_tutorials(monkeypatch):
+def test_tutorial_recipe_has_the_tutorials_values(monkeypatch):
     path = ROOT / "configs" / "tutorial_coco.yaml"
     config, data = config_of(path), prepared_by(path, monkeypatch)
     assert (data.resize, data.image_size, data.max_len, data.captions_per_image) == (
@@ -103,7 +103,7 @@ def test_the_tutorials_recipe_is_the_tutorials(monkeypatch):
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
-def test_the_papers_recipes_are_the_papers(path, monkeypatch):
+def test_paper_recipes_have_the_papers_values(path, monkeypatch):
     config, data = config_of(path), prepared_by(path, monkeypatch)
     assert (data.resize, data.image_size, data.vocabulary_size) == ("inner_crop", 224, 10000)
     assert data.dataset == path.stem.removeprefix("paper_")
@@ -113,7 +113,7 @@ def test_the_papers_recipes_are_the_papers(path, monkeypatch):
     assert (config.penalty_scaling, config.decoder.gate, config.stages) == ("sum", "scalar", (1,))
 
 
-def test_every_field_the_readme_compares_exists():
+def test_readme_comparison_names_existing_fields():
     fields = {field.name for field in dataclasses.fields(InputFilesConfig)}
 
     def walk(cls: type, prefix: str) -> None:

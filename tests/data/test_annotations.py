@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sat.data.annotations import Record, check_photos_exist, read_karpathy
+from sat.data.annotations import Record, check_images_exist, read_karpathy
 
 
 def sentence(text):
@@ -25,7 +25,7 @@ def written(tmp_path, images):
     return path
 
 
-def test_flickr_images_become_records(tmp_path):
+def test_read_karpathy_of_flickr_gives_records(tmp_path):
     boxes = [{"words": ["a"], "noun": "a", "box": [0, 0, 1, 1]}]
     images = [
         image("1.jpg", "train", "A dog.", "Two Hunde spielen über Größe .", imgid=7),
@@ -42,7 +42,7 @@ def test_flickr_images_become_records(tmp_path):
     assert second.boxes == boxes
 
 
-def test_coco_images_lie_in_their_filepath_and_have_coco_ids(tmp_path):
+def test_read_karpathy_of_coco_takes_filepath_and_coco_ids(tmp_path):
     images = [
         image("1.jpg", "restval", "A dog.", imgid=1, cocoid=391895, filepath="val2014"),
         image("2.jpg", "test", "A cat.", imgid=2, filepath="train2014"),
@@ -54,14 +54,14 @@ def test_coco_images_lie_in_their_filepath_and_have_coco_ids(tmp_path):
     assert second.path.as_posix() == "photos/train2014/2.jpg"
 
 
-def test_home_made_files_may_lack_ids_and_raw_captions(tmp_path):
+def test_read_karpathy_without_ids_and_raw_captions_fills_them_in(tmp_path):
     entry = image("1.jpg", "train", "A dog.")
     del entry["sentences"][0]["raw"]
     (record,) = read_karpathy(written(tmp_path, [entry]), "photos", "flickr8k")
     assert (record.image_id, record.raw) == ("1.jpg", ("a dog",))
 
 
-def test_unknown_splits_are_left_out_and_logged(tmp_path, caplog):
+def test_read_karpathy_with_unknown_splits_logs_them(tmp_path, caplog):
     images = [image(f"{i}.jpg", split, "A dog.") for i, split in enumerate(["train", "x", "x"])]
     assert len(read_karpathy(written(tmp_path, images), "photos")) == 1
     assert "2 images of split 'x' are left out; known splits are train, restval" in caplog.text
@@ -87,11 +87,11 @@ def test_unknown_splits_are_left_out_and_logged(tmp_path, caplog):
         ),
         (
             json.dumps({"images": [image(f"{i}", "train", "a", imgid=5) for i in range(3)]}),
-            "image id 5 stands 3 times",
+            "image id 5 occurs 3 times",
         ),
     ],
 )
-def test_files_of_another_layout_are_told_what_is_missing(tmp_path, text, told):
+def test_read_karpathy_of_another_layout_names_the_missing_part(tmp_path, text, told):
     path = tmp_path / "annotations.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=told) as caught:
@@ -99,27 +99,27 @@ def test_files_of_another_layout_are_told_what_is_missing(tmp_path, text, told):
     assert str(path) in str(caught.value)
 
 
-def test_coco_needs_the_filepath(tmp_path):
+def test_read_karpathy_of_coco_without_filepath_raises(tmp_path):
     path = written(tmp_path, [image("1.jpg", "train", "A dog.")])
     with pytest.raises(ValueError, match="image 0 has no 'filepath'"):
         read_karpathy(path, "photos", "coco")
 
 
-def test_missing_annotation_file(tmp_path):
+def test_read_karpathy_of_a_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.json: there is no such annotation file"):
         read_karpathy(tmp_path / "none.json", "photos")
 
 
-def test_a_file_in_another_encoding_is_named(tmp_path):
+def test_read_karpathy_of_another_encoding_raises(tmp_path):
     path = tmp_path / "latin.json"
     path.write_bytes('{"images": "é"}'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.json: is not a UTF-8 JSON file"):
         read_karpathy(path, "photos")
 
 
-def test_missing_photos_are_counted_and_the_first_is_named(tmp_path):
+def test_check_images_exist_with_missing_images_names_the_first(tmp_path):
     (tmp_path / "1.jpg").touch()
     records = [Record(i, tmp_path / f"{i}.jpg", "train", (), ()) for i in range(4)]
-    with pytest.raises(FileNotFoundError, match=r"0\.jpg: there is no such photo, and 2 more are"):
-        check_photos_exist(records)
-    check_photos_exist(records[1:2])
+    with pytest.raises(FileNotFoundError, match=r"0\.jpg: there is no such image, and 2 more are"):
+        check_images_exist(records)
+    check_images_exist(records[1:2])

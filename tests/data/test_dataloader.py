@@ -20,7 +20,7 @@ def padding(batches: CaptionBatchSampler) -> int:
 
 
 @pytest.mark.parametrize("kind", ["by_length", "random"])
-def test_every_caption_once_an_epoch(kind: str) -> None:
+def test_sampler_epoch_holds_every_caption_once(kind: str) -> None:
     batches = CaptionBatchSampler(LENGTHS, 32, kind=kind)
     sizes = [len(batch) for batch in batches]
     assert len(batches) == len(sizes) == 32
@@ -29,7 +29,7 @@ def test_every_caption_once_an_epoch(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["by_length", "equal_length", "random"])
-def test_seed_and_epoch_decide_the_order(kind: str) -> None:
+def test_sampler_order_depends_on_seed_and_epoch(kind: str) -> None:
     def order(seed: int, epoch: int) -> list[tuple[int, int]]:
         batches = CaptionBatchSampler(LENGTHS, 32, kind=kind, mirror=True, seed=seed)
         batches.epoch = epoch
@@ -40,7 +40,7 @@ def test_seed_and_epoch_decide_the_order(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["by_length", "random"])
-def test_start_skips_just_what_was_seen(kind: str) -> None:
+def test_sampler_with_start_skips_the_first_batches(kind: str) -> None:
     batches = CaptionBatchSampler(LENGTHS, 32, kind=kind, mirror=True, seed=4)
     batches.epoch = 3
     whole = list(batches)
@@ -51,7 +51,7 @@ def test_start_skips_just_what_was_seen(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 8, 32, 2000])
-def test_equal_lengths_are_equal_and_leave_as_few_short_batches_as_can_be(size: int) -> None:
+def test_sampler_equal_length_leaves_one_short_batch_per_length(size: int) -> None:
     batches = CaptionBatchSampler(LENGTHS, size, kind="equal_length", seed=2)
     batches.epoch = 1
     found = list(batches)
@@ -67,7 +67,7 @@ def test_equal_lengths_are_equal_and_leave_as_few_short_batches_as_can_be(size: 
         assert (list(batches), len(batches)) == (found[start:], len(found) - start)
 
 
-def test_like_lengths_together_waste_little() -> None:
+def test_sampler_by_length_has_little_padding() -> None:
     sorted_waste = padding(CaptionBatchSampler(LENGTHS, 32))
     random_waste = padding(CaptionBatchSampler(LENGTHS, 32, kind="random"))
     assert random_waste > 0.5 * LENGTHS.sum()
@@ -75,7 +75,7 @@ def test_like_lengths_together_waste_little() -> None:
 
 
 @pytest.mark.parametrize("kind", ["by_length", "equal_length"])
-def test_batches_of_like_length_come_in_no_order(kind: str) -> None:
+def test_sampler_by_length_shuffles_the_batches(kind: str) -> None:
     batches = CaptionBatchSampler(LENGTHS, 8, kind=kind)
     means = [LENGTHS[[caption for caption, _ in batch]].mean() for batch in batches]
     steps = np.diff(means)
@@ -86,7 +86,7 @@ def test_batches_of_like_length_come_in_no_order(kind: str) -> None:
     assert {caption for caption, _ in batch} != {caption for caption, _ in again}
 
 
-def test_half_of_the_pictures_are_mirrored() -> None:
+def test_sampler_with_mirror_flips_half_of_the_images() -> None:
     assert not any(view for _, view in flat(CaptionBatchSampler(LENGTHS, 32)))
     batches = CaptionBatchSampler(LENGTHS, 32, mirror=True)
     first = dict(flat(batches))
@@ -97,7 +97,7 @@ def test_half_of_the_pictures_are_mirrored() -> None:
     assert abs(changed - 501.5) < 4 * np.sqrt(1003) / 2
 
 
-def test_captions_of_an_image_stay_together() -> None:
+def test_sampler_with_group_size_keeps_captions_of_an_image_together() -> None:
     lengths = LENGTHS[:1000]
     batches = CaptionBatchSampler(lengths, 20, group_size=5, mirror=True, seed=2)
     found = list(batches)

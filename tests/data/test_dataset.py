@@ -15,7 +15,6 @@ import pytest
 import torch
 from conftest import Prepared
 
-from sat.data import dataset as dataset_module
 from sat.data.dataloader import CaptionBatchSampler, collate, evaluation_loader, training_loader
 from sat.data.dataset import MIRRORED, CaptionDataset, find_data_name
 from sat.data.vocabulary import Vocabulary
@@ -27,11 +26,11 @@ def opened(data: Prepared, **options: object) -> CaptionDataset:
     return CaptionDataset(data.folder, data.name, "train", **options)
 
 
-def test_every_caption_comes_with_its_image(prepared: Write) -> None:
+def test_dataset_item_is_a_caption_with_its_image(prepared: Write) -> None:
     data = prepared()
     dataset = opened(data)
     assert len(dataset) == 30
-    assert (dataset.captions_per_image, dataset.images, dataset.image_size) == (5, 6, 8)
+    assert (dataset.captions_per_image, dataset.num_images, dataset.image_size) == (5, 6, 8)
     for i, sample in enumerate(dataset[j] for j in range(30)):
         assert sample.index == i // 5
         assert sample.image.dtype == torch.uint8
@@ -44,7 +43,7 @@ def test_every_caption_comes_with_its_image(prepared: Write) -> None:
         dataset[30]
 
 
-def test_other_splits_and_counts(prepared: Write) -> None:
+def test_dataset_of_another_split_reads_its_files(prepared: Write) -> None:
     data = prepared(images=3, per_image=2, split="TEST", seed=4)
     dataset = CaptionDataset(data.folder, data.name, "test")
     assert [dataset[i].caption.tolist() for i in range(6)] == data.captions
@@ -56,19 +55,19 @@ def test_other_splits_and_counts(prepared: Write) -> None:
         CaptionDataset(data.folder, data.name, "dev")
 
 
-def test_resize_rule_is_the_tutorials_unless_the_file_says_otherwise(prepared: Write) -> None:
+def test_dataset_resize_without_attribute_is_squash(prepared: Write) -> None:
     assert opened(prepared()).resize == "squash"
     assert opened(prepared(resize="crop")).resize == "crop"
 
 
-def test_a_transform_sees_the_pixels(prepared: Write) -> None:
+def test_dataset_with_transform_applies_it_to_pixels(prepared: Write) -> None:
     data = prepared()
     dataset = opened(data, transform=lambda image: image.float() / 255)
     expected = data.images[2].astype(np.float32) / np.float32(255)
     assert np.array_equal(dataset[10].image.numpy(), expected)
 
 
-def test_a_mirrored_view_has_left_and_right_exchanged(prepared: Write) -> None:
+def test_dataset_mirrored_view_is_flipped(prepared: Write) -> None:
     data = prepared()
     dataset = opened(data)
     assert np.array_equal(dataset[7, MIRRORED].image.numpy(), data.images[1][:, :, ::-1])
@@ -76,7 +75,7 @@ def test_a_mirrored_view_has_left_and_right_exchanged(prepared: Write) -> None:
     assert torch.equal(dataset[7, MIRRORED].caption, dataset[7].caption)
 
 
-def test_references_stand_in_for_files_of_the_tutorial(
+def test_references_without_file_decode_captions_and_warn(
     prepared: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = prepared(images=2)
@@ -92,7 +91,7 @@ def test_references_stand_in_for_files_of_the_tutorial(
         assert image["captions"] == list(dict.fromkeys(spelled))
 
 
-def test_references_as_written_are_preferred(
+def test_references_with_file_are_its_captions(
     prepared: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = prepared(images=1)
@@ -103,7 +102,7 @@ def test_references_as_written_are_preferred(
     assert not caplog.text
 
 
-def test_a_batch_is_as_wide_as_its_longest_caption(prepared: Write) -> None:
+def test_collate_cuts_captions_to_the_longest(prepared: Write) -> None:
     data = prepared()
     dataset = opened(data)
     chosen = [3, 17, 8, 29]
@@ -118,7 +117,7 @@ def test_a_batch_is_as_wide_as_its_longest_caption(prepared: Write) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_workers_read_what_one_process_reads(prepared: Write, method: str) -> None:
+def test_training_loader_with_workers_reads_the_same(prepared: Write, method: str) -> None:
     data = prepared(images=20)
     dataset = opened(data)
     batches = CaptionBatchSampler(dataset.lengths, 16, mirror=True, seed=3)
@@ -129,7 +128,7 @@ def test_workers_read_what_one_process_reads(prepared: Write, method: str) -> No
         assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
 
 
-def test_evaluation_reads_every_image_once_in_order(prepared: Write) -> None:
+def test_evaluation_loader_reads_every_image_once_in_order(prepared: Write) -> None:
     data = prepared()
     batches = list(evaluation_loader(opened(data), 4))
     assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5]]
@@ -137,7 +136,7 @@ def test_evaluation_reads_every_image_once_in_order(prepared: Write) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_reading_leaves_the_global_random_numbers_alone(prepared: Write, workers: int) -> None:
+def test_loaders_leave_the_global_random_state_unchanged(prepared: Write, workers: int) -> None:
     dataset = opened(prepared())
     before = torch.get_rng_state()
     list(training_loader(dataset, CaptionBatchSampler(dataset.lengths, 16), workers=workers))
@@ -145,7 +144,7 @@ def test_reading_leaves_the_global_random_numbers_alone(prepared: Write, workers
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_pickled_data_set_opens_its_own_file(prepared: Write) -> None:
+def test_dataset_after_pickling_opens_its_own_file(prepared: Write) -> None:
     data = prepared()
     dataset = opened(data)
     dataset[0]
@@ -155,7 +154,7 @@ def test_a_pickled_data_set_opens_its_own_file(prepared: Write) -> None:
     assert np.array_equal(dataset[5].image.numpy(), data.images[1])  # and the first still reads
 
 
-def test_a_forked_process_does_not_share_the_open_file(
+def test_dataset_in_another_process_opens_the_file_again(
     prepared: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HDF5 handles do not survive a fork; mixed-up reads of workers are too rare to wait for."""
@@ -169,7 +168,7 @@ def test_a_forked_process_does_not_share_the_open_file(
         assert len(opens) == expected
 
 
-def test_files_that_do_not_fit_together_are_refused(prepared: Write) -> None:
+def test_dataset_with_inconsistent_files_raises(prepared: Write) -> None:
     data = prepared()
     data.path("CAPLENS", ".json").write_text(json.dumps(data.lengths[:-1]))
     with pytest.raises(ValueError, match="30 captions, 29 lengths, but 6 images of 5 captions"):
@@ -189,16 +188,21 @@ def test_files_that_do_not_fit_together_are_refused(prepared: Write) -> None:
         "[[9, 10], [9, 1, 2, 10]]",
         '[["a", "b"], ["c", "d"]]',
         "[[9, 1, 10], [9, 2, 1",
+        "[[9, 1, 10], [9, 2, 1]",
+        "[[9, 1.5, 10], [9, 2, 10]]",
+        "[[9, null, 10], [9, 2, 10]]",
+        "[9, 1, 10]",
+        "[[[9, 10]], [[9, 10]]]",
     ],
 )
-def test_a_captions_file_that_is_none_is_refused(prepared: Write, text: str) -> None:
+def test_dataset_with_a_malformed_captions_file_raises(prepared: Write, text: str) -> None:
     data = prepared(images=1, per_image=2)
     data.path("CAPTIONS", ".json").write_text(text)
     with pytest.raises(ValueError, match="is not a list of captions of one length: prepare"):
         opened(data)
 
 
-def test_the_only_data_set_of_a_folder_is_found(prepared: Write, tmp_path: Path) -> None:
+def test_find_data_name_with_one_data_set_returns_it(prepared: Write, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds 0 prepared data sets \(none\): run create_input"):
         find_data_name(tmp_path)
     assert find_data_name(prepared().folder) == "toy_5_cap_per_img_1_min_word_freq"
@@ -207,19 +211,19 @@ def test_the_only_data_set_of_a_folder_is_found(prepared: Write, tmp_path: Path)
         find_data_name(tmp_path)
 
 
-def test_a_batch_reads_the_picture_of_captions_in_a_row_once(
+def test_dataset_getitems_reads_a_shared_image_once(
     prepared: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = opened(prepared())
     indices = [(5, 0), (6, 0), (7, 1), (0, 1), (5, 0), 29]
     expected, read = [dataset[i] for i in indices], []
-    picture = CaptionDataset.picture
+    real = CaptionDataset.image
 
-    def counted(self: CaptionDataset, image: int, view: int = 0) -> torch.Tensor:
-        read.append((image, view))
-        return picture(self, image, view)
+    def counted(self: CaptionDataset, index: int, view: int = 0) -> torch.Tensor:
+        read.append((index, view))
+        return real(self, index, view)
 
-    monkeypatch.setattr(CaptionDataset, "picture", counted)
+    monkeypatch.setattr(CaptionDataset, "image", counted)
     for sample, alone in zip(dataset.__getitems__(indices), expected, strict=True):
         assert all(
             torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(sample, alone)
@@ -229,18 +233,3 @@ def test_a_batch_reads_the_picture_of_captions_in_a_row_once(
     assert torch.equal(batch.images, torch.stack([dataset[5].image, dataset[20, 1].image]))
     assert batch.indices.tolist() == [1, 4]
     assert len(batch.captions) == len(batch.lengths) == 4
-
-
-@pytest.mark.parametrize("block", [1, 2, 7, 10_000])
-def test_captions_are_read_in_blocks_of_any_size(
-    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dataset_module, "BLOCK", block)
-    path, lines = tmp_path / "captions.json", [[9490, 1, 22, 0], [9490, 333, 0, 0], [9, 8, 7, 6]]
-    for written in (json.dumps(lines), json.dumps(lines, indent=1), json.dumps(lines) + "\n"):
-        path.write_text(written, encoding="utf-8")
-        assert dataset_module._read_captions(path).tolist() == lines
-    for cut in range(1, len(json.dumps(lines))):
-        path.write_text(json.dumps(lines)[:-cut], encoding="utf-8")
-        with pytest.raises(ValueError, match="prepare the data again"):
-            dataset_module._read_captions(path)

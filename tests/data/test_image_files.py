@@ -5,20 +5,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from quadrants import BLUE, GREEN, GREY, RED, quadrants
 
 from sat.data.image_files import read_image
-
-RED, GREEN, BLUE, GREY = (200, 30, 40), (20, 180, 60), (40, 50, 210), (120, 120, 120)
-
-
-def quadrants(width=48, height=32):
-    """Red and green above, blue and grey below: no two ways of turning it look alike."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[: height // 2, : width // 2] = RED
-    pixels[: height // 2, width // 2 :] = GREEN
-    pixels[height // 2 :, : width // 2] = BLUE
-    pixels[height // 2 :, width // 2 :] = GREY
-    return Image.fromarray(pixels)
 
 
 def corners(photo):
@@ -63,19 +52,19 @@ GREYS = [luma(colour) for colour in COLOURS]
         ("YCbCr", ".tif", {}, COLOURS, 3),
     ],
 )
-def test_colours_survive_every_mode(tmp_path, mode, suffix, options, expected, tolerance):
+def test_read_image_of_any_mode_keeps_colors(tmp_path, mode, suffix, options, expected, tolerance):
     photo = reopened(quadrants().convert(mode), tmp_path, suffix, **options)
     assert photo.size == (48, 32)
     assert_close(photo, expected, tolerance)
 
 
-def test_black_and_white_photo(tmp_path):
+def test_read_image_of_black_and_white_is_rgb(tmp_path):
     mask = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8).repeat(8, 0).repeat(8, 1))
     photo = reopened(mask.convert("1"), tmp_path, ".png")
     assert corners(photo) == [(0, 0, 0), (255, 255, 255), (255, 255, 255), (0, 0, 0)]
 
 
-def test_transparent_parts_lie_over_white(tmp_path):
+def test_read_image_with_alpha_lies_over_white(tmp_path):
     image = quadrants().convert("RGBA")
     alpha = Image.fromarray(np.array([[0, 255], [128, 255]], np.uint8).repeat(16, 0).repeat(24, 1))
     image.putalpha(alpha)
@@ -83,14 +72,14 @@ def test_transparent_parts_lie_over_white(tmp_path):
     assert_close(reopened(image, tmp_path, ".png"), [(255, 255, 255), GREEN, half_blue, GREY], 1)
 
 
-def test_transparent_palette_colour_lies_over_white(tmp_path):
+def test_read_image_with_transparent_palette_color_lies_over_white(tmp_path):
     image = quadrants().quantize(4)
     image.info["transparency"] = image.getpixel((0, 0))
     photo = reopened(image, tmp_path, ".png", transparency=image.getpixel((0, 0)))
     assert_close(photo, [(255, 255, 255), GREEN, BLUE, GREY])
 
 
-def test_transparent_colour_of_an_rgb_png_lies_over_white(tmp_path):
+def test_read_image_with_transparent_rgb_color_lies_over_white(tmp_path):
     photo = reopened(quadrants(), tmp_path, ".png", transparency=RED)
     assert_close(photo, [(255, 255, 255), GREEN, BLUE, GREY])
 
@@ -100,7 +89,7 @@ def levels(values, dtype):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
+def test_read_image_of_sixteen_bits_is_scaled(tmp_path, suffix):
     image = Image.fromarray(levels([0, 257 * 80, 257 * 200 + 100, 65535], np.uint16))
     assert image.mode == "I;16"
     photo = reopened(image, tmp_path, suffix)
@@ -116,20 +105,20 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path, suffix):
         ([70_000] * 4, [0] * 4),
     ],
 )
-def test_whole_numbers_are_read_against_the_range_that_holds_them(tmp_path, values, expected):
+def test_read_image_of_integers_is_scaled_by_the_usual_range(tmp_path, values, expected):
     photo = reopened(Image.fromarray(levels(values, np.int32)), tmp_path, ".tif")
     assert [colour[0] for colour in corners(photo)] == expected
 
 
 @pytest.mark.parametrize("white", [1, 255, 65535])
-def test_floating_point_photos_are_read_against_the_range_that_holds_them(tmp_path, white):
+def test_read_image_of_floats_is_scaled_by_the_usual_range(tmp_path, white):
     values = [0, white * 80 / 255, white * 200 / 255, white]
     photo = reopened(Image.fromarray(levels(values, np.float32)), tmp_path, ".tif")
     assert [colour[0] for colour in corners(photo)] == [0, 80, 200, 255]
 
 
-def test_floating_point_photo_with_a_nan_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"photo\.tif: cannot be read as a photo .* not finite"):
+def test_read_image_of_floats_with_nan_raises(tmp_path):
+    with pytest.raises(ValueError, match=r"photo\.tif: cannot be read as an image .* not finite"):
         reopened(Image.fromarray(levels([0, 1, np.nan, 1], np.float32)), tmp_path, ".tif")
 
 
@@ -146,7 +135,7 @@ STORED = {  # what a camera stores for each EXIF orientation (TIFF 6.0: place of
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_photos_come_upright_whatever_their_exif_orientation(tmp_path, orientation):
+def test_read_image_with_exif_orientation_is_upright(tmp_path, orientation):
     stored = np.ascontiguousarray(STORED[orientation](np.asarray(quadrants())))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -157,7 +146,7 @@ def test_photos_come_upright_whatever_their_exif_orientation(tmp_path, orientati
     assert_close(photo, COLOURS, 4)
 
 
-def test_damaged_exif_data_does_not_cost_the_photo(tmp_path, caplog):
+def test_read_image_of_png_with_damaged_exif_is_read(tmp_path, caplog):
     path = tmp_path / "photo.png"
     text = PngImagePlugin.PngInfo()
     text.add_text("Raw profile type exif", "\nexif\n      6\nzzzzzz")
@@ -166,7 +155,7 @@ def test_damaged_exif_data_does_not_cost_the_photo(tmp_path, caplog):
     assert "photo.png: EXIF data cannot be read" in caplog.text
 
 
-def test_an_open_image_is_a_photo_too_and_stays_as_it_was():
+def test_read_image_of_an_open_image_leaves_it_unchanged():
     image = quadrants().convert("L")
     assert_close(read_image(image), GREYS, 1)
     assert image.mode == "L"
@@ -191,16 +180,16 @@ def broken(kind):
         pytest.param(broken("PNG")[:200] + bytes(300) + broken("PNG")[500:], id="damaged png"),
     ],
 )
-def test_what_is_no_whole_photo_is_named(tmp_path, content):
+def test_read_image_of_a_broken_file_raises_with_its_name(tmp_path, content):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     with pytest.raises(ValueError) as caught:
         read_image(path)
-    assert str(caught.value).startswith(f"{path}: cannot be read as a photo (")
+    assert str(caught.value).startswith(f"{path}: cannot be read as an image (")
 
 
-def test_a_folder_is_no_photo_and_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot be read as a photo \(IsADirectoryError\)"):
+def test_read_image_of_a_folder_or_missing_file_raises(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be read as an image \(IsADirectoryError\)"):
         read_image(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such photo; check"):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such image; check"):
         read_image(tmp_path / "none.jpg")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from test_image_files import quadrants
+from quadrants import quadrants
 
 from sat.data import image_files
 from sat.data.image_files import read_image, read_image_array
@@ -25,7 +25,7 @@ def simplejpegs(monkeypatch):
     return calls
 
 
-def test_pixels_of_a_jpeg_are_those_of_the_photo(tmp_path, simplejpegs):
+def test_read_image_array_of_a_jpeg_equals_read_image(tmp_path, simplejpegs):
     path = tmp_path / "photo.jpg"
     for options in ({}, {"subsampling": 0}, {"progressive": True, "quality": 30}):
         pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
@@ -35,7 +35,7 @@ def test_pixels_of_a_jpeg_are_those_of_the_photo(tmp_path, simplejpegs):
 
 
 @pytest.mark.parametrize("kind", ["turned", "grey", "cmyk", "png", "ends too early", "no photo"])
-def test_what_is_not_plainly_in_order_is_left_to_pillow(tmp_path, simplejpegs, kind):
+def test_read_image_array_of_an_unusual_file_falls_back_to_pillow(tmp_path, simplejpegs, kind):
     path, photo = tmp_path / "photo.jpg", quadrants()
     exif = photo.getexif()
     exif[0x0112] = 6 if kind == "turned" else 1
@@ -44,14 +44,14 @@ def test_what_is_not_plainly_in_order_is_left_to_pillow(tmp_path, simplejpegs, k
     photo.save(path, format="png" if kind == "png" else "jpeg", exif=exif)
     if kind in ("ends too early", "no photo"):
         path.write_bytes(path.read_bytes()[: 500 if kind == "ends too early" else 2])
-        with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as a photo"):
+        with pytest.raises(ValueError, match=r"photo.jpg: cannot be read as an image"):
             read_image_array(path)
     else:
         assert np.array_equal(read_image_array(path), np.asarray(read_image(path)))
     assert "decoded" not in simplejpegs
 
 
-def test_without_simplejpeg_pillow_reads_all(tmp_path, monkeypatch):
+def test_read_image_array_without_simplejpeg_uses_pillow(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "simplejpeg", None)
     quadrants().save(tmp_path / "photo.jpg")
     pixels = read_image_array(tmp_path / "photo.jpg")
@@ -61,7 +61,7 @@ def test_without_simplejpeg_pillow_reads_all(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("broken", ["getexif", "exif_transpose"])
 @pytest.mark.parametrize("read", [read_image, read_image_array])
-def test_damaged_exif_data_does_not_cost_a_jpeg(tmp_path, monkeypatch, caplog, read, broken):
+def test_read_image_with_damaged_exif_logs_it_once(tmp_path, monkeypatch, caplog, read, broken):
     """It is told once, whether the tag cannot be read or the photo not be turned by it."""
     path, photo = tmp_path / "photo.jpg", quadrants()
     exif = photo.getexif()

@@ -29,7 +29,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_results_come_in_order_however_long_each_takes(workers):
+def test_in_order_with_uneven_work_keeps_the_order(workers):
     def work(item):
         time.sleep(random.Random(item).random() / 200)
         return item * 10
@@ -37,7 +37,7 @@ def test_results_come_in_order_however_long_each_takes(workers):
     assert list(in_order(work, range(30), workers)) == [i * 10 for i in range(30)]
 
 
-def test_workers_work_at_the_same_time():
+def test_in_order_workers_run_at_the_same_time():
     meeting = threading.Barrier(3)  # nobody gets on before all three are at work
 
     def work(item):
@@ -47,7 +47,7 @@ def test_workers_work_at_the_same_time():
     assert list(in_order(work, range(9), workers=3)) == list(range(9))
 
 
-def test_no_more_than_two_items_for_each_worker_wait_for_a_slow_reader():
+def test_in_order_with_a_slow_consumer_holds_two_items_per_worker():
     begun = 0
 
     def items():
@@ -63,7 +63,7 @@ def test_no_more_than_two_items_for_each_worker_wait_for_a_slow_reader():
     assert max(ahead) == 6
 
 
-def test_after_an_error_the_waiting_work_is_dropped():
+def test_in_order_after_an_error_drops_waiting_work():
     done = []
 
     def work(item):
@@ -77,7 +77,7 @@ def test_after_an_error_the_waiting_work_is_dropped():
     assert len(done) < 12, "16 were taken, 8 of them waited in line"
 
 
-def test_the_file_has_the_tutorials_layout(tmp_path, photos):
+def test_write_images_file_has_the_tutorials_layout(tmp_path, photos):
     path = tmp_path / "pictures.hdf5"
     sizes = write_images(path, photos, PREPROCESSING, captions_per_image=5)
     with h5py.File(path) as file:
@@ -92,7 +92,7 @@ def test_the_file_has_the_tutorials_layout(tmp_path, photos):
             assert sizes[i] == photo.size
 
 
-def test_bad_photos_are_skipped_on_request_and_named(tmp_path, photos, caplog):
+def test_write_images_with_skip_bad_leaves_out_and_logs(tmp_path, photos, caplog):
     photos[3].write_bytes(photos[3].read_bytes()[:200])
     photos[11].unlink()
     path = tmp_path / "pictures.hdf5"
@@ -102,16 +102,16 @@ def test_bad_photos_are_skipped_on_request_and_named(tmp_path, photos, caplog):
     with h5py.File(path) as file:
         expected = [resize(read_image(photo), PREPROCESSING) for photo in kept]
         assert np.array_equal(file["images"][:], np.stack(expected))
-    assert f"skipped: {photos[3]}: cannot be read as a photo" in caplog.text
-    assert f"skipped: {photos[11]}: there is no such photo" in caplog.text
+    assert f"skipped: {photos[3]}: cannot be read as an image" in caplog.text
+    assert f"skipped: {photos[11]}: there is no such image" in caplog.text
 
 
-def test_else_the_first_bad_photo_is_an_error_with_its_remedy(tmp_path, photos):
+def test_write_images_of_a_bad_image_raises_with_the_remedy(tmp_path, photos):
     for i in (3, 5):
         photos[i].write_bytes(b"no photo")
-    told = r"3\.png: cannot be read as a photo .*; repair it, or .* --on_bad_image skip"
+    told = r"3\.png: cannot be read as an image .*; repair it, or .* --on_bad_image skip"
     with pytest.raises(ValueError, match=told):
         write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)
     photos[2].unlink()
-    with pytest.raises(FileNotFoundError, match=r"2\.png: there is no such photo.*on_bad_image"):
+    with pytest.raises(FileNotFoundError, match=r"2\.png: there is no such image.*on_bad_image"):
         write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)

@@ -53,7 +53,7 @@ def read(folder, split, kind):
     return json.loads((folder / f"{split.upper()}_{kind}_{NAME}.json").read_text())
 
 
-def test_files_hold_what_the_tutorials_rules_say(records, output):
+def test_create_input_files_follows_the_tutorials_layout(records, output):
     assert create_input_files(records, output, CONFIG) == NAME
     kinds = ["IMAGES_{}.hdf5", "CAPTIONS_{}.json", "CAPLENS_{}.json", "REFERENCES_{}.json"]
     expected = {f"{s}_{kind.format(NAME)}" for s in ("TRAIN", "VAL", "TEST") for kind in kinds}
@@ -91,7 +91,7 @@ def in_fitting_training_captions(records: list[Record]) -> dict[str, int]:
     return counted
 
 
-def test_word_map_holds_the_frequent_words_of_fitting_training_captions(records, output):
+def test_create_input_files_word_map_holds_frequent_training_words(records, output):
     rare = Record(1, records[0].path, "train", (("rare", "rare"), ("rare",) * 9), ("", ""))
     elsewhere = Record(2, records[0].path, "val", (("hidden",) * 7,), ("",))
     create_input_files([*records, rare, elsewhere], output, CONFIG)
@@ -103,7 +103,7 @@ def test_word_map_holds_the_frequent_words_of_fitting_training_captions(records,
 
 
 @pytest.mark.parametrize("more_than", [0, 20, 40])
-def test_the_tutorials_word_map_counts_every_caption_of_every_split(records, output, more_than):
+def test_create_input_files_with_all_splits_counts_every_caption(records, output, more_than):
     elsewhere = Record(2, records[0].path, "val", (("hidden",) * 60,), ("",))  # too long to be kept
     counted: dict[str, int] = {}
     for record in [*records, elsewhere]:
@@ -123,7 +123,7 @@ def test_the_tutorials_word_map_counts_every_caption_of_every_split(records, out
     assert "hidden" in word_map
 
 
-def test_a_word_map_of_a_given_size_names_its_files(records, output):
+def test_create_input_files_with_vocabulary_size_names_its_files(records, output):
     config = replace(CONFIG, vocabulary_size=5, min_word_freq=1)
     name = create_input_files(records, output, config)
     assert name == "flickr8k_3_cap_per_img_5_words"
@@ -133,7 +133,7 @@ def test_a_word_map_of_a_given_size_names_its_files(records, output):
     assert set(word_map) == {"<pad>", *frequent, "<unk>", "<start>", "<end>"}
 
 
-def test_of_more_captions_none_comes_twice_and_of_fewer_none_is_missing(records, output):
+def test_create_input_files_samples_more_and_repeats_fewer_captions(records, output):
     create_input_files(records, output, CONFIG)
     captions = read(output, "test", "CAPTIONS")
     mine = [record for record in records if record.split == "test"]
@@ -143,7 +143,7 @@ def test_of_more_captions_none_comes_twice_and_of_fewer_none_is_missing(records,
         assert len(set(got)) == min(3, max(len(fitting), 1))
 
 
-def test_references_hold_all_captions_as_written(records, output):
+def test_create_input_files_references_hold_all_captions(records, output):
     create_input_files(records, output, CONFIG)
     mine = [record for record in records if record.split == "val"]
     assert read(output, "val", "REFERENCES") == {
@@ -161,7 +161,7 @@ def test_references_hold_all_captions_as_written(records, output):
     }
 
 
-def test_same_seed_same_bytes_whatever_the_number_of_workers(records, tmp_path):
+def test_create_input_files_with_the_same_seed_gives_the_same_bytes(records, tmp_path):
     made = {}
     for name, change in [("one", {"workers": 1}), ("four", {"workers": 4}), ("seed", {"seed": 5})]:
         create_input_files(records, tmp_path / name, InputFilesConfig(**vars(CONFIG) | change))
@@ -170,7 +170,7 @@ def test_same_seed_same_bytes_whatever_the_number_of_workers(records, tmp_path):
     assert made["one"] != made["seed"]
 
 
-def test_long_captions_leave_training_but_not_evaluation(records, output, caplog):
+def test_create_input_files_with_long_captions_leaves_out_training_only(records, output, caplog):
     caplog.set_level("INFO", logger="sat")
     long = ("a",) * 11
     extra = [
@@ -189,7 +189,7 @@ def test_long_captions_leave_training_but_not_evaluation(records, output, caplog
 
 
 @pytest.mark.parametrize("missing", ["train", "val", "test"])
-def test_a_split_without_captions_is_an_error(records, output, missing):
+def test_create_input_files_of_a_split_without_captions_raises(records, output, missing):
     others = [record for record in records if record.split != missing]
     with pytest.raises(
         ValueError, match=f"the {missing} split has no captions of up to 8 words .0 images"
@@ -198,10 +198,10 @@ def test_a_split_without_captions_is_an_error(records, output, missing):
     assert not output.exists()
 
 
-def test_existing_files_are_kept_unless_told_otherwise(records, output):
+def test_create_input_files_over_existing_files_raises_unless_overwrite(records, output):
     create_input_files(records, output, CONFIG)
     before = contents(output)
-    with pytest.raises(FileExistsError, match=r"\.hdf5: is there already; .*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"\.hdf5: exists already; .*--overwrite"):
         create_input_files(records[:20], output, CONFIG)
     assert contents(output) == before
     create_input_files(records[:20], output, CONFIG, overwrite=True)
@@ -225,7 +225,7 @@ def stop_after(number, error):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no space left on device")])
-def test_an_interrupted_run_leaves_nothing_and_changes_nothing(records, output, error):
+def test_create_input_files_when_interrupted_changes_nothing(records, output, error):
     with pytest.raises(type(error)):
         create_input_files(records, output, CONFIG, progress=stop_after(25, error))
     assert contents(output) == {}
@@ -238,17 +238,17 @@ def test_an_interrupted_run_leaves_nothing_and_changes_nothing(records, output, 
     assert contents(output) == before
 
 
-def test_missing_and_broken_photos_are_errors_that_leave_nothing(records, output):
+def test_create_input_files_with_bad_images_raises_and_leaves_nothing(records, output):
     records[17].path.write_bytes(b"no photo")
-    with pytest.raises(ValueError, match=r"17\.png: cannot be read as a photo"):
+    with pytest.raises(ValueError, match=r"17\.png: cannot be read as an image"):
         create_input_files(records, output, CONFIG)
     assert contents(output) == {}
     records[21].path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"21\.png: there is no such photo, and 0 more"):
+    with pytest.raises(FileNotFoundError, match=r"21\.png: there is no such image, and 0 more"):
         create_input_files(records, output, CONFIG)
 
 
-def test_skipped_photos_take_their_captions_along(records, output, tmp_path, caplog):
+def test_create_input_files_with_skip_leaves_out_their_captions(records, output, tmp_path, caplog):
     config = InputFilesConfig(**vars(CONFIG) | {"on_bad_image": "skip"})
     bad = [record for record in records if record.split == "val"][1:3]
     bad[0].path.write_bytes(b"no photo")
@@ -256,25 +256,23 @@ def test_skipped_photos_take_their_captions_along(records, output, tmp_path, cap
     create_input_files(records, output, config)
     create_input_files([r for r in records if r not in bad], tmp_path / "without", config)
     assert contents(output) == contents(tmp_path / "without")
-    assert "val: 2 of 8 photos skipped" in caplog.text
+    assert "val: 2 of 8 images skipped" in caplog.text
 
 
-def test_a_split_of_bad_photos_only_is_an_error(records, output):
+def test_create_input_files_of_a_split_of_bad_images_raises(records, output):
     config = InputFilesConfig(**vars(CONFIG) | {"on_bad_image": "skip"})
     for record in records:
         if record.split == "test":
             record.path.unlink()
-    with pytest.raises(ValueError, match="none of the 7 photos of the test split can be read"):
+    with pytest.raises(ValueError, match="none of the 7 images of the test split can be read"):
         create_input_files(records, output, config)
     assert contents(output) == {}
 
 
-def test_a_full_disk_is_told_before_the_work(records, output, monkeypatch):
+def test_create_input_files_on_a_full_disk_raises_at_once(records, output, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 5000))
-    with pytest.raises(
-        OSError, match=r"0\.0 GB are needed for 29 pictures of 8 pixels .* make room"
-    ):
+    with pytest.raises(OSError, match=r"29 images of 8 pixels need 0\.0 GB and .* make room"):
         create_input_files(records, output, CONFIG)
     assert contents(output) == {}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 10**9))
@@ -289,6 +287,6 @@ def test_a_full_disk_is_told_before_the_work(records, output, monkeypatch):
         *[("image_size", 0), ("dataset", "flickr9k"), ("resize", "pad"), ("on_bad_image", "no")],
     ],
 )
-def test_values_that_cannot_work_are_named(field, value):
+def test_input_files_config_with_invalid_values_names_them(field, value):
     with pytest.raises(ValueError, match=f"{field.replace('_size', '.size')} is {value!r}: "):
         InputFilesConfig(**{field: value})

@@ -6,15 +6,15 @@ import json
 
 import numpy as np
 import pytest
+from caption_truth import describes
 from PIL import Image
 
 from sat.data.synthetic import scenes
 from sat.data.synthetic.captions import (
-    COLOURS,
+    COLORS,
     OPPOSITE,
     PHRASES,
     SHAPES,
-    describes,
     relation,
     true_captions,
 )
@@ -37,11 +37,11 @@ def pairs(images, split):
     ]
 
 
-def test_held_out_scenes_show_combinations_that_training_never_shows(drawn):
+def test_combinations_of_splits_are_disjoint(drawn):
     _, images = drawn
     sets = {s: {frozenset(p) for p in scenes.combinations_of(s)} for s in ("train", "val", "test")}
     assert not any(sets[a] & sets[b] for a, b in itertools.combinations(sets, 2))
-    everything = set(itertools.product(COLOURS, SHAPES))
+    everything = set(itertools.product(COLORS, SHAPES))
     assert {thing for pair in sets["train"] for thing in pair} == everything
     assert len(sets["val"]) == len(sets["test"]) == 112
     for split, count in {"train": 160, "val": 20, "test": 20}.items():
@@ -52,7 +52,7 @@ def test_held_out_scenes_show_combinations_that_training_never_shows(drawn):
         assert alone == 0 if split != "train" else 10 < alone < 45
 
 
-def test_every_caption_is_true_and_no_image_has_one_twice(drawn):
+def test_draw_shapes_captions_are_true_and_different(drawn):
     _, images = drawn
     for image in images:
         texts = [sentence["raw"] for sentence in image["sentences"]]
@@ -61,7 +61,7 @@ def test_every_caption_is_true_and_no_image_has_one_twice(drawn):
         assert all(s["tokens"] == s["raw"].split() for s in image["sentences"])
 
 
-def test_the_relation_is_never_in_doubt(drawn):
+def test_make_scene_things_are_in_one_clear_relation(drawn):
     _, images = drawn
     scenes = [image["boxes"] for image in images if len(image["boxes"]) == 2]
     assert len(scenes) > 100
@@ -73,7 +73,7 @@ def test_the_relation_is_never_in_doubt(drawn):
         assert first["words"] != second["words"]
 
 
-def test_the_named_colour_fills_the_box_and_nothing_outside(drawn):
+def test_draw_scene_fills_each_box_with_its_color(drawn):
     folder, images = drawn
     for image in images[::5]:
         pixels = np.asarray(Image.open(folder / "images" / image["filename"]).convert("RGB"))
@@ -92,7 +92,7 @@ def test_the_named_colour_fills_the_box_and_nothing_outside(drawn):
             assert np.abs(np.array(extent) - thing["box"]).max() < 4, (image["filename"], thing)
 
 
-def test_same_seed_same_bytes_and_another_seed_other_scenes(tmp_path):
+def test_draw_shapes_with_the_same_seed_gives_the_same_bytes(tmp_path):
     def fingerprint(folder, seed):
         scenes.draw_shapes(tmp_path / folder, number=12, seed=seed, size=64)
         files = sorted(path for path in (tmp_path / folder).rglob("*") if path.is_file())
@@ -104,7 +104,7 @@ def test_same_seed_same_bytes_and_another_seed_other_scenes(tmp_path):
     assert first != fingerprint("c", 4)
 
 
-def test_errors_name_the_value_and_the_remedy(tmp_path):
+def test_draw_shapes_with_invalid_arguments_raises(tmp_path):
     with pytest.raises(ValueError, match="number of scenes is 9: give at least 10"):
         scenes.draw_shapes(tmp_path, number=9)
     with pytest.raises(ValueError, match="size of the scenes is 20 pixels: give at least 32"):
@@ -126,14 +126,14 @@ STAR, CIRCLE = thing("red", "star", 10, 50), thing("orange", "circle", 70, 45)
 UNDER = thing("red", "circle", 12, 80)
 
 
-def test_relation_is_read_off_the_boxes():
+def test_relation_of_boxes_is_the_larger_offset():
     assert relation(STAR["box"], CIRCLE["box"]) == "left"
     assert relation(CIRCLE["box"], STAR["box"]) == "right"
     assert relation(STAR["box"], UNDER["box"]) == "above"
     assert relation(UNDER["box"], STAR["box"]) == "below"
 
 
-def test_true_captions_of_a_scene_by_hand():
+def test_true_captions_equal_those_worked_by_hand():
     captions = true_captions([STAR, CIRCLE])
     assert len(captions) == 24
     assert captions["a red star is to the left of an orange circle"] == 36
@@ -166,19 +166,19 @@ def test_true_captions_of_a_scene_by_hand():
         ("", False),
     ],
 )
-def test_describes_two_things(caption, true):
+def test_describes_of_two_things_judges_caption(caption, true):
     assert describes(caption.split(), [STAR, CIRCLE]) is true
     assert describes(caption.split(), [CIRCLE, STAR]) is true, "the order of boxes says nothing"
 
 
-def test_describes_one_thing():
+def test_describes_of_one_thing_judges_caption():
     assert describes(["an", "orange", "circle", "on", "its", "own"], [CIRCLE])
     assert not describes(["a", "red", "circle"], [CIRCLE])
     assert not describes(["an", "orange", "circle", "left", "of", "a", "red", "star"], [CIRCLE])
     assert not describes(["an", "orange", "circle", "left"], [CIRCLE])
 
 
-def test_exactly_the_true_captions_of_every_arrangement_are_judged_true():
+def test_describes_accepts_only_true_captions_of_every_arrangement():
     """Of all captions about two things in four arrangements, a quarter fits each arrangement."""
     places = {"left": (0, 40), "right": (80, 40), "above": (40, 0), "below": (40, 80)}
     scenes = {

@@ -17,7 +17,7 @@ from sat.data.tokenizer import END_OF_TEXT, SubwordTokenizer
 from sat.data.vocabulary import Vocabulary
 
 
-def test_a_caption_stands_between_two_ends_of_text():
+def test_tokenizer_encode_puts_end_of_text_around_the_caption():
     subwords = tiny_vit.subwords()
     pieces = subwords.split(["a", "red", "dog", "runs"])
     ids = subwords.encode(pieces)
@@ -32,13 +32,13 @@ def test_a_caption_stands_between_two_ends_of_text():
     assert subwords.decode([end, end, end]) == ""
 
 
-def test_any_text_comes_back():
+def test_tokenizer_decode_of_encode_gives_any_text_back():
     subwords = tiny_vit.subwords()
     words = ["naïve", "猫", "dög", "<3", "🐟"]
     assert subwords.decode(subwords.encode(subwords.split(words))) == " ".join(words)
 
 
-def test_berts_special_tokens_are_found_by_their_names():
+def test_tokenizer_of_bert_finds_special_tokens_by_name():
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "dog", "##s", "run"]
     model = models.WordPiece(vocab={p: i for i, p in enumerate(pieces)}, unk_token="[UNK]")
     tokenizer = Tokenizer(model)
@@ -54,7 +54,7 @@ def test_berts_special_tokens_are_found_by_their_names():
         SubwordTokenizer(Tokenizer(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]")))
 
 
-def test_what_was_saved_comes_back(tmp_path):
+def test_tokenizer_saved_and_loaded_is_equal(tmp_path):
     subwords = tiny_vit.subwords()
     subwords.save(tmp_path / "tokenizer.json")
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
@@ -62,11 +62,11 @@ def test_what_was_saved_comes_back(tmp_path):
         assert SubwordTokenizer.load(source) == subwords
     assert SubwordTokenizer.train(tiny_vit.CAPTIONS[:3], 300) != subwords
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no tokenizer"):
+    with pytest.raises(ValueError, match="is not a tokenizer"):
         SubwordTokenizer.load(tmp_path)
 
 
-def test_gpt2s_older_files_are_read(tmp_path):
+def test_tokenizer_load_of_vocab_and_merges_reads_them(tmp_path):
     """vocab.json and merges.txt, as in folders from before tokenizer.json."""
     subwords = tiny_vit.subwords()
     model = json.loads(subwords.tokenizer.to_str())["model"]
@@ -98,7 +98,7 @@ def prepared(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_prepared_files_hold_token_ids_and_the_end_is_always_a_target(prepared):
+def test_prepared_files_with_tokenizer_hold_its_ids_and_the_end(prepared):
     name = find_data_name(prepared)
     assert name == "flickr8k_1_cap_per_img_tokenizer"
     vocabulary = read_vocabulary(prepared, name)
@@ -116,7 +116,7 @@ def test_prepared_files_hold_token_ids_and_the_end_is_always_a_target(prepared):
         assert vocabulary.decode(line) == caption
 
 
-def test_a_given_tokenizer_stores_its_ids(prepared, tmp_path):
+def test_prepared_files_with_a_given_tokenizer_store_it(prepared, tmp_path):
     again = tmp_path / "data" / f"TOKENIZER_{find_data_name(prepared)}.json"
     config = InputFilesConfig(
         dataset="flickr8k", captions_per_image=1, image_size=8, tokenizer=str(again)
@@ -128,11 +128,11 @@ def test_a_given_tokenizer_stores_its_ids(prepared, tmp_path):
     ]
     name = create_input_files(records, tmp_path / "other", config)
     assert read_vocabulary(tmp_path / "other", name) == read_vocabulary(prepared, name)
-    with pytest.raises(ValueError, match="nowhere: is no tokenizer"):
+    with pytest.raises(ValueError, match="nowhere: is not a tokenizer"):
         SubwordTokenizer.load(tmp_path / "nowhere")
 
 
-def test_word_map_and_tokenizer_answer_to_the_same_names():
+def test_tokenizer_and_vocabulary_have_the_same_methods():
     asked = {"encode", "decode", "words", "save", "load", "FILE", "__len__", "__eq__"}
     assert asked <= set(dir(Vocabulary))
     assert asked <= set(dir(SubwordTokenizer))

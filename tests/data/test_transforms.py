@@ -1,4 +1,4 @@
-"""Scaling and normalising of photos against textbook formulas."""
+"""Scale and normalize images against textbook formulas."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sat.config.model import Preprocessing
-from sat.data.transforms import denormalize, normalize, resize, visible_box
+from sat.data.transforms import normalize, resize, visible_box
 
 
 def triangle_filter(pixels, size):
@@ -21,7 +21,7 @@ def triangle_filter(pixels, size):
 
 
 @pytest.mark.parametrize("size", [10, 24, 64])
-def test_squash_is_antialiased_bilinear_scaling_of_the_whole_photo(size):
+def test_resize_squash_equals_textbook_antialiased_scaling(size):
     pixels = np.random.default_rng(0).integers(0, 256, (31, 53, 3), np.uint8)
     got = resize(Image.fromarray(pixels), Preprocessing(size=size))
     by_rows = triangle_filter(pixels.astype(float), size)
@@ -32,7 +32,7 @@ def test_squash_is_antialiased_bilinear_scaling_of_the_whole_photo(size):
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40), (40, 40)])
-def test_crop_scales_the_short_side_and_keeps_the_centre(shape):
+def test_resize_crop_keeps_the_central_square(shape):
     pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     photo = Image.fromarray(pixels)
     got = resize(photo, Preprocessing(size=20, resize="crop"))
@@ -43,7 +43,7 @@ def test_crop_scales_the_short_side_and_keeps_the_centre(shape):
 
 
 @pytest.mark.parametrize("shape", [(512, 700), (700, 512), (512, 512)])
-def test_inner_crop_is_the_papers_short_side_of_256_and_crop_of_224(shape):
+def test_resize_inner_crop_equals_short_side_256_and_crop_224(shape):
     generator = np.random.default_rng(2)
     pixels = generator.integers(0, 256, (shape[0] // 4, shape[1] // 4, 3), np.uint8)
     photo = Image.fromarray(pixels.repeat(4, 0).repeat(4, 1))
@@ -56,12 +56,12 @@ def test_inner_crop_is_the_papers_short_side_of_256_and_crop_of_224(shape):
     assert np.abs(got.astype(int) - expected)[inside].max() <= 1
 
 
-def test_only_rgb_photos_are_resized():
-    with pytest.raises(ValueError, match="mode is L, not RGB: pass it through read_photo"):
+def test_resize_of_another_mode_raises():
+    with pytest.raises(ValueError, match="mode is L, not RGB: pass it through read_image"):
         resize(Image.new("L", (4, 4)), Preprocessing())
 
 
-def test_visible_box():
+def test_visible_box_of_each_rule_is_the_part_resized():
     assert visible_box((60, 40), Preprocessing()) == (0, 0, 60, 40)
     crop = Preprocessing(resize="crop")
     assert visible_box((60, 40), crop) == (10, 0, 50, 40)
@@ -70,7 +70,7 @@ def test_visible_box():
     assert visible_box((64, 80), inner) == (4, 12, 60, 68)
 
 
-def test_normalise_is_the_formula_on_every_value_and_channel():
+def test_normalize_equals_the_formula_on_every_value():
     values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
     got = normalize(values, Preprocessing())
     assert got.dtype == torch.float32
@@ -80,15 +80,7 @@ def test_normalise_is_the_formula_on_every_value_and_channel():
     assert values[0, 0, 0, 5] == 5, "the pixels themselves must not change"
 
 
-def test_denormalise_gives_the_pixels_back():
-    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    preprocessing = Preprocessing(mean=(0.1, 0.5, 0.9), std=(0.3, 1.0, 0.01))
-    assert torch.equal(denormalize(normalize(values, preprocessing), preprocessing), values)
-    beyond = torch.full((1, 3, 2, 2), 100.0)
-    assert (denormalize(beyond, Preprocessing()) == 255).all()
-
-
-def test_pixels_that_were_scaled_already_are_refused():
+def test_normalize_of_floats_raises():
     pixels = torch.zeros(1, 3, 4, 4)
     with pytest.raises(
         TypeError, match=r"torch\.float32, not torch\.uint8.*must not be scaled twice"
@@ -97,7 +89,7 @@ def test_pixels_that_were_scaled_already_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (37, 1000), (224, 224), (100, 80)])
-def test_a_whole_photo_is_scaled_as_pillow_does_but_for_one_value(shape):
+def test_resize_of_an_array_equals_pillow_within_one(shape):
     pixels = np.random.default_rng(3).integers(0, 256, (*shape, 3), np.uint8)
     got = resize(pixels, Preprocessing(size=224))
     photo = Image.fromarray(pixels)

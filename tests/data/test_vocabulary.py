@@ -15,7 +15,7 @@ CAPTIONS = [
 ]
 
 
-def test_build_numbers_words_in_first_seen_order_between_the_special_ones():
+def test_build_numbers_words_in_order_of_first_occurrence():
     vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=2)
     assert list(vocabulary.word_map.items()) == [
         *[("<pad>", 0), ("a", 1), ("dog", 2), ("the", 3), ("écoute", 4)],
@@ -26,7 +26,7 @@ def test_build_numbers_words_in_first_seen_order_between_the_special_ones():
     assert len(vocabulary) == 8
 
 
-def test_min_word_freq_is_the_smallest_frequency_kept():
+def test_build_with_min_word_freq_keeps_words_of_this_frequency():
     # "dog" is seen three times, "a" twice: the tutorial would need min_word_freq=2 for "dog" alone.
     assert "dog" in Vocabulary.build(CAPTIONS, min_word_freq=3)
     assert "a" not in Vocabulary.build(CAPTIONS, min_word_freq=3)
@@ -42,12 +42,12 @@ def test_min_word_freq_is_the_smallest_frequency_kept():
         (99, ["a", "dog", "runs", "sleeps", "the", "écoute"]),
     ],
 )
-def test_a_size_keeps_the_most_frequent_words_in_the_order_seen(size, expected):
+def test_build_with_size_keeps_the_most_frequent_words(size, expected):
     word_map = Vocabulary.build(CAPTIONS, min_word_freq=9, size=size).word_map
     assert list(word_map) == ["<pad>", *expected, "<unk>", "<start>", "<end>"]
 
 
-def test_encode_frames_the_words_and_replaces_unknown_ones():
+def test_encode_with_unknown_words_gives_unk_between_start_and_end():
     vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=2)
     assert vocabulary.encode(["the", "cat", "a"]) == [6, 3, 5, 1, 7]
     assert vocabulary.encode([]) == [6, 7]
@@ -61,19 +61,19 @@ def test_decode_stops_at_end_and_skips_start_and_padding():
     assert vocabulary.decode([7, 1]) == ""
 
 
-def test_decode_refuses_a_number_beyond_the_word_map():
+def test_decode_of_an_unknown_id_raises():
     vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=2)
     for number in (8, -1):
         with pytest.raises(ValueError, match=f"word number {number} is not in .* of 8 words"):
             vocabulary.decode([1, number])
 
 
-def test_words_too_rare_for_any_vocabulary_are_an_error():
+def test_build_of_rare_words_only_raises():
     with pytest.raises(ValueError, match=r"min_word_freq is 9: none of the 6 different words"):
         Vocabulary.build(CAPTIONS, min_word_freq=9)
 
 
-def test_saved_and_loaded_vocabularies_are_equal(tmp_path):
+def test_vocabulary_saved_and_loaded_is_equal(tmp_path):
     vocabulary = Vocabulary.build(CAPTIONS, min_word_freq=1)
     vocabulary.save(tmp_path / "words.json")
     assert Vocabulary.load(tmp_path / "words.json") == vocabulary
@@ -81,7 +81,7 @@ def test_saved_and_loaded_vocabularies_are_equal(tmp_path):
     assert os.listdir(tmp_path) == ["words.json"]
 
 
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_save_after_a_failure_keeps_the_old_file(tmp_path, monkeypatch):
     Vocabulary.build(CAPTIONS, min_word_freq=1).save(tmp_path / "words.json")
     before = (tmp_path / "words.json").read_bytes()
 
@@ -110,7 +110,7 @@ SPECIAL = {"<pad>": 0, "<unk>": 1, "<start>": 2, "<end>": 3}
         (json.dumps(SPECIAL | {"a": True}), "gives 'a' the number True: not an integer"),
     ],
 )
-def test_load_says_what_is_wrong_with_a_file_that_is_no_word_map(tmp_path, text, sentence):
+def test_load_of_another_file_names_the_fault(tmp_path, text, sentence):
     path = tmp_path / "words.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=sentence) as caught:

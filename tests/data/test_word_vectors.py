@@ -26,7 +26,7 @@ def read(folder: Path, text: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     "text", [GLOVE, "5 3\n" + GLOVE, GLOVE.replace("\n", " \n"), GLOVE + "dog 8 8 8\n"]
 )
-def test_words_get_their_vectors(
+def test_load_embeddings_gives_words_their_vectors(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A GloVe file; one with the counts of word2vec on top; trailing blanks; a word twice."""
@@ -40,7 +40,7 @@ def test_words_get_their_vectors(
     assert "3 of 8 words have a vector" in caplog.text
 
 
-def test_the_counts_on_top_tell_the_size_where_words_hold_blanks(tmp_path: Path) -> None:
+def test_load_embeddings_with_counts_on_top_reads_words_with_blanks(tmp_path: Path) -> None:
     """word2vec and fastText begin with "words size"; phrases stand in some of their files."""
     table = read(tmp_path, "3 3\nhot dog 1 2 3\ndog 4 5 6\n. . . 7 8 9\n")
     assert torch.equal(table[1], torch.tensor([4.0, 5, 6]))
@@ -48,7 +48,7 @@ def test_the_counts_on_top_tell_the_size_where_words_hold_blanks(tmp_path: Path)
         read(tmp_path, "1 4\ndog 1 2 3\n")
 
 
-def test_words_without_a_vector_are_drawn_with_the_same_spread(tmp_path: Path) -> None:
+def test_load_embeddings_without_a_vector_draws_with_the_same_spread(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     lines = [
         f"{word} " + " ".join(map(str, random.normal(0, 0.3, 400))) for word in ("dog", "runs")
@@ -73,6 +73,6 @@ def test_words_without_a_vector_are_drawn_with_the_same_spread(tmp_path: Path) -
         ("dog 1 two 3\n", "vectors.txt, line 1: could not convert string to float: 'two': give a"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
+def test_load_embeddings_of_another_file_raises(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         read(tmp_path, text)

@@ -1,4 +1,4 @@
-"""Greedy and beam search against everything a toy language can say, and a textbook search."""
+"""Greedy and beam search against all captions of a toy language, and a textbook search."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from torch import Tensor
 from toy_language import Caption, State, Toy, photos, textbook_beam_search
 
 from sat.config.decoding import DecodingConfig
-from sat.decoding.beam_search import BLOCKWISE_FROM, _top
 from sat.decoding.generate import generate
-from sat.decoding.hypothesis import NEG_INF, Hypothesis
+from sat.decoding.hypothesis import Hypothesis
 
 NEVER = 99
 MIXED = photos(NEVER, 0, 3, 1, NEVER, 2, 5, 4)  # images that end early, late and not at all
@@ -49,7 +48,7 @@ def allowed(words: tuple[int, ...], finished: bool, options: DecodingConfig) -> 
     ],
     ids=str,
 )
-def test_a_beam_wide_enough_lists_the_whole_language(choice: dict[str, float]) -> None:
+def test_beam_search_wide_beam_lists_every_allowed_caption(choice: dict[str, float]) -> None:
     """Every caption that the options allow, with its probability, the best by the ranking first."""
     toy, images = Toy(words=3), photos(NEVER, 2, NEVER)
     options = DecodingConfig(
@@ -69,7 +68,7 @@ def test_a_beam_wide_enough_lists_the_whole_language(choice: dict[str, float]) -
         assert places == sorted(places, reverse=True)
 
 
-def test_the_best_of_all_captions_is_found() -> None:
+def test_beam_search_wide_beam_finds_best_caption() -> None:
     toy, images = Toy(words=3), photos(*[NEVER] * 6)
     for image, found in zip(
         images, generate(toy, images, DecodingConfig(beam_size=130, max_length=4))
@@ -80,7 +79,9 @@ def test_the_best_of_all_captions_is_found() -> None:
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
 @pytest.mark.parametrize("one_special", [False, True], ids=["four specials", "as GPT-2"])
-def test_a_batch_is_the_textbook_search_of_each_image(width: int, one_special: bool) -> None:
+def test_beam_search_batch_equals_textbook_search_of_each_image(
+    width: int, one_special: bool
+) -> None:
     toy = Toy(words=9, one_special=one_special)
     options = DecodingConfig(beam_size=width, num_return_sequences=width, max_length=7)
     together = generate(toy, MIXED, options)
@@ -94,7 +95,7 @@ def test_a_batch_is_the_textbook_search_of_each_image(width: int, one_special: b
     assert len({len(captions[0].words) for captions in together}) > 3  # they did end apart
 
 
-def test_the_toy_notices_a_state_that_is_not_reordered() -> None:
+def test_toy_language_unordered_state_gives_other_captions() -> None:
     class Forgetful(Toy):
         def reorder(self, state: State, index: Tensor) -> State:
             return super().reorder(state, index.sort().values)
@@ -105,7 +106,7 @@ def test_the_toy_notices_a_state_that_is_not_reordered() -> None:
     assert sum(a != b for a, b in zip(right, wrong)) > 4
 
 
-def test_images_that_never_end_give_their_best_unfinished_caption() -> None:
+def test_beam_search_without_end_returns_best_unfinished() -> None:
     class Endless(Toy):
         def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
             logits, state = super().step(tokens, state)
@@ -122,7 +123,7 @@ def test_images_that_never_end_give_their_best_unfinished_caption() -> None:
 
 
 @pytest.mark.parametrize("sampling", [False, True], ids=["search", "sampling"])
-def test_special_words_are_never_said(sampling: bool) -> None:
+def test_generate_special_tokens_are_never_produced(sampling: bool) -> None:
     toy = Toy(words=3, loud=5.0)
     options = DecodingConfig(beam_size=1 if sampling else 4, max_length=9, do_sample=sampling)
     spoken = [word for captions in generate(toy, MIXED, options) for word in captions[0].words]
@@ -135,38 +136,24 @@ def test_special_words_are_never_said(sampling: bool) -> None:
 
 
 @pytest.mark.parametrize("sampling", [False, True], ids=["search", "sampling"])
-def test_no_images_no_captions(sampling: bool) -> None:
+def test_generate_no_images_returns_no_captions(sampling: bool) -> None:
     assert generate(Toy(), photos(NEVER)[:0], DecodingConfig(do_sample=sampling)) == []
 
 
-def test_forbidding_unknown_needs_no_unknown_word() -> None:
+def test_generate_forbid_unknown_without_unknown_changes_nothing() -> None:
     toy = Toy(words=4, one_special=True)
     plain, strict = DecodingConfig(max_length=5), DecodingConfig(max_length=5, forbid_unknown=True)
     assert generate(toy, MIXED, plain) == generate(toy, MIXED, strict)
 
 
-def test_rank_counts_the_end_word() -> None:
+def test_hypothesis_rank_counts_the_end_token() -> None:
     assert Hypothesis([1, 2, 3], -8.0, finished=True).rank(1.0) == -2.0
     assert Hypothesis([1, 2, 3, 4], -8.0, finished=False).rank(1.0) == -2.0
     assert Hypothesis([1, 2, 3], -8.0, finished=True).rank(0.5) == -4.0
     assert Hypothesis([1, 2, 3], -8.0, finished=True).rank(0.0) == -8.0
 
 
-def test_generating_leaves_no_gradient_and_no_global_randomness_behind() -> None:
+def test_generate_sampling_leaves_global_generator_unchanged() -> None:
     before = torch.get_rng_state()
     generate(Toy(), MIXED, DecodingConfig(do_sample=True, max_length=4))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("rows", [7, BLOCKWISE_FROM])
-@pytest.mark.parametrize("words", [9, 64, 300, 1291])
-@pytest.mark.parametrize("k", [1, 3, 5])
-def test_the_likeliest_words_are_those_of_topk(k: int, words: int, rows: int) -> None:
-    values = torch.rand(rows, words)
-    values[0, 4:] = NEG_INF  # fewer than k that live
-    values[1, -3:] += 1  # the greatest behind the last whole block
-    best, index = _top(values, k)
-    expected = values.topk(k, dim=1)
-    assert torch.equal(best, expected.values)
-    assert torch.equal(values.gather(1, index), best)
-    assert all(len(set(row)) == k for row in index.tolist())

@@ -1,4 +1,4 @@
-"""Drawn captions: their frequencies against the exact distribution, worked out in numpy."""
+"""Frequencies of sampled captions against the exact distribution, computed in numpy."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def p_value(counts: Counter, expected: dict) -> float:
 
 
 @pytest.mark.parametrize("choice", OPTIONS, ids=str)
-def test_captions_are_drawn_as_often_as_they_should(choice: dict[str, float]) -> None:
+def test_sampling_frequencies_match_exact_distribution(choice: dict[str, float]) -> None:
     toy, options = Toy(words=4), DecodingConfig(max_length=2, beam_size=1, seed=11, **choice)
     same = photos(99).expand(DRAWS, -1, -1)
     drawn = [found for (found,) in generate(toy, same, options)]
@@ -87,7 +87,7 @@ def test_captions_are_drawn_as_often_as_they_should(choice: dict[str, float]) ->
         assert p_value(counts, exact(toy, DecodingConfig(max_length=2))) < 1e-6
 
 
-def test_the_score_is_the_models_own() -> None:
+def test_sampling_filtered_score_is_unfiltered_log_probability() -> None:
     toy = Toy(words=4)
     options = DecodingConfig(max_length=3, temperature=2.0, top_k=3, num_return_sequences=20)
     images = photos(99, 1, 99)
@@ -101,7 +101,7 @@ def test_the_score_is_the_models_own() -> None:
         assert places == sorted(places, reverse=True)
 
 
-def test_the_same_seed_draws_the_same_captions() -> None:
+def test_sampling_same_seed_draws_same_captions() -> None:
     toy, images = Toy(words=9), photos(*[99] * 8)
 
     def draw(seed: int) -> list:
@@ -115,7 +115,7 @@ def test_the_same_seed_draws_the_same_captions() -> None:
     assert generate(toy, images, options, generator) != draw(1)  # it goes on, not back
 
 
-def test_the_likeliest_word_alone_is_greedy() -> None:
+def test_sampling_only_most_likely_word_equals_greedy() -> None:
     toy, images = Toy(words=9), photos(99, 3, 99, 1)
     greedy = generate(toy, images, DecodingConfig(beam_size=1, max_length=8))
     for choice in ({"top_k": 1}, {"top_p": 1e-6}):
@@ -124,7 +124,7 @@ def test_the_likeliest_word_alone_is_greedy() -> None:
 
 
 @pytest.mark.parametrize("one_special", [False, True], ids=["four specials", "as GPT-2"])
-def test_nothing_follows_the_end(one_special: bool) -> None:
+def test_sampling_ended_caption_gets_no_more_words(one_special: bool) -> None:
     toy, images = Toy(words=6, one_special=one_special), photos(0, 2, 5, 99)
     found = generate(toy, images, DecodingConfig(do_sample=True, max_length=6))
     assert [len(captions[0].words) <= most for captions, most in zip(found, (0, 2, 5, 6))]
@@ -133,7 +133,7 @@ def test_nothing_follows_the_end(one_special: bool) -> None:
 
 
 @pytest.mark.parametrize("choice", OPTIONS[:6], ids=str)
-def test_filters_by_hand(choice: dict[str, float]) -> None:
+def test_filter_logits_random_distribution_equals_numpy(choice: dict[str, float]) -> None:
     p = np.random.default_rng(0).dirichlet(np.ones(12), size=40)
     options = DecodingConfig(**choice)
     found = filter_logits(torch.from_numpy(np.log(p)).float(), options).numpy()
@@ -141,7 +141,7 @@ def test_filters_by_hand(choice: dict[str, float]) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_a_dead_word_stays_dead() -> None:
+def test_filter_logits_impossible_word_stays_impossible() -> None:
     log_p = torch.tensor([[-1.0, float("-inf"), -2.0]])
     for choice in OPTIONS[:6]:
         found = filter_logits(log_p, DecodingConfig(**choice))

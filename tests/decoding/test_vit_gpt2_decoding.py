@@ -1,8 +1,8 @@
-"""Our decoding of ViT + GPT-2 against Hugging Face's on the same weights, a textbook, and chance.
+"""Decoding of ViT + GPT-2 against Hugging Face on the same weights, and a textbook search.
 
-The rules agree for greedy decoding and for beams as long as none has ended. Then ours sets it aside
-and searches on with one beam fewer (the tutorial's rule), while Hugging Face's keeps the width. And
-ours never says start or padding, unless they are the end too, as GPT-2's.
+The rules agree for greedy decoding, and for beams as long as none has ended. Then our search
+goes on with one beam fewer (the tutorial's rule), while Hugging Face keeps the width. Ours never
+produces start or padding, unless they are also the end, as in GPT-2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sat.models.vit_gpt2 import VitGpt2
 IMAGES = 8
 
 
-def speaker(decoder: str = "fresh:gpt2") -> VitGpt2:
+def decoder_model(decoder: str = "fresh:gpt2") -> VitGpt2:
     return tiny_vit.model(tiny_vit.Words(one_special=True), decoder=decoder)
 
 
@@ -40,13 +40,13 @@ def theirs(model: VitGpt2, features: torch.Tensor, **options: object) -> object:
 
 def cut(line: list[int]) -> list[int]:
     """Without the start, and without the end and what follows it."""
-    said = line[1:]
-    return said[: said.index(0)] if 0 in said else said
+    words = line[1:]
+    return words[: words.index(0)] if 0 in words else words
 
 
 @pytest.mark.parametrize("decoder", tiny_vit.DECODERS)
-def test_greedy_captions_are_hugging_faces(decoder):
-    model = speaker(decoder)
+def test_vit_gpt2_greedy_equals_hugging_face(decoder):
+    model = decoder_model(decoder)
     features = tiny_vit.features(model, IMAGES)
     ours = generate(model, features, DecodingConfig(beam_size=1, max_length=12))
     found = theirs(model, features, num_beams=1, max_new_tokens=12)
@@ -54,13 +54,13 @@ def test_greedy_captions_are_hugging_faces(decoder):
     assert [best.words for (best,) in ours] == expected
     ended = [best.finished for (best,) in ours]
     assert any(ended)
-    assert len({tuple(line) for line in expected}) > 2, "all photos get one caption"
+    assert len({tuple(line) for line in expected}) > 2, "all images get one caption"
 
 
 @pytest.mark.parametrize("decoder", tiny_vit.DECODERS)
 @pytest.mark.parametrize("width", [2, 4])
-def test_beams_that_have_not_ended_are_hugging_faces(decoder, width):
-    model = speaker(decoder)
+def test_vit_gpt2_beams_before_any_end_equal_hugging_face(decoder, width):
+    model = decoder_model(decoder)
     features = tiny_vit.features(model, IMAGES)
     options = DecodingConfig(
         beam_size=width, max_length=6, min_length=6, num_return_sequences=width
@@ -79,8 +79,8 @@ def test_beams_that_have_not_ended_are_hugging_faces(decoder, width):
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_beams_that_end_live_by_the_textbooks_rule(width):
-    model = speaker()
+def test_vit_gpt2_beams_that_end_equal_textbook_search(width):
+    model = decoder_model()
     features = tiny_vit.features(model, IMAGES)
     options = DecodingConfig(beam_size=width, max_length=7, num_return_sequences=width)
     ours = generate(model, features, options)
@@ -102,7 +102,7 @@ def test_beams_that_end_live_by_the_textbooks_rule(width):
     assert ends >= 4
 
 
-def test_captions_are_drawn_from_the_nucleus_of_the_exact_distribution():
+def test_vit_gpt2_nucleus_sampling_matches_exact_distribution():
     """Every caption of up to two words of a language of four, counted in 4000 draws."""
     model = tiny_vit.model(tiny_vit.Words(4, one_special=True), seed=2)
     features, p = tiny_vit.features(model, 1), 0.9

@@ -1,4 +1,4 @@
-"""BLEU against Papineni et al. 2002 written down again, numbers by hand, and COCO's scorer."""
+"""BLEU against a plain version of Papineni et al. 2002, hand computation, and COCO's scorer."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def ngrams(words: list[str], n: int) -> Counter:
 
 def papineni(references: list[list[list[str]]], candidates: list[list[str]]) -> list[float]:
     """BLEU-1..4 by sections 2.1 to 2.3 of the paper; a caption too short has no n-grams at all."""
-    matches, totals, said, wanted = [0] * 5, [0] * 5, 0, 0
-    for written, words in zip(references, candidates):
-        said += len(words)
-        wanted += min((abs(len(line) - len(words)), len(line)) for line in written)[1]
+    matches, totals, length, wanted = [0] * 5, [0] * 5, 0, 0
+    for captions, words in zip(references, candidates):
+        length += len(words)
+        wanted += min((abs(len(line) - len(words)), len(line)) for line in captions)[1]
         for n in range(1, 5):
             for gram, count in ngrams(words, n).items():
-                matches[n] += min(count, max(ngrams(line, n)[gram] for line in written))
+                matches[n] += min(count, max(ngrams(line, n)[gram] for line in captions))
                 totals[n] += count
-    penalty = 1 if said > wanted else math.exp(1 - wanted / said)
+    penalty = 1 if length > wanted else math.exp(1 - wanted / length)
     scores, logs = [], 0.0
     for n in range(1, 5):
         if not matches[n]:
@@ -69,12 +69,14 @@ def scores_of(references: list[list[str]], hypotheses: list[str]) -> list[float]
 
 
 @pytest.mark.parametrize(("caption", "words"), EXAMPLES)
-def test_tokens(caption: str, words: list[str]) -> None:
+def test_tokenize_caption_returns_lower_case_words_without_punctuation(
+    caption: str, words: list[str]
+) -> None:
     assert tokenize(caption) == words
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_bleu_is_papinenis(seed: int) -> None:
+def test_bleu_random_captions_equals_papineni(seed: int) -> None:
     references, hypotheses = made_up(seed, shortest=4)
     split = [[line.split() for line in lines] for lines in references]
     expected = papineni(split, [line.split() for line in hypotheses])
@@ -83,7 +85,7 @@ def test_bleu_is_papinenis(seed: int) -> None:
 
 
 @pytest.mark.parametrize("shortest", [0, 1])
-def test_captions_too_short_for_an_ngram_have_none(shortest: int) -> None:
+def test_bleu_caption_shorter_than_ngram_counts_none(shortest: int) -> None:
     """Found with NLTK's `corpus_bleu`, which counts one missed n-gram for each such caption."""
     references, hypotheses = made_up(0, shortest=shortest)
     hypotheses[:6] = ["a dog runs", "the grass", "dog", "", "a dog", "runs on the"]
@@ -93,7 +95,7 @@ def test_captions_too_short_for_an_ngram_have_none(shortest: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_bleu_is_that_of_the_coco_evaluation(seed: int) -> None:
+def test_bleu_random_captions_equals_coco_evaluation(seed: int) -> None:
     scorer = pytest.importorskip("pycocoevalcap.bleu.bleu").Bleu(4)
     references, hypotheses = made_up(seed, shortest=1 + 3 * (seed % 2))
     theirs, _ = scorer.compute_score(
@@ -103,8 +105,8 @@ def test_bleu_is_that_of_the_coco_evaluation(seed: int) -> None:
     assert scores_of(references, hypotheses) == pytest.approx(theirs, abs=1e-6)
 
 
-def test_bleu_by_hand() -> None:
-    """Six words said. Five match, as no reference holds two "the"; two pairs of five, no triple.
+def test_bleu_one_caption_equals_hand_computation() -> None:
+    """Six words: five match, as no reference holds two "the"; two pairs of five; no triple.
 
     The nearest reference has seven words: brevity penalty exp(1 - 7/6).
     """
@@ -118,7 +120,7 @@ def test_bleu_by_hand() -> None:
     assert scores["Bleu_4"] == 0
 
 
-def test_a_perfect_caption_scores_one() -> None:
+def test_bleu_perfect_caption_is_one() -> None:
     scores = bleu([["Two dogs run on the grass.", "Dogs!"]], ["two dogs run on the grass"])
     assert scores == pytest.approx(dict.fromkeys([*NAMES, "brevity_penalty"], 1.0))
 
@@ -128,13 +130,15 @@ def test_a_perfect_caption_scores_one() -> None:
     [([5], math.exp(-1 / 4)), ([3, 5], 1.0), ([4, 9], 1.0), ([6, 8], math.exp(-1 / 2)), ([3], 1.0)],
     ids=str,
 )
-def test_brevity_penalty_goes_by_the_nearest_reference(lengths: list[int], penalty: float) -> None:
-    """Four words said; of two references equally near, the shorter counts."""
+def test_bleu_several_references_penalty_uses_nearest_length(
+    lengths: list[int], penalty: float
+) -> None:
+    """The caption has four words; of two references equally near, the shorter counts."""
     references = [[" ".join(["dog"] * n) for n in lengths]]
     assert bleu(references, ["dog dog dog dog"])["brevity_penalty"] == pytest.approx(penalty)
 
 
-def test_order_and_repetition_of_the_images_do_not_matter() -> None:
+def test_bleu_shuffled_or_repeated_images_is_unchanged() -> None:
     references, hypotheses = made_up(7, shortest=4)
     expected = bleu(references, hypotheses)
     order = random.Random(1).sample(range(len(hypotheses)), len(hypotheses))
@@ -143,7 +147,7 @@ def test_order_and_repetition_of_the_images_do_not_matter() -> None:
     assert bleu(references * 2, hypotheses * 2) == pytest.approx(expected)
 
 
-def test_an_unknown_word_is_one_word_and_matches_nothing() -> None:
+def test_bleu_unknown_word_matches_nothing() -> None:
     """Not even itself: references from a word map, as the tutorial's files give, may hold it."""
     assert tokenize("A <unk> runs.") == ["a", "<unk>", "runs"]
     for reference in ("a zebra runs on the grass", "a <unk> runs on the grass"):
@@ -154,7 +158,7 @@ def test_an_unknown_word_is_one_word_and_matches_nothing() -> None:
         assert scores["Bleu_4"] == pytest.approx((5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
 
 
-def test_captions_that_share_no_word_score_zero() -> None:
+def test_bleu_no_common_word_is_zero() -> None:
     assert (
         scores_of([["a dog"], ["two cats"]], ["seven birds fly south", "again and again"])
         == [0] * 4
@@ -170,6 +174,8 @@ def test_captions_that_share_no_word_score_zero() -> None:
         ([["a"], []], ["a", "b"], "an image has no reference caption: it cannot be scored"),
     ],
 )
-def test_what_cannot_be_scored(references: list, hypotheses: list, sentence: str) -> None:
+def test_bleu_mismatched_input_raises_value_error(
+    references: list, hypotheses: list, sentence: str
+) -> None:
     with pytest.raises(ValueError, match=sentence):
         bleu(references, hypotheses)

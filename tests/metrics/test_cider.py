@@ -1,4 +1,4 @@
-"""CIDEr-D against a slow reading of its formula, and the properties that make it a reward."""
+"""CIDEr-D against a slow version of its formula, and the properties that a reward needs."""
 
 import math
 from collections import Counter
@@ -8,12 +8,12 @@ import pytest
 
 from sat.metrics.cider import CiderD
 
-WRITTEN = [
+TEXTS = [
     ["a dog runs on the grass", "a brown dog runs", "the dog is running on grass"],
     ["a man rides a bike", "a man on a red bike", "someone rides a bike"],
     ["two dogs play in the snow", "dogs playing in snow", "two dogs run on the snow"],
 ]
-REFERENCES = [[text.split() for text in texts] for texts in WRITTEN]
+REFERENCES = [[text.split() for text in texts] for texts in TEXTS]
 
 
 def slow(references, image, words):
@@ -33,11 +33,11 @@ def slow(references, image, words):
     for reference in references[image]:
         for n in range(1, 5):
             basis = sorted(set(grams(words, n)) | set(grams(reference, n)))
-            said, written = vector(words, n, basis), vector(reference, n, basis)
-            lengths = np.linalg.norm(said) * np.linalg.norm(written)
-            if lengths > 0:
+            ours, theirs = vector(words, n, basis), vector(reference, n, basis)
+            norms = np.linalg.norm(ours) * np.linalg.norm(theirs)
+            if norms > 0:
                 gauss = math.exp(-((len(words) - len(reference)) ** 2) / (2 * 6.0**2))
-                total += gauss * np.minimum(said, written) @ written / lengths
+                total += gauss * np.minimum(ours, theirs) @ theirs / norms
     return 10 * total / 4 / len(references[image])
 
 
@@ -53,29 +53,31 @@ def slow(references, image, words):
         "",
     ],
 )
-def test_it_is_the_formula(image, caption):
+def test_cider_caption_equals_formula_of_the_paper(image, caption):
     words = caption.split()
     assert CiderD(REFERENCES).score(image, words) == pytest.approx(slow(REFERENCES, image, words))
 
 
-def test_it_tells_images_apart_and_is_highest_for_what_was_written():
+def test_cider_reference_of_the_image_scores_highest():
     scorer = CiderD(REFERENCES)
     own = scorer.score(0, REFERENCES[0][0])
     assert own > 3 * scorer.score(1, REFERENCES[0][0])
     assert own > scorer.score(0, ["a", "dog", "runs", "on"])
 
 
-def test_saying_a_word_again_does_not_help():
+def test_cider_repeated_word_scores_lower():
     scorer = CiderD(REFERENCES)
     once = scorer.score(2, ["two", "dogs", "play", "in", "the", "snow"])
     assert scorer.score(2, ["two", "dogs", "play", "in", "the", "snow", "snow", "snow"]) < once
 
 
-def test_word_numbers_do_as_well_as_words():
+def test_cider_ids_score_the_same_as_words():
     numbers = {
         word: i for i, word in enumerate({w for refs in REFERENCES for r in refs for w in r})
     }
     coded = [[[numbers[word] for word in line] for line in refs] for refs in REFERENCES]
-    said = REFERENCES[1][1]
+    caption = REFERENCES[1][1]
     by_words, by_numbers = CiderD(REFERENCES), CiderD(coded)
-    assert by_numbers.score(1, [numbers[word] for word in said]) == by_words.score(1, said) > 0
+    assert (
+        by_numbers.score(1, [numbers[word] for word in caption]) == by_words.score(1, caption) > 0
+    )

@@ -1,4 +1,4 @@
-"""The COCO metrics: the same numbers as pycocoevalcap fed alone, and honest without Java."""
+"""The COCO metrics against pycocoevalcap called directly, and without Java."""
 
 import io
 import json
@@ -15,62 +15,66 @@ from sat.metrics.coco import coco_scores
 pytest.importorskip("pycocoevalcap")
 needs_java = pytest.mark.skipif(not shutil.which("java"), reason="METEOR and PTB run on Java")
 
-WRITTEN = [
+REFERENCES = [
     ["A dog runs on the grass .", "A brown dog's running, fast!", "The dog is running on grass"],
     ["A man rides a bike", "A man (in red) on a bike .", "Someone is riding a T-shirt bike"],
     ["Two dogs play in the snow", "Dogs playing in snow .", "Two dogs run on the snow"],
 ]
-SAID = ["a dog runs on the grass", "a man is riding a red bike", "two dogs run in the snow"]
+HYPOTHESES = ["a dog runs on the grass", "a man is riding a red bike", "two dogs run in the snow"]
 EVERY = ("bleu", "meteor", "rouge", "cider")
 
 
 @pytest.mark.slow
 @needs_java
-def test_the_results_file_scores_the_same_when_pycocoevalcap_reads_it_alone(tmp_path, monkeypatch):
+def test_coco_scores_results_file_equals_pycocoevalcap(tmp_path, monkeypatch):
     from pycocoevalcap.eval import COCOEvalCap
     from pycocotools.coco import COCO
 
     lines = [
         {"image_id": i, "id": 10 * i + j, "caption": text}
-        for i, texts in enumerate(WRITTEN)
+        for i, texts in enumerate(REFERENCES)
         for j, text in enumerate(texts)
     ]
     images = [{"id": i} for i in range(3)]
-    (tmp_path / "written.json").write_text(json.dumps({"annotations": lines, "images": images}))
-    results = [{"image_id": i, "caption": text} for i, text in enumerate(SAID)]
-    (tmp_path / "said.json").write_text(json.dumps(results))
+    (tmp_path / "references.json").write_text(json.dumps({"annotations": lines, "images": images}))
+    results = [{"image_id": i, "caption": text} for i, text in enumerate(HYPOTHESES)]
+    (tmp_path / "hypotheses.json").write_text(json.dumps(results))
     spice = SimpleNamespace(method=lambda: "SPICE", compute_score=lambda *_: (0.0, [{}] * 3))
     monkeypatch.setattr("pycocoevalcap.eval.Spice", lambda: spice)  # it downloads what it needs
     with redirect_stdout(io.StringIO()):
-        coco = COCO(str(tmp_path / "written.json"))
-        theirs = COCOEvalCap(coco, coco.loadRes(str(tmp_path / "said.json")))
+        coco = COCO(str(tmp_path / "references.json"))
+        theirs = COCOEvalCap(coco, coco.loadRes(str(tmp_path / "hypotheses.json")))
         theirs.evaluate()
-    ours = coco_scores(WRITTEN, SAID, EVERY)
+    ours = coco_scores(REFERENCES, HYPOTHESES, EVERY)
     assert ours.tokenizer == "ptb"
     del theirs.eval["SPICE"]
     for name, value in theirs.eval.items():
         assert ours.corpus[name] == pytest.approx(value, abs=1e-6), name
 
 
-def test_without_java_nltk_tokenises_and_the_scores_say_so(monkeypatch, caplog):
+def test_coco_scores_without_java_use_nltk_tokenizer(monkeypatch, caplog):
     monkeypatch.setattr(coco.shutil, "which", lambda name: None)
-    found = coco_scores(WRITTEN, SAID, ("bleu", "rouge", "cider"))
+    found = coco_scores(REFERENCES, HYPOTHESES, ("bleu", "rouge", "cider"))
     assert found.tokenizer == "nltk"
-    assert "tokenised by NLTK" in caplog.text
-    assert {name: found.corpus[name] for name in bleu(WRITTEN, SAID)} == bleu(WRITTEN, SAID)
-    with pytest.raises(OSError, match="METEOR needs Java, and there is none: install it, or leave"):
-        coco_scores(WRITTEN, SAID, ("meteor",))
+    assert "tokenized by NLTK" in caplog.text
+    assert {name: found.corpus[name] for name in bleu(REFERENCES, HYPOTHESES)} == bleu(
+        REFERENCES, HYPOTHESES
+    )
+    with pytest.raises(
+        OSError, match="METEOR needs Java, which was not found: install it, or leave"
+    ):
+        coco_scores(REFERENCES, HYPOTHESES, ("meteor",))
 
 
-def test_each_caption_has_scores_of_its_own(monkeypatch):
+def test_coco_scores_corpus_is_mean_of_per_image(monkeypatch):
     monkeypatch.setattr(coco.shutil, "which", lambda name: None)
-    found = coco_scores(WRITTEN, SAID, ("rouge", "cider"))
+    found = coco_scores(REFERENCES, HYPOTHESES, ("rouge", "cider"))
     assert [sorted(one) for one in found.per_image] == [["CIDEr", "ROUGE_L"]] * 3
     for name, value in found.corpus.items():
         assert value == pytest.approx(sum(one[name] for one in found.per_image) / 3)
     assert found.per_image[0]["ROUGE_L"] > found.per_image[1]["ROUGE_L"]
 
 
-def test_an_unknown_metric_is_named():
+def test_coco_scores_unknown_metric_raises_value_error():
     with pytest.raises(ValueError, match="metric 'spice' is unknown: choose from bleu, meteor"):
-        coco_scores(WRITTEN, SAID, ("bleu", "spice"))
+        coco_scores(REFERENCES, HYPOTHESES, ("bleu", "spice"))

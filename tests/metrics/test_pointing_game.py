@@ -1,4 +1,4 @@
-"""Where attention falls, against maps and boxes small enough to work out by hand."""
+"""The pointing game on maps and boxes small enough to compute by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAT = (0.25, 0.25, 0.25, 0.25)
 
 
 class Scripted(nn.Module):
-    """A captioner whose features float[B, P, T] are the maps it will have."""
+    """A captioning model whose features float[B, P, T] are its attention maps."""
 
     start_id, end_id = VOCABULARY.start_id, VOCABULARY.end_id
 
@@ -45,8 +45,8 @@ def thing(words: str, box: list[float]) -> dict:
     return {"words": words.split(), "noun": words.split()[-1], "box": box}
 
 
-def look(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dict[str, float]:
-    """`score_pointing_game` at scenes of (caption, one map a word, boxes), in batches of one."""
+def play(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dict[str, float]:
+    """`score_pointing_game` of scenes (caption, one map per word, boxes), in batches of one."""
     batches, captions, references = [], {}, []
     for i, (text, maps, boxes) in enumerate(scenes):
         words = VOCABULARY.encode(text.split())[1:-1]
@@ -56,67 +56,67 @@ def look(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dic
         batches.append(Batch(features, nothing, nothing, torch.tensor([i])))
         captions[i] = Hypothesis(words, 0.0, True)
         references.append({} if boxes is None else {"boxes": boxes})
-    batches.reverse()  # images are told by their index, not by their turn
+    batches.reverse()  # images are identified by index, not by order
     captioner = SimpleNamespace(
         model=Scripted(), vocabulary=VOCABULARY, preprocessing=PREPROCESSING
     )
     return score_pointing_game(captioner, batches, captions, references)
 
 
-def test_the_map_of_the_noun_counts_and_no_other():
+def test_pointing_game_uses_map_of_the_noun_only():
     away, there = (0.1, 0.2, 0.3, 0.4), (0.7, 0.1, 0.1, 0.1)
-    found = look(("a red ball", [away, away, there], [thing("red ball", TOP_LEFT)]))
+    found = play(("a red ball", [away, away, there], [thing("red ball", TOP_LEFT)]))
     assert found == pytest.approx(
         {"nouns": 1, "peak_inside": 1, "mass_inside": 0.7, "chance": 0.25}
     )
-    found = look(("a red ball", [there, there, away], [thing("red ball", TOP_LEFT)]))
+    found = play(("a red ball", [there, there, away], [thing("red ball", TOP_LEFT)]))
     assert found == pytest.approx(
         {"nouns": 1, "peak_inside": 0, "mass_inside": 0.1, "chance": 0.25}
     )
 
 
-def test_rows_of_the_map_lie_under_each_other():
+def test_pointing_game_flat_map_is_read_row_by_row():
     up, right = (0.0, 0.1, 0.8, 0.1), (0.1, 0.8, 0.0, 0.1)  # the third cell is below the first
     for box, peak, mass in ((BOTTOM_LEFT, 1, 0.8), (TOP_RIGHT, 0, 0.1)):
-        found = look(("ball", [up], [thing("ball", box)]))
+        found = play(("ball", [up], [thing("ball", box)]))
         assert (found["peak_inside"], found["mass_inside"]) == (peak, pytest.approx(mass))
-    assert look(("ball", [right], [thing("ball", TOP_RIGHT)]))["peak_inside"] == 1
+    assert play(("ball", [right], [thing("ball", TOP_RIGHT)]))["peak_inside"] == 1
 
 
-def test_a_cell_half_covered_counts_by_half():
+def test_pointing_game_partly_covered_cell_counts_by_its_share():
     peak = (0.6, 0.4, 0.0, 0.0)
-    found = look(("ball", [peak], [thing("ball", [0, 0, 2, 4])]))
+    found = play(("ball", [peak], [thing("ball", [0, 0, 2, 4])]))
     assert found == pytest.approx(
         {"nouns": 1, "peak_inside": 0.5, "mass_inside": 0.3, "chance": 2 * 4 / 64}
     )
-    found = look(("ball", [peak], [thing("ball", [2, 1, 5, 3])]))  # a quarter, and an eighth
+    found = play(("ball", [peak], [thing("ball", [2, 1, 5, 3])]))  # a quarter, and an eighth
     assert found == pytest.approx(
         {"nouns": 1, "peak_inside": 0.25, "mass_inside": 0.2, "chance": 3 * 2 / 64}
     )
 
 
 @pytest.mark.parametrize("box", [TOP_LEFT, [1, 2, 7, 3.5], [0, 0, 8, 8], [2.5, 3, 3, 3.25]])
-def test_a_flat_map_gets_exactly_chance(box):
-    found = look(("a ball", [FLAT, FLAT], [thing("ball", box)]))
+def test_pointing_game_uniform_map_equals_chance(box):
+    found = play(("a ball", [FLAT, FLAT], [thing("ball", box)]))
     area = (box[2] - box[0]) * (box[3] - box[1]) / 64
     assert found["chance"] == pytest.approx(area, abs=1e-9)
     assert found["mass_inside"] == pytest.approx(area, abs=1e-7)
 
 
-def test_two_balls_are_told_apart_by_their_colours():
+def test_pointing_game_two_objects_are_distinguished_by_adjective():
     left, right = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)
     boxes = [thing("blue ball", TOP_RIGHT), thing("red ball", TOP_LEFT)]
     words = "red ball over blue ball"
-    seen = look((words, [FLAT, left, FLAT, FLAT, right], boxes))
+    seen = play((words, [FLAT, left, FLAT, FLAT, right], boxes))
     assert seen == {"nouns": 2, "peak_inside": 1.0, "mass_inside": 1.0, "chance": 0.25}
-    swapped = look((words, [FLAT, right, FLAT, FLAT, left], boxes))
+    swapped = play((words, [FLAT, right, FLAT, FLAT, left], boxes))
     assert swapped == {"nouns": 2, "peak_inside": 0.0, "mass_inside": 0.0, "chance": 0.25}
 
 
-def test_the_mean_is_over_nouns_not_over_images():
+def test_pointing_game_several_images_mean_is_over_nouns():
     here, away = (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)
     both = [thing("red ball", TOP_LEFT), thing("blue box", [0, 0, 8, 4])]
-    found = look(
+    found = play(
         ("red ball over blue box", [FLAT, here, FLAT, FLAT, here], both),
         ("red ball", [FLAT, away], [thing("red ball", TOP_LEFT)]),
     )
@@ -125,11 +125,11 @@ def test_the_mean_is_over_nouns_not_over_images():
     )
 
 
-def test_captions_that_name_nothing_are_not_counted():
+def test_pointing_game_caption_without_object_is_not_counted():
     nothing = {"nouns": 0, "peak_inside": 0.0, "mass_inside": 0.0, "chance": 0.0}
-    assert look(("a blue ball", [], [thing("red ball", TOP_LEFT)])) == nothing
-    assert look(("a ball", [], None)) == nothing
-    assert look(("", [], [thing("ball", TOP_LEFT)])) == nothing
+    assert play(("a blue ball", [], [thing("red ball", TOP_LEFT)])) == nothing
+    assert play(("a ball", [], None)) == nothing
+    assert play(("", [], [thing("ball", TOP_LEFT)])) == nothing
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_captions_that_name_nothing_are_not_counted():
         ("red", []),
     ],
 )
-def test_objects_are_named_by_all_their_words_in_order(caption, expected):
+def test_named_objects_match_all_words_in_order(caption, expected):
     boxes = [thing("red ball", TOP_LEFT), thing("box", TOP_RIGHT)]
     if caption.startswith("a red box"):
         boxes = boxes[:1]
     assert named_objects(caption.split(), boxes) == expected
 
 
-def test_cells_against_counted_pixels():
+def test_cells_inside_whole_pixel_box_equals_pixel_count():
     """Boxes on whole pixels: the share of a cell is that of its pixels inside."""
     random = np.random.default_rng(0)
     for grid in ((2, 2), (3, 4), (12, 6), (1, 1)):
@@ -164,6 +164,6 @@ def test_cells_against_counted_pixels():
         assert cells_inside([left, top, right, bottom], 12, grid) == pytest.approx(counted)
 
 
-def test_what_hangs_over_the_edge_of_the_picture_is_cut_off():
+def test_cells_inside_box_beyond_the_image_is_clipped():
     assert cells_inside([-4, -4, 4, 20], 8, (2, 2)) == pytest.approx(np.array([[1, 0], [1, 0]]))
     assert cells_inside([9, 0, 12, 8], 8, (2, 2)) == pytest.approx(np.zeros((2, 2)))

@@ -1,73 +1,27 @@
-"""The decoder against the paper read slowly, against itself unrolled, and by hand."""
+"""The decoder against a slow reference of the paper, against its own steps, and by hand."""
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
+from decoders import SIZES, each_choice, random_batch, random_decoder
 from reference_decoder import ReferenceDecoder
-from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
 from sat.models.attention import Attention
 from sat.models.decoder import DecoderWithAttention
 from sat.ops import attention_scores
-from sat.ops.attention_scores import weighted_sums
 from sat.ops.ragged_rows import RaggedRows
 from sat.training.losses import word_mask
 
-CHOICES = {
-    "activation": ("tanh", "relu"),
-    "gate": ("vector", "scalar", "none"),
-    "initial_state": ("tanh", "linear"),
-    "output": ("deep", "linear"),
-}
-MORE = [
-    {"attention_depth": 2},
-    {"attention_depth": 2, "activation": "relu", "test_attention": "argmax"},
-    {"test_attention": "argmax", "gate": "scalar"},
-    {"dropout_sites": ("mean", "hidden", "readout")},
-    {"dropout_sites": ("mean",), "output": "linear"},
-    {"dropout_sites": ()},
-]
-EVERY_CHOICE = [dict(zip(CHOICES, pick)) for pick in itertools.product(*CHOICES.values())]
-EVERY_CHOICE += [EVERY_CHOICE[0] | others for others in MORE]
-SIZES = {
-    "attention_dim": 7,
-    "embed_dim": 5,
-    "decoder_dim": 6,
-    "vocab_size": 11,
-    "encoder_dim": 4,
-}
 LENGTHS = torch.tensor([5, 9, 3, 8])  # all different: both decoders sort them alike
 EXACT = {"rtol": 0, "atol": 1e-5}
-
-each_choice = pytest.mark.parametrize(
-    "choices", EVERY_CHOICE, ids=lambda choices: "-".join(map(str, choices.values()))
-)
-
-
-def random_decoder(**choices: str) -> DecoderWithAttention:
-    """With weights large enough for every part to matter."""
-    torch.manual_seed(3)
-    decoder = DecoderWithAttention(**SIZES, **choices)
-    for parameter in decoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.7)
-    return decoder.eval()
-
-
-def random_batch() -> tuple[Tensor, Tensor]:
-    random = torch.Generator().manual_seed(8)
-    features = torch.randn(4, 10, 4, generator=random)
-    captions = torch.randint(11, (4, 9), generator=random)
-    return features, captions
 
 
 @each_choice
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "dropout"])
-def test_forward_is_the_paper_read_slowly(choices: dict[str, str], training: bool) -> None:
+def test_forward_equals_reference_decoder(choices: dict[str, str], training: bool) -> None:
     decoder = random_decoder(**choices).train(training)
     slow = ReferenceDecoder(**SIZES, **choices).train(training)
     slow.load_state_dict(decoder.state_dict())
@@ -82,7 +36,7 @@ def test_forward_is_the_paper_read_slowly(choices: dict[str, str], training: boo
 
 
 @each_choice
-def test_forward_is_step_unrolled(choices: dict[str, str]) -> None:
+def test_forward_logits_equal_those_of_step(choices: dict[str, str]) -> None:
     decoder = random_decoder(**choices)
     features, captions = random_batch()
     output = decoder(features, captions, LENGTHS)
@@ -97,7 +51,7 @@ def test_forward_is_step_unrolled(choices: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "cached", [1, 150, attention_scores.SCORE_CACHE_ELEMENTS], ids=["one", "three", "all"]
 )
-def test_beam_search_is_the_slow_one_of_each_image(
+def test_beam_search_of_batch_equals_reference_of_each_image(
     choices: dict[str, str], cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many rows of attention's hidden layer, 70 numbers each, the cache holds."""
@@ -118,7 +72,7 @@ def test_beam_search_is_the_slow_one_of_each_image(
         assert [caption.score for caption in finished] == pytest.approx(scores, abs=1e-5)
 
 
-def test_the_order_of_the_batch_does_not_matter() -> None:
+def test_forward_of_shuffled_batch_gives_shuffled_output() -> None:
     decoder = random_decoder()
     features, captions = random_batch()
     lengths = torch.tensor([5, 5, 8, 5])
@@ -131,7 +85,7 @@ def test_the_order_of_the_batch_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 10])
-def test_padding_changes_nothing(padding: int) -> None:
+def test_forward_with_more_padding_gives_same_output(padding: int) -> None:
     decoder = random_decoder()
     features, captions = random_batch()
     tight = decoder(features, captions, LENGTHS)
@@ -145,7 +99,7 @@ def test_padding_changes_nothing(padding: int) -> None:
     assert not padded.alphas[~word_mask(LENGTHS - 1, 12)].any()
 
 
-def test_a_grid_of_features_reads_like_its_regions() -> None:
+def test_forward_of_feature_grid_equals_flattened_regions() -> None:
     decoder = random_decoder()
     features, captions = random_batch()
     grid = features.view(4, 2, 5, 4)
@@ -153,7 +107,7 @@ def test_a_grid_of_features_reads_like_its_regions() -> None:
     torch.testing.assert_close(decoder(grid, captions, LENGTHS), expected, **EXACT)
 
 
-def test_reorder_picks_and_repeats_rows() -> None:
+def test_reorder_picks_repeats_and_drops_rows() -> None:
     decoder = random_decoder()
     features, captions = random_batch()
     _, state = decoder.step(captions[:, 0], decoder.start(features))
@@ -167,7 +121,7 @@ def test_reorder_picks_and_repeats_rows() -> None:
         assert len(reordered.features) == (len(set(index)) if few else 4)
 
 
-def test_frozen_embeddings_get_no_gradient() -> None:
+def test_fine_tune_embeddings_false_stops_gradient() -> None:
     decoder = random_decoder()
     vectors = torch.randn(11, 5)
     decoder.load_pretrained_embeddings(vectors)
@@ -194,17 +148,35 @@ def test_frozen_embeddings_get_no_gradient() -> None:
         ({"output": "flat"}, "output is 'flat': choose one of deep, linear"),
     ],
 )
-def test_unknown_choices_are_named(choice: dict[str, str], sentence: str) -> None:
+def test_decoder_unknown_choice_raises(choice: dict[str, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         DecoderWithAttention(**SIZES, **choice)
 
 
-def test_word_vectors_of_another_size_are_refused() -> None:
+def test_set_attention_mode_argmax_changes_step() -> None:
+    decoder, chosen = random_decoder(), random_decoder(test_attention="argmax")
+    features, captions = random_batch()
+    before, _ = decoder.step(captions[:, 0], decoder.start(features))
+    decoder.set_attention_mode("argmax")
+    after, _ = decoder.step(captions[:, 0], decoder.start(features))
+    expected, _ = chosen.step(captions[:, 0], chosen.start(features))
+    assert torch.equal(after, expected)
+    assert (after - before).abs().max() > 1e-2
+
+
+def test_set_attention_mode_unknown_raises_and_changes_nothing() -> None:
+    decoder = random_decoder()
+    with pytest.raises(ValueError, match="test_attention is 'no': choose one of expected, sampled"):
+        decoder.set_attention_mode("no")
+    assert decoder.test_attention == "expected"
+
+
+def test_load_pretrained_embeddings_of_another_size_raises() -> None:
     with pytest.raises(ValueError, match=r"word vectors are \(11, 3\), the embedding is \(11, 5\)"):
         random_decoder().load_pretrained_embeddings(torch.zeros(11, 3))
 
 
-def test_attention_by_hand() -> None:
+def test_attention_with_two_regions_equals_numbers_by_hand() -> None:
     """One unit, two regions: e_i = 2 tanh(a_i + h), alpha = softmax(e)."""
     attention = Attention(encoder_dim=1, decoder_dim=1, attention_dim=1)
     for layer in (attention.encoder_att, attention.decoder_att, attention.full_att):
@@ -212,28 +184,44 @@ def test_attention_by_hand() -> None:
         torch.nn.init.zeros_(layer.bias)
     features, hidden = torch.tensor([[[0.5], [-0.25]]]), torch.tensor([[0.25]])
     one = RaggedRows(torch.tensor([0]), 1)
-    context, alpha = attention(features, attention.project(features), hidden, one, "expected")
+    context, alpha, _ = attention(features, attention.project(features), hidden, one, "expected")
     first = 1 / (1 + 2.718281828 ** (-2 * 0.635148952))  # tanh(0.75) - tanh(0) = 0.635148952
     torch.testing.assert_close(alpha, torch.tensor([[first, 1 - first]]), **EXACT)
     torch.testing.assert_close(context, torch.tensor([[0.75 * first - 0.25]]), **EXACT)
 
 
-@pytest.mark.parametrize("cells", [1, 31, 32, 70])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_sums_of_a_few_cells_at_a_time_are_the_whole(rows: int, cells: int) -> None:
-    random = torch.Generator().manual_seed(6)
-    weights = torch.rand(2, rows, cells, generator=random, requires_grad=True)
-    features = torch.randn(2, cells, 5, generator=random)
-    sums = weighted_sums(weights, features)
-    torch.testing.assert_close(sums, weights @ features)
-    (slope,) = torch.autograd.grad(sums.sum(), weights)
-    torch.testing.assert_close(slope, features.sum(2).unsqueeze(1).expand_as(weights))
-
-
-def test_a_step_can_learn_from_a_state_made_without_gradients() -> None:
+def test_step_from_state_made_without_gradients_has_gradient() -> None:
     decoder = random_decoder()
     with torch.no_grad():
         state = decoder.start(random_batch()[0])
     logits, _ = decoder.step(torch.tensor([1, 2, 3, 4]), state)
     logits.sum().backward()
     assert decoder.attention.decoder_att.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["fc.weight", "decode_step.weight_hh", "attention.full_att.weight"]
+)
+@pytest.mark.parametrize("change", ["in place", "behind autograd's back", "fused optimizer"])
+@torch.no_grad()
+def test_decoder_weight_changed_in_place_changes_next_step(name: str, change: str) -> None:
+    """No weight is kept in another form: a copy made afterwards says the same as the original."""
+    decoder = random_decoder()
+    features, captions = random_batch()
+    weight = decoder.get_parameter(name)
+    state = decoder.start(features)
+    before, _ = decoder.step(captions[:, 0], state)
+    if change == "in place":
+        weight[:, 1:] *= 2  # column 0 stays
+    elif change == "behind autograd's back":
+        weight.data[:, 1:] *= 2
+    else:
+        weight.grad = torch.ones_like(weight)
+        weight.grad[:, 0] = 0
+        torch.optim.Adam([weight], lr=0.5, fused=True).step()
+    after, _ = decoder.step(captions[:, 0], state)
+    fresh = DecoderWithAttention(**SIZES).eval()
+    fresh.load_state_dict(decoder.state_dict())
+    expected, _ = fresh.step(captions[:, 0], fresh.start(features))
+    torch.testing.assert_close(after, expected, rtol=0, atol=0)
+    assert (after - before).abs().max() > 1e-2

@@ -1,6 +1,6 @@
-"""Hard attention: its gradient against all ways of looking, counted out; its draws; its choices.
+"""Hard attention: its gradient against all paths of locations, enumerated; its draws; its choices.
 
-A caption of three words over three regions: 27 ways to look, each worked out by the reference.
+A caption of three words over three regions: 27 paths, each computed by the reference.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def reference(decoder: DecoderWithAttention) -> ReferenceDecoder:
     return slow
 
 
-def one_photo() -> Tensor:
+def one_image() -> Tensor:
     return 1.5 * torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(2))
 
 
 def every_path(slow: ReferenceDecoder, features: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(s) and log p(y | s), float[27] each, of all ways to look, worked out side by side."""
+    """log p(s) and log p(y | s), float[27] each, of all paths, computed as one batch."""
     rows = len(PATHS)
     captions, lengths = CAPTION.expand(rows, -1), torch.full((rows,), WORDS + 1)
     logits, alphas = slow(features.expand(rows, -1, -1), captions, lengths, PATHS)
@@ -74,13 +74,13 @@ def gradient(module: nn.Module, loss: Tensor) -> Tensor:
 def exact_gradient(decoder: DecoderWithAttention) -> Tensor:
     """Of minus the bound sum_s p(s) log p(y | s), a word."""
     slow = reference(decoder)
-    log_s, log_p = every_path(slow, one_photo())
+    log_s, log_p = every_path(slow, one_image())
     assert log_s.exp().sum().item() == pytest.approx(1, abs=1e-5)
     return gradient(slow, -(log_s.exp() * log_p).sum() / WORDS)
 
 
 def estimates(decoder: DecoderWithAttention, baseline: float, patch) -> Tensor:
-    """The estimate, float[27, W], that each way of looking gives when it is the one drawn."""
+    """The estimate, float[27, W], that each path gives when it is the one sampled."""
     found = []
     for path in PATHS:
         places = iter(path)
@@ -91,10 +91,10 @@ def estimates(decoder: DecoderWithAttention, baseline: float, patch) -> Tensor:
 
         patch.setattr(unrolled_lstm, "select_locations", drawn)
         lengths = torch.tensor([WORDS])
-        output = decoder(one_photo(), CAPTION, lengths + 1)
+        output = decoder(one_image(), CAPTION, lengths + 1)
         targets = CAPTION[:, 1:]
         terms = variational_terms(
-            output.logits, targets, lengths, output.alphas, output.looks, torch.tensor(baseline)
+            output.logits, targets, lengths, output.alphas, output.locations, torch.tensor(baseline)
         )
         loss = cross_entropy(output.logits, targets, lengths) + terms.reinforce
         found.append(gradient(decoder, loss))
@@ -102,14 +102,14 @@ def estimates(decoder: DecoderWithAttention, baseline: float, patch) -> Tensor:
 
 
 @pytest.mark.parametrize("baseline", [0.0, -1.3])
-def test_over_all_ways_to_look_it_is_the_gradient_of_the_bound(decoder, baseline, monkeypatch):
-    likely = every_path(reference(decoder), one_photo())[0].exp().detach()
+def test_reinforce_mean_over_all_paths_equals_gradient_of_bound(decoder, baseline, monkeypatch):
+    likely = every_path(reference(decoder), one_image())[0].exp().detach()
     mean = likely @ estimates(decoder, baseline, monkeypatch)
     torch.testing.assert_close(mean, exact_gradient(decoder), atol=2e-6, rtol=1e-4)
 
 
-def test_the_baseline_lowers_the_variance(decoder, monkeypatch):
-    log_s, log_p = (part.detach() for part in every_path(reference(decoder), one_photo()))
+def test_reinforce_with_baseline_has_lower_variance(decoder, monkeypatch):
+    log_s, log_p = (part.detach() for part in every_path(reference(decoder), one_image()))
     likely, usual = log_s.exp(), float(log_s.exp() @ log_p) / WORDS
     variances = []
     for baseline in (0.0, usual):
@@ -127,7 +127,7 @@ def captioner(decoder: DecoderWithAttention) -> ShowAttendTell:
 def steps(decoder: DecoderWithAttention, number: int, size: int = 8, **hard: float) -> Tensor:
     """The gradients float[number, W] of so many steps of learning, on `size` captions each."""
     batch = Batch(
-        one_photo().expand(size, -1, -1),
+        one_image().expand(size, -1, -1),
         CAPTION.expand(size, -1),
         torch.full((size,), WORDS + 1),
         torch.arange(size),
@@ -143,7 +143,7 @@ def steps(decoder: DecoderWithAttention, number: int, size: int = 8, **hard: flo
     return torch.stack(seen)
 
 
-def test_steps_estimate_the_gradient_within_their_standard_error(decoder, monkeypatch):
+def test_training_steps_average_to_exact_gradient(decoder, monkeypatch):
     """Along the exact gradient, along its part for attention, and over all weights."""
     exact = exact_gradient(decoder)
     seen = steps(decoder, 200, size=32, reward=1.0, entropy=0.0)
@@ -163,9 +163,9 @@ def test_steps_estimate_the_gradient_within_their_standard_error(decoder, monkey
     assert squares.mean() < 2  # about one; weights go together, so it varies
 
 
-def test_parts_of_a_minibatch_share_one_draw_of_soft_or_hard(decoder, monkeypatch):
+def test_microbatches_share_one_draw_of_soft_or_hard(decoder, monkeypatch):
     batch = Batch(
-        one_photo().expand(4, -1, -1), CAPTION.expand(4, -1), torch.full((4,), WORDS + 1),
+        one_image().expand(4, -1, -1), CAPTION.expand(4, -1), torch.full((4,), WORDS + 1),
         torch.arange(4),
     )  # fmt: skip
     drawn = []
@@ -181,7 +181,7 @@ def test_parts_of_a_minibatch_share_one_draw_of_soft_or_hard(decoder, monkeypatc
     assert {parts[0] for parts in drawn} == {True, False}
 
 
-def test_the_terms_by_hand():
+def test_variational_terms_equal_numbers_by_hand():
     """Two captions, of two words and one; three regions, of which these were drawn: 1, 2 and 0."""
     probabilities = torch.tensor([[[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], [[0.7, 0.2, 0.1], [0] * 3]])
     looks = torch.tensor([[[0.0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 0, 0]]])
@@ -199,15 +199,15 @@ def test_the_terms_by_hand():
     assert [term.item() for term in terms] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_step_weighs_the_entropy_and_moves_the_baseline(decoder, monkeypatch):
+def test_training_step_weighs_entropy_and_moves_baseline(decoder, monkeypatch):
     """The same draw made again: b becomes 0.9 b + 0.1 log p(word)."""
     start = -math.log(8)
     assert decoder.baseline.item() == pytest.approx(start)
     much, none = (steps(decoder, 1, entropy=weight, reward=0.0)[0] for weight in (0.7, 0.0))
     slow, lengths = reference(decoder), torch.full((8,), 4)
-    features, captions = one_photo().expand(8, -1, -1), CAPTION.expand(8, -1)
+    features, captions = one_image().expand(8, -1, -1), CAPTION.expand(8, -1)
     torch.manual_seed(0)
-    places = decoder(features, captions, lengths).looks.argmax(2)
+    places = decoder(features, captions, lengths).locations.argmax(2)
     assert len(places.unique(dim=0)) > 4
     logits, alphas = slow(features, captions, lengths, places)
     entropy = -(alphas * alphas.log()).sum() / 24
@@ -224,7 +224,7 @@ def test_a_step_weighs_the_entropy_and_moves_the_baseline(decoder, monkeypatch):
     assert decoder.baseline.item() == pytest.approx(0.9 * once + 0.1 * log_p, abs=1e-5)
 
 
-def test_half_of_the_batches_see_the_expected_context(decoder, monkeypatch):
+def test_hard_attention_uses_expected_context_in_half_of_batches(decoder, monkeypatch):
     """And those learn as soft attention does, whatever the other terms weigh."""
     monkeypatch.setattr(decoder_module, "EXPECTED_SHARE", 1.0)
     soft = DecoderWithAttention(*SIZES, **OURS).train()
@@ -234,22 +234,24 @@ def test_half_of_the_batches_see_the_expected_context(decoder, monkeypatch):
     expected = steps(soft, 1)
     torch.testing.assert_close(steps(decoder, 1, entropy=9.0), expected)
     monkeypatch.undo()
-    drawn = [decoder(one_photo(), CAPTION, torch.tensor([4])).looks is not None for _ in range(200)]
+    drawn = [
+        decoder(one_image(), CAPTION, torch.tensor([4])).locations is not None for _ in range(200)
+    ]
     assert 80 < sum(drawn) < 120
     decoder.eval()
-    assert decoder(one_photo(), CAPTION, torch.tensor([4])).looks is None
+    assert decoder(one_image(), CAPTION, torch.tensor([4])).locations is None
 
 
-def test_captions_of_any_length_backwards(decoder):
+def test_hard_attention_gradients_equal_reference_at_same_locations(decoder):
     """Logits, maps and all gradients, the features' too, are the reference's at the same places."""
     random = torch.Generator().manual_seed(1)
     features = torch.randn(3, 5, 4, generator=random).requires_grad_()
     captions, lengths = torch.randint(8, (3, 6), generator=random), torch.tensor([4, 6, 2])
     output = decoder(features, captions, lengths)
     words = word_mask(lengths - 1, 5)
-    assert torch.equal(output.looks.sum(2), words.float())
+    assert torch.equal(output.locations.sum(2), words.float())
     slow = reference(decoder)
-    logits, alphas = slow(features, captions, lengths, output.looks.argmax(2))
+    logits, alphas = slow(features, captions, lengths, output.locations.argmax(2))
     torch.testing.assert_close(output.logits[words], logits[words], atol=1e-5, rtol=0)
     torch.testing.assert_close(output.alphas, alphas, atol=1e-5, rtol=0)
     some = torch.randn(3, 5, 8, generator=random), torch.randn(3, 5, 5, generator=random)
@@ -263,14 +265,14 @@ def test_captions_of_any_length_backwards(decoder):
 
 
 @pytest.mark.parametrize("unrolled", [False, True])
-def test_regions_are_drawn_as_often_as_the_map_says(decoder, unrolled):
-    decoder.eval().test_attention = "sampled"
+def test_sampled_attention_draws_regions_by_alpha(decoder, unrolled):
+    decoder.eval().set_attention_mode("sampled")
     many, slow = 4000, reference(decoder)
-    features, tokens = one_photo().expand(many, -1, -1), CAPTION[:, 0].expand(many)
-    hidden, cell = slow.initial(one_photo())
-    logits, alpha = [], slow.attend(one_photo(), hidden)[1][0]
+    features, tokens = one_image().expand(many, -1, -1), CAPTION[:, 0].expand(many)
+    hidden, cell = slow.initial(one_image())
+    logits, alpha = [], slow.attend(one_image(), hidden)[1][0]
     for place in range(3):
-        logits.append(slow.word(tokens[:1], one_photo(), hidden, cell, torch.tensor([place]))[0])
+        logits.append(slow.word(tokens[:1], one_image(), hidden, cell, torch.tensor([place]))[0])
     torch.manual_seed(3)
     if unrolled:
         two = torch.full((many,), 2)

@@ -50,7 +50,9 @@ def losses(
 
 
 @pytest.mark.parametrize("mode", ["eval_mode", "train_mode_seed77"])
-def test_the_tutorials_numbers(parity: dict[str, Any], mode: str) -> None:
+def test_decoder_equals_tutorial_logits_losses_and_gradients(
+    parity: dict[str, Any], mode: str
+) -> None:
     expected, decoder = parity[mode], tutorial_decoder(parity)
     features = parity["encoder_out"].clone().requires_grad_()
     if mode == "train_mode_seed77":
@@ -79,7 +81,7 @@ def named_like(decoder: DecoderWithAttention, parity: dict[str, Any]) -> list[Te
     return [parameters[name] for name in parity["state_dict"]]
 
 
-def test_the_tutorials_loss_in_double_precision(parity: dict[str, Any]) -> None:
+def test_loss_in_double_precision_equals_tutorial(parity: dict[str, Any]) -> None:
     decoder = tutorial_decoder(parity).double()
     output = decoder(parity["encoder_out"].double(), parity["captions"], parity["caption_lengths"])
     lengths = parity["caption_lengths"].flatten() - 1
@@ -90,17 +92,17 @@ def test_the_tutorials_loss_in_double_precision(parity: dict[str, Any]) -> None:
     assert loss.item() == pytest.approx(parity["loss_f64"], abs=1e-12)
 
 
-def test_three_steps_of_the_tutorials_optimiser(parity: dict[str, Any]) -> None:
+def test_three_optimizer_steps_equal_tutorial(parity: dict[str, Any]) -> None:
     decoder = tutorial_decoder(parity)
-    optimiser = OPTIMIZERS[RECIPE.stage1.optimizer]([{"params": list(decoder.parameters())}])
-    set_learning_rates(optimiser, RECIPE.stage1, scale=1.0)
+    optimizer = OPTIMIZERS[RECIPE.stage1.optimizer]([{"params": list(decoder.parameters())}])
+    set_learning_rates(optimizer, RECIPE.stage1, scale=1.0)
 
     def loss_of(features: Tensor) -> tuple[Tensor, dict[str, float]]:
         _, ce, penalty = losses(decoder, features, parity)
         return ce + RECIPE.alpha_c * penalty, {}
 
     for _ in range(3):
-        optimizer_step(optimiser, [parity["encoder_out"]], loss_of, RECIPE)
+        optimizer_step(optimizer, [parity["encoder_out"]], loss_of, RECIPE)
     pairs = [
         # Softmax cancels this bias: its gradient is rounding noise, which Adam blows up.
         (name != "attention.full_att.bias", after, parity["state_dict"][name])
@@ -118,7 +120,7 @@ def test_three_steps_of_the_tutorials_optimiser(parity: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_the_tutorials_captions(parity: dict[str, Any], k: int) -> None:
+def test_beam_search_equals_tutorial_captions(parity: dict[str, Any], k: int) -> None:
     options = DecodingConfig(beam_size=k, num_return_sequences=k)
     found = generate(tutorial_decoder(parity), parity["beam_encodings"], options)
     for captions, expected in zip(found, parity["beam"][k], strict=True):
@@ -130,7 +132,7 @@ def test_the_tutorials_captions(parity: dict[str, Any], k: int) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_the_tutorials_captions_that_never_end(parity: dict[str, Any], k: int) -> None:
+def test_beam_search_without_end_equals_tutorial(parity: dict[str, Any], k: int) -> None:
     decoder = tutorial_decoder(parity)
     decoder.fc.bias.data[parity["special"]["end"]] = -1e4
     expected = parity["beam_never_ends"][k]
@@ -144,7 +146,7 @@ def test_the_tutorials_captions_that_never_end(parity: dict[str, Any], k: int) -
         assert captions[0].score == pytest.approx(beams["score"], rel=1e-6)
 
 
-def test_the_slow_reading_has_the_tutorials_numbers(parity: dict[str, Any]) -> None:
+def test_reference_decoder_equals_tutorial(parity: dict[str, Any]) -> None:
     """The oracle of test_decoder.py, held to account itself."""
     slow = ReferenceDecoder(**parity["config"]).eval()
     slow.load_state_dict(parity["state_dict"])

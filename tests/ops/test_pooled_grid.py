@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_decoder import EVERY_CHOICE, SIZES, each_choice
+from decoders import EVERY_CHOICE, SIZES, each_choice
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -26,7 +26,7 @@ def really_enlarged(features: Tensor, side: int, larger: int) -> Tensor:
 
 
 @each_size
-def test_what_is_linear_is_that_of_the_enlarged_grid(side: int, larger: int) -> None:
+def test_pooled_grid_linear_maps_equal_those_of_enlarged_grid(side: int, larger: int) -> None:
     random = torch.Generator().manual_seed(1)
     cells = torch.randn(2, side**2, 5, generator=random, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(2, larger**2, generator=random, dtype=torch.float64, requires_grad=True)
@@ -36,9 +36,9 @@ def test_what_is_linear_is_that_of_the_enlarged_grid(side: int, larger: int) -> 
     torch.testing.assert_close(enlarge(cells, larger**2), regions)
     torch.testing.assert_close(mean_of_regions(cells, larger**2), regions.mean(1))
     torch.testing.assert_close(found, expected)
-    slopes = torch.randn(2, side**2, generator=random, dtype=torch.float64)
-    (through,) = torch.autograd.grad(on_cells(weights, cells), weights, slopes)
-    torch.testing.assert_close(from_cells(slopes, cells, larger**2), through)
+    d_cells = torch.randn(2, side**2, generator=random, dtype=torch.float64)
+    (through,) = torch.autograd.grad(on_cells(weights, cells), weights, d_cells)
+    torch.testing.assert_close(from_cells(d_cells, cells, larger**2), through)
 
 
 def both(**choices: str) -> tuple[DecoderWithAttention, DecoderWithAttention]:
@@ -59,7 +59,9 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 @each_choice
-def test_output_and_every_gradient_are_those_of_the_enlarged_grid(choices: dict[str, str]) -> None:
+def test_decoder_on_cells_has_output_and_gradients_of_enlarged_grid(
+    choices: dict[str, str],
+) -> None:
     """The features' too, which go through the pooling there."""
     found = []
     for decoder, side in zip(both(**choices), (3, 5)):
@@ -77,7 +79,7 @@ def test_output_and_every_gradient_are_those_of_the_enlarged_grid(choices: dict[
 
 
 @pytest.mark.parametrize("choices", EVERY_CHOICE[::7], ids=str)
-def test_captions_are_those_of_the_enlarged_grid(choices: dict[str, str]) -> None:
+def test_generate_on_cells_gives_captions_of_enlarged_grid(choices: dict[str, str]) -> None:
     enlarging, plain = (captioner(decoder) for decoder in both(**choices))
     features, _ = batch()
     for options in (
@@ -100,7 +102,9 @@ def captioner(decoder: DecoderWithAttention) -> ShowAttendTell:
 @pytest.mark.parametrize(
     ("shape", "cells"), [((64, 64), 4), ((64, 96), 25), ((160, 160), 25), ((224, 224), 25)]
 )
-def test_only_a_square_that_grows_is_left_to_attention(shape: tuple[int, int], cells: int) -> None:
+def test_encode_pools_unless_a_smaller_square_is_left_to_attention(
+    shape: tuple[int, int], cells: int
+) -> None:
     """ResNet gives 2×2, 2×3, 5×5 and 7×7 cells; 5×5 are wanted."""
     enlarging, plain = both()
     image = torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(3))
@@ -113,17 +117,17 @@ def test_only_a_square_that_grows_is_left_to_attention(shape: tuple[int, int], c
         other = captioner(plain)
         other.encoder.load_state_dict(model.encoder.state_dict())
         torch.testing.assert_close(other.encode(image), expected)
-        torch.testing.assert_close(model.encode_rest(model.encode_frozen(image)), encoded)
+        torch.testing.assert_close(model.encode_cached(model.encode_frozen(image)), encoded)
 
 
-def test_another_number_of_cells_is_told() -> None:
+def test_start_with_another_number_of_cells_raises() -> None:
     enlarging, _ = both()
-    with pytest.raises(ValueError, match="features have 6 regions, attention looks at 25: give"):
+    with pytest.raises(ValueError, match="features have 6 regions, attention expects 25: give"):
         enlarging.start(torch.zeros(1, 6, 4).double())
 
 
-def test_what_was_made_while_captioning_meets_gradients_later() -> None:
-    """The shares of the cells are kept: not as inference tensors."""
+def test_pooling_matrix_made_in_inference_mode_allows_gradients() -> None:
+    """The matrix is cached, but not as an inference tensor."""
     enlarging, _ = both()
     features, captions = batch()
     features = features[:, :4]

@@ -1,4 +1,4 @@
-"""Rows packed and spread over a table with as many seats for every photo."""
+"""Rows grouped by image, padded to a table and back."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ CASES = {
 }
 
 
-def test_one_photo_has_all_seats() -> None:
-    seats, rows = (
+def test_ragged_rows_of_one_image_pad_to_themselves() -> None:
+    ragged, rows = (
         RaggedRows(torch.zeros(3, dtype=torch.long), 1),
         torch.arange(6.0).unflatten(0, (3, 2)),
     )
-    assert torch.equal(seats.table(rows), rows.unsqueeze(0))
-    assert torch.equal(seats.rows(rows.unsqueeze(0)), rows)
+    assert torch.equal(ragged.pad(rows), rows.unsqueeze(0))
+    assert torch.equal(ragged.unpad(rows.unsqueeze(0)), rows)
 
 
-@pytest.mark.parametrize("photos", CASES.values(), ids=CASES)
-def test_rows_sit_with_their_photo_in_their_order(photos: list[int]) -> None:
-    seats = RaggedRows(torch.tensor(photos), 3)
-    rows = torch.arange(1.0, len(photos) + 1)
-    table = seats.table(rows.unsqueeze(1), free=-1.0)
-    width = max(photos.count(photo) for photo in range(3))
-    theirs = [[row for row, at in enumerate(photos, 1) if at == photo] for photo in range(3)]
+@pytest.mark.parametrize("images", CASES.values(), ids=CASES)
+def test_ragged_rows_pad_groups_by_image_and_unpad_restores(images: list[int]) -> None:
+    ragged = RaggedRows(torch.tensor(images), 3)
+    rows = torch.arange(1.0, len(images) + 1)
+    table = ragged.pad(rows.unsqueeze(1), fill=-1.0)
+    width = max(images.count(image) for image in range(3))
+    theirs = [[row for row, at in enumerate(images, 1) if at == image] for image in range(3)]
     expected = [line + [-1] * (width - len(line)) for line in theirs]
     assert table.squeeze(2).tolist() == expected
-    assert torch.equal(seats.rows(table).squeeze(1), rows)
+    assert torch.equal(ragged.unpad(table).squeeze(1), rows)

@@ -1,32 +1,30 @@
-"""The hand-written gradient of the decoder against autograd's, through the paper read slowly."""
+"""The decoder's hand-written gradient against autograd's, through the plain unroll by steps."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from reference_decoder import ReferenceDecoder
-from test_decoder import EVERY_CHOICE, SIZES, each_choice
+from decoders import EVERY_CHOICE, SIZES, each_choice
 from torch import Tensor, nn
 
+from sat.models.base import Output
 from sat.models.decoder import DecoderWithAttention
 from sat.ops import attention_scores
 from sat.training.losses import word_mask
 
-SCALE = 0.5
 LENGTHS = torch.tensor([5, 9, 3, 8, 2, 9])
 
 
-def pair(**choices: str) -> tuple[DecoderWithAttention, ReferenceDecoder]:
-    """The same random weights in both, in double precision."""
+def double_decoder(**choices: Any) -> DecoderWithAttention:
+    """Random weights in double precision, without dropout."""
     torch.manual_seed(5)
-    fast = DecoderWithAttention(**SIZES, **choices).double()
-    for weight in fast.parameters():
-        nn.init.normal_(weight, std=SCALE)
-    slow = ReferenceDecoder(**SIZES, **choices).double()
-    slow.load_state_dict(fast.state_dict())
-    return fast, slow
+    decoder = DecoderWithAttention(**SIZES, **choices).double()
+    for weight in decoder.parameters():
+        nn.init.normal_(weight, std=0.5)
+    return decoder.eval()
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -46,25 +44,50 @@ def measured(output: tuple[Tensor, Tensor], lengths: Tensor) -> Tensor:
     return (logits.sin() * of_logits)[mask].sum() + 3 * (alphas * of_alphas).sum()
 
 
+def output_and_gradients(
+    decoder: DecoderWithAttention, unroll: Callable[..., Output]
+) -> dict[str, Tensor]:
+    """The logits, maps and gradients of a batch that is unrolled in this way."""
+    features, captions = batch()
+    features.requires_grad_()
+    decoder.zero_grad()
+    torch.manual_seed(1)
+    output = unroll(features, captions, LENGTHS)
+    measured(output, LENGTHS).backward()
+    found = {name: weight.grad.clone() for name, weight in decoder.named_parameters()}
+    words = word_mask(LENGTHS - 1, 8)
+    found |= {"features": features.grad, "logits": output.logits[words], "alphas": output.alphas}
+    return found if output.locations is None else found | {"locations": output.locations}
+
+
 @each_choice
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "dropout"])
-def test_every_gradient_is_autograds(choices: dict[str, str], training: bool) -> None:
-    gradients = []
-    for decoder in pair(**choices):
-        features, captions = batch()
-        features.requires_grad_()
-        torch.manual_seed(1)
-        measured(decoder.train(training)(features, captions, LENGTHS), LENGTHS).backward()
-        named = {name: weight.grad for name, weight in decoder.named_parameters()}
-        gradients.append(named | {"features": features.grad})
-    for name, slow in gradients[1].items():
-        torch.testing.assert_close(gradients[0][name], slow, rtol=1e-9, atol=1e-11, msg=name)
-        assert slow.abs().max() > 1e-4 or name == "attention.full_att.bias"
+def test_forward_equals_unroll_by_step_with_autograd(
+    choices: dict[str, Any], training: bool
+) -> None:
+    decoder = double_decoder(**choices).train(training)
+    found = output_and_gradients(decoder, decoder)
+    plain = output_and_gradients(decoder, decoder.unroll_by_step)
+    assert found.keys() == plain.keys()
+    for name, expected in plain.items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-11, msg=name)
+        assert expected.abs().max() > 1e-4 or name == "attention.full_att.bias"
 
 
-def test_several_captions_of_a_photo_are_as_many_photos() -> None:
+@pytest.mark.parametrize("mode", ["sampled", "argmax"])
+def test_forward_with_selected_locations_equals_unroll_by_step(mode: str) -> None:
+    decoder = double_decoder()
+    decoder.set_attention_mode(mode)
+    found = output_and_gradients(decoder, decoder)
+    plain = output_and_gradients(decoder, decoder.unroll_by_step)
+    assert torch.equal(found["locations"].sum(2), word_mask(LENGTHS - 1, 8).double())
+    for name, expected in plain.items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_forward_several_captions_of_an_image_equal_repeated_images() -> None:
     """Logits, maps, and the gradient of the features, which adds up over the captions."""
-    decoder = pair(**EVERY_CHOICE[0])[0].eval()
+    decoder = double_decoder(**EVERY_CHOICE[0])
     features, captions = batch()
     features, found = features[:2], []
     for repeats in (1, 3):
@@ -82,10 +105,10 @@ def test_several_captions_of_a_photo_are_as_many_photos() -> None:
 @pytest.mark.parametrize(
     "choices", EVERY_CHOICE[:24:5], ids=lambda choices: "-".join(choices.values())
 )
-def test_bfloat16_is_close(choices: dict[str, str]) -> None:
+def test_forward_in_bfloat16_is_close_to_float32(choices: dict[str, str]) -> None:
     """With captions enough that some which have ended are stepped through (`PackedCaptions`)."""
     random = torch.Generator().manual_seed(4)
-    exact = copy.deepcopy(pair(**choices)[0]).float().eval()
+    exact = double_decoder(**choices).float()
     features = torch.randn(40, 10, 4, generator=random)
     captions = torch.randint(11, (40, 9), generator=random)
     lengths = torch.randint(2, 10, (40,), generator=random)
@@ -110,14 +133,13 @@ def test_bfloat16_is_close(choices: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("cached", [1, 71, 150])
 @pytest.mark.parametrize("choices", [EVERY_CHOICE[0], EVERY_CHOICE[12]], ids=str)
-def test_gradients_however_few_rows_the_cache_holds(
+def test_unroll_with_any_chunk_size_gives_same_gradients(
     choices: dict[str, str], cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row of the hidden layer has 70 numbers: one at a time, two, and three."""
     monkeypatch.setattr(attention_scores, "SCORE_CACHE_ELEMENTS", cached)
-    gradients = []
-    for decoder in pair(**choices):
-        features, captions = batch()
-        measured(decoder.eval()(features, captions, LENGTHS), LENGTHS).backward()
-        gradients.append({name: weight.grad for name, weight in decoder.named_parameters()})
-    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
+    decoder = double_decoder(**choices)
+    found = output_and_gradients(decoder, decoder)
+    monkeypatch.undo()
+    for name, expected in output_and_gradients(decoder, decoder).items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-11, msg=name)

@@ -31,7 +31,7 @@ print(libc.mallinfo2().field8)  # fordblks: free bytes that were not given back
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
 @pytest.mark.parametrize(("setting", "kept"), [({}, True), ({"MALLOC_TOP_PAD_": "0"}, False)])
-def test_freed_memory_is_kept_unless_the_environment_says_how(
+def test_keep_freed_memory_without_malloc_variables_keeps_freed_blocks(
     setting: dict[str, str], kept: bool
 ) -> None:
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
@@ -63,7 +63,7 @@ def test_freed_memory_is_kept_unless_the_environment_says_how(
         ),
     ],
 )
-def test_complete_flags_gives_switches_a_value_and_puts_files_first(
+def test_complete_flags_with_switches_and_files_adds_values_and_puts_files_first(
     cls: type, typed: str, completed: str
 ) -> None:
     assert complete_flags(cls, typed.split()) == completed.split()

@@ -27,7 +27,7 @@ def run(*arguments, **environment):
     )
 
 
-def test_shapes_are_drawn_and_prepared_in_one_command(tmp_path):
+def test_create_input_files_of_shapes_draws_and_prepares(tmp_path):
     flags = ["--dataset", "shapes", "--number", 60, "--image_size", 64, "--output_folder", tmp_path]
     done = run(*flags, "--min_word_freq", 1)
     assert done.returncode == 0, done.stderr
@@ -36,11 +36,11 @@ def test_shapes_are_drawn_and_prepared_in_one_command(tmp_path):
         assert file["images"].shape == (48, 3, 64, 64)
     again = run(*flags, "--min_word_freq", 1)
     assert again.returncode == 1
-    assert re.fullmatch(r"error: .*: is there already; replace it with --overwrite\n", again.stderr)
+    assert re.fullmatch(r"error: .*: exists already; replace it with --overwrite\n", again.stderr)
     assert run(*flags, "--min_word_freq", 1, "--overwrite").returncode == 0
 
 
-def test_errors_are_one_line_and_no_traceback_unless_asked_for(tmp_path):
+def test_create_input_files_with_an_error_prints_one_line(tmp_path):
     flags = ["--dataset", "coco", "--output_folder", tmp_path / "data", "--image_folder", tmp_path]
     failed = run(*flags)
     assert failed.returncode == 1
@@ -52,13 +52,13 @@ def test_errors_are_one_line_and_no_traceback_unless_asked_for(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_help_needs_no_torch():
+def test_create_input_files_help_imports_no_torch():
     code = "import sys, create_input_files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     assert "--on_bad_image {error,skip}" in run("--help").stdout
 
 
-def test_flags_win_over_the_config_file_wherever_they_stand(tmp_path):
+def test_create_input_files_with_config_file_lets_flags_win(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("dataset: shapes\nimage_size: 16\nmin_word_freq: 1\nnumber: 20\n")
     size, config = ("--image_size", 48), ("--config", recipe)
@@ -70,7 +70,7 @@ def test_flags_win_over_the_config_file_wherever_they_stand(tmp_path):
             assert file["images"].shape == (2, 3, 48, 48)
 
 
-def test_ctrl_c_ends_in_one_word_and_leaves_no_file(tmp_path):
+def test_create_input_files_after_ctrl_c_leaves_no_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "slow.jpg")  # enough work to be interrupted in
     images = [

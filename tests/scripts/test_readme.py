@@ -11,7 +11,12 @@ import sat
 
 ROOT = Path(sat.__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    python (\w+)\.py (.+?)(?:  #.*)?$", README, re.MULTILINE)
+PAGES = README + "".join(
+    path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))
+)
+COMMANDS = re.findall(
+    r"(?:^    |`)python (\w+)\.py ([^`\n]+?)(?:  #.*)?(?:`|$)", PAGES, re.MULTILINE
+)
 
 
 def test_the_readme_uses_all_four_scripts():
@@ -37,3 +42,13 @@ def test_make_has_the_two_commands_that_it_promises():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^    make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_where_is_table_has_twenty_files_that_exist():
+    rows = re.findall(r"^\| [^|]+ \| \[(sat/[\w./]+)\]\(\1\) \|$", README, re.MULTILINE)
+    assert len(rows) == 20
+    assert all((ROOT / row).is_file() for row in rows)
+
+
+def test_readme_is_at_most_120_lines():
+    assert README.count("\n") <= 120

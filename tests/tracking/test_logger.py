@@ -1,4 +1,4 @@
-"""What a run shows: read back from TensorBoard's files and held against the run itself."""
+"""Curves, histograms and samples read back from TensorBoard's files, compared with the run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ import sat
 from sat.checkpoints import native
 from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
-from sat.tracking import logger
 from sat.tracking.backends import TRACKERS, tracker_kind
-from sat.tracking.logger import BINS, RunLogger, histogram
-from sat.tracking.sample_grid import sample_grid
+from sat.tracking.logger import RunLogger
+from sat.tracking.sample_grid import Sample, sample_grid
 from sat.training import trainer
 from sat.training.trainer import fit
 
@@ -38,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """The folder of two epochs of three steps, and what each step left: losses, values."""
+    """The folder of a run of two epochs of three steps; losses, weights and gradients of each."""
     folder, steps, learn = tmp_path_factory.mktemp("run"), [], trainer.training_step
 
     def watched(stage: Any, *args: Any) -> dict[str, float]:
@@ -69,12 +68,12 @@ def curve(found: Any, name: str) -> list[tuple[int, float]]:
 
 
 def rounded(value: float) -> float:
-    """As TensorBoard keeps it."""
+    """The value in the precision of TensorBoard."""
     return float(np.float32(value))
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """All but what a clock measured."""
+    """All curves but those of measured times."""
     found = read(folder)
     names = [name for name in found.Tags()["scalars"] if "second" not in name]
     return {name: curve(found, name) for name in names if "waiting" not in name}
@@ -87,7 +86,7 @@ def tables(folder: Path) -> list[tuple[int, str]]:
     ]
 
 
-def test_curves_are_the_losses_of_every_other_step_and_the_lines_of_the_log(run):
+def test_tensorboard_curves_equal_step_losses_and_log_lines(run):
     folder, steps = run
     found = curves(folder)
     for name in ("cross_entropy", "penalty"):
@@ -100,7 +99,7 @@ def test_curves_are_the_losses_of_every_other_step_and_the_lines_of_the_log(run)
         assert found[f"epoch/{name}"] == expected, name
 
 
-def test_histograms_are_of_all_that_learns_and_its_gradients(run):
+def test_tensorboard_histograms_cover_trained_weights_and_gradients(run):
     folder, steps = run
     found = read(folder)
     learning = {name for name in steps[0]["left"] if name.split("/")[1].startswith("decoder.")}
@@ -119,100 +118,104 @@ def test_histograms_are_of_all_that_learns_and_its_gradients(run):
                 assert (bars.min, bars.max) == pytest.approx((values.min(), values.max()))
 
 
-def test_samples_are_the_same_photos_with_what_the_model_said_then(data, run):
+def test_tensorboard_samples_show_same_images_with_current_captions(data, run):
     folder, _ = run
     (first, before), (second, table) = tables(folder)
     assert (first, second) == (3, 6)
     order = [(i - 5) % 12 for i in range(12)]  # as `tiny.prepare` turns the validation split
     chosen = [order[i] for i in (0, 1, 3, 4, 6, 7, 9, 10)]
     captioner = sat.load(folder / "last")
-    photos = [data / f"{i}.png" for i in chosen]
-    said = captioner.caption_all(photos, DecodingConfig(beam_size=1, max_length=8))
+    paths = [data / f"{i}.png" for i in chosen]
+    captions = captioner.caption_all(paths, DecodingConfig(beam_size=1, max_length=8))
     rows = [
         f"| {number} | {200 + i} | {result.text} | {tiny.CAPTIONS[i]}<br>{tiny.OTHERS[i]} |"
-        for number, (i, result) in enumerate(zip(chosen, said), 1)
+        for number, (i, result) in enumerate(zip(chosen, captions), 1)
     ]
-    heading = ["| photo | image_id | generated | written |", "| --- | --- | --- | --- |"]
+    heading = ["| image | image_id | hypothesis | references |", "| --- | --- | --- | --- |"]
     assert table.splitlines() == heading + rows
-    photo, image_id, _, written = zip(*(row.split("|")[1:5] for row in before.splitlines()))
-    assert list(zip(photo, image_id, written)) == [
+    number, image_id, _, references = zip(*(row.split("|")[1:5] for row in before.splitlines()))
+    assert list(zip(number, image_id, references)) == [
         tuple(row.split("|")[i] for i in (1, 2, 4)) for row in heading + rows
     ]
-    pictures = read(folder).Images("samples")
-    assert [(picture.step, picture.width) for picture in pictures] == [(3, 1040), (6, 1040)]
+    images = read(folder).Images("samples")
+    assert [(image.step, image.width) for image in images] == [(3, 1040), (6, 1040)]
 
 
-class Remembering:
-    """A board that keeps the samples it was given, and the names of histograms."""
+class RecordingTracker:
+    """A tracker that records samples and the names of histograms."""
 
     def __init__(self, *_: Any) -> None:
-        self.examples: list[Any] = []
+        self.recorded: list[Any] = []
         self.names: set[str] = set()
 
     def histograms(self, step: int, values: dict[str, Any]) -> None:
         self.names |= set(values)
 
-    def samples(self, step: int, examples: list[Any]) -> None:
-        self.examples.append(examples)
+    def samples(self, step: int, samples: list[Any]) -> None:
+        self.recorded.append(samples)
 
     def scalars(self, *_: Any) -> None: ...
 
 
-def test_photos_are_those_of_the_captions(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(TRACKERS, "tensorboard", Remembering)
+def test_run_logger_after_epoch_pairs_images_with_their_captions(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     config = tiny.config(data, tmp_path, log="tensorboard")
-    journal = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
+    run_logger = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     for turn in range(2):
         results = [{"image_id": 90 + i, "caption": f"{turn} {i}"} for i in range(12)]
-        journal.after_epoch(turn, {}, results)
-    one, other = journal.board.examples
-    for i, example, again in zip((0, 1, 3, 4, 6, 7, 9, 10), one, other):
+        run_logger.after_epoch(turn, {}, results)
+    one, other = run_logger.tracker.recorded
+    for i, sample, again in zip((0, 1, 3, 4, 6, 7, 9, 10), one, other):
         pixels = val[2 * i].image.numpy().transpose(1, 2, 0)
-        assert np.array_equal(example.photo, pixels)
-        assert np.array_equal(again.photo, pixels)
-        assert (example.hypothesis, again.hypothesis) == (f"0 {i}", f"1 {i}")
-        assert example.image_id == 90 + i
+        assert np.array_equal(sample.image, pixels)
+        assert np.array_equal(again.image, pixels)
+        assert (sample.hypothesis, again.hypothesis) == (f"0 {i}", f"1 {i}")
+        assert sample.image_id == 90 + i
 
 
-def test_a_weight_that_no_longer_learns_is_not_shown(data, tmp_path, monkeypatch):
-    """As the encoder's after stage 2: an old gradient still hangs on it."""
-    monkeypatch.setitem(TRACKERS, "tensorboard", Remembering)
+def test_run_logger_frozen_weight_with_old_gradient_is_not_shown(data, tmp_path, monkeypatch):
+    """As an encoder that was fine-tuned before: its last gradient is still stored."""
+    monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
     config = tiny.config(data, tmp_path, log="tensorboard", log_every=5)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
-    journal = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
+    run_logger = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     model = torch.nn.Linear(3, 2)
     model(torch.ones(1, 3)).sum().backward()
     model.weight.requires_grad_(False)
-    journal.after_step(9, model, {})
-    assert not journal.board.names
-    journal.after_step(10, model, {})
-    assert journal.board.names == {"weights/bias", "gradients/bias"}
+    run_logger.after_step(9, model, {})
+    assert not run_logger.tracker.names
+    run_logger.after_step(10, model, {})
+    assert run_logger.tracker.names == {"weights/bias", "gradients/bias"}
 
 
-def test_few_photos_are_all_shown(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(TRACKERS, "tensorboard", Remembering)
+def test_run_logger_few_images_shows_all(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     config = tiny.config(data, tmp_path, log="tensorboard")
-    journal = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
-    journal.after_epoch(1, {}, [{"image_id": i, "caption": ""} for i in range(3)])
-    assert [example.image_id for example in journal.board.examples[0]] == [0, 1, 2]
+    run_logger = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
+    run_logger.after_epoch(1, {}, [{"image_id": i, "caption": ""} for i in range(3)])
+    assert [sample.image_id for sample in run_logger.tracker.recorded[0]] == [0, 1, 2]
 
 
-def test_a_sheet_shows_each_photo_in_its_place():
-    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
-    photos = [np.full((16, 16, 3), colour, np.uint8) for colour in colours]
-    drawn = sample_grid([(photo, "said $_{", "written " * 9) for photo in photos])
+def test_sample_grid_five_images_are_drawn_in_reading_order():
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
+    samples = [
+        Sample(i, np.full((16, 16, 3), color, np.uint8), "caption $_{", ["reference " * 9])
+        for i, color in enumerate(colors)
+    ]
+    drawn = sample_grid(samples)
     assert drawn.shape == (660, 1040, 3)
     places = [(165, 130), (165, 390), (165, 650), (165, 910), (495, 130)]
-    assert [tuple(drawn[place]) for place in places] == colours
+    assert [tuple(drawn[place]) for place in places] == colors
     assert tuple(drawn[495, 390]) == (255, 255, 255)
-    written = (drawn < 200).all(axis=2)
-    assert written[:30, :260].any()  # above
-    assert not np.array_equal(drawn, sample_grid([(photo, "other", "written") for photo in photos]))
+    dark = (drawn < 200).all(axis=2)
+    assert dark[:30, :260].any()  # the caption above the first image
+    others = [sample._replace(hypothesis="other") for sample in samples]
+    assert not np.array_equal(drawn, sample_grid(others))
 
 
-def test_a_resumed_run_goes_on_with_the_same_curves(data, tmp_path):
+def test_run_logger_resumed_run_continues_the_same_curves(data, tmp_path):
     how = HOW | {"log_every": 1}
     fit(tiny.config(data, tmp_path / "whole", **how))
     config, calls, learn = tiny.config(data, tmp_path / "run", **how), [], trainer.training_step
@@ -235,7 +238,7 @@ def test_a_resumed_run_goes_on_with_the_same_curves(data, tmp_path):
     assert tables(tmp_path / "run") == tables(tmp_path / "whole")
 
 
-def test_steps_count_on_over_stages_run_together_or_alone(data, tmp_path):
+def test_run_logger_second_stage_continues_step_count(data, tmp_path):
     stages = {"stage1": {"epochs": 1}, "stage2": {"epochs": 1}}
     fit(tiny.config(data, tmp_path / "one", stages=(1, 2), **HOW, **stages))
     fit(tiny.config(data, tmp_path / "two", **HOW, **stages))
@@ -248,7 +251,7 @@ def test_steps_count_on_over_stages_run_together_or_alone(data, tmp_path):
         assert {event.step for tag in encoder for event in found.Histograms(tag)} == {4, 6}
 
 
-def test_showing_changes_nothing_and_none_writes_nothing(data, run, tmp_path):
+def test_run_logger_log_none_trains_the_same_and_writes_nothing(data, run, tmp_path):
     fit(tiny.config(data, tmp_path, **HOW | {"log": "none"}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "log.jsonl"]
     assert tiny.log(tmp_path) == tiny.log(run[0])
@@ -257,7 +260,7 @@ def test_showing_changes_nothing_and_none_writes_nothing(data, run, tmp_path):
         assert tiny.equal(tiny.weights(one), tiny.weights(other))
 
 
-def test_overwriting_a_run_removes_what_it_showed(data, tmp_path):
+def test_run_logger_overwritten_run_removes_old_events(data, tmp_path):
     how = HOW | {"stage1": {"epochs": 1}}
     fit(tiny.config(data, tmp_path, **how, seed=1))
     fit(tiny.config(data, tmp_path, **how, overwrite=True))
@@ -266,51 +269,36 @@ def test_overwriting_a_run_removes_what_it_showed(data, tmp_path):
     assert not (tmp_path / "events").exists()
 
 
-@pytest.mark.parametrize("parts", [3, 2**23])
-def test_histograms_by_numpy(monkeypatch, parts):
-    monkeypatch.setattr(logger, "PART", parts)
-    random = np.random.default_rng(0)
-    values = random.integers(-40, 24, 500) + 0.5  # in the middle of bins 1 wide
-    values[:2] = -40, 24
-    found = histogram("w", torch.tensor(values, dtype=torch.float32).view(5, 100))
-    counts, edges = np.histogram(values, bins=BINS)
-    assert found.counts.tolist() == counts.tolist()
-    assert found.edges.tolist() == edges.tolist()
-    assert (found.total, found.squares) == (values.sum(), (values**2).sum())
-
-
-@pytest.mark.parametrize("value", [0.0, -3.0, 1e9])
-def test_a_constant_stands_in_the_middle(value):
-    found = histogram("w", torch.full((7,), value))
-    assert found.counts.sum() == 7
-    assert found.counts[[31, 32]].sum() == 7
-    assert found.edges[0] < value < found.edges[-1]
-
-
-def test_more_values_in_a_bin_than_float32_can_count():
-    values = torch.zeros(2**24 + 10)
-    values[0] = 1
-    found = histogram("w", values)
-    assert (found.counts[0], found.counts[-1]) == (2**24 + 9, 1)
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_is_named(bad):
-    with pytest.raises(FloatingPointError, match=f"^decoder.fc.bias holds {bad}$"):
-        histogram("decoder.fc.bias", torch.tensor([0.0, bad, 1.0]))
+@pytest.mark.parametrize(
+    ("part", "name"), [("weight", "bias"), ("gradient", "the gradient of bias")]
+)
+def test_run_logger_not_finite_weight_or_gradient_raises_with_its_name(
+    data, tmp_path, monkeypatch, part, name, bad
+):
+    monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
+    config = tiny.config(data, tmp_path, log="tensorboard", log_every=1)
+    val = CaptionDataset(data, tiny.NAME.format(2), "val")
+    run_logger = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
+    model = torch.nn.Linear(3, 2)
+    model(torch.ones(1, 3)).sum().backward()
+    broken = model.bias.data if part == "weight" else model.bias.grad
+    broken[1] = bad
+    with pytest.raises(FloatingPointError, match=f"^{name} holds {bad}$"):
+        run_logger.after_step(1, model, {})
 
 
-def test_captions_cannot_break_out_of_the_table(data, run, tmp_path, monkeypatch):
+def test_tensorboard_table_special_characters_are_escaped(data, run, tmp_path, monkeypatch):
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     config = tiny.config(data, tmp_path, log="tensorboard")
     monkeypatch.setattr(val, "references", lambda _: [{"captions": ["one\ntwo"]}] * 12)
-    with RunLogger(config, tmp_path, val, tiny.captioner().vocabulary) as journal:
-        journal.after_epoch(1, {}, [{"image_id": 5, "caption": "a <unk> | b"}] * 12)
+    with RunLogger(config, tmp_path, val, tiny.captioner().vocabulary) as run_logger:
+        run_logger.after_epoch(1, {}, [{"image_id": 5, "caption": "a <unk> | b"}] * 12)
     ((_, table),) = tables(tmp_path)
     assert table.splitlines()[2] == "| 1 | 5 | a &lt;unk&gt; &#124; b | one two |"
 
 
-def test_without_the_packages(data, tmp_path, monkeypatch):
+def test_tracker_kind_without_packages_is_none_or_raises(data, tmp_path, monkeypatch):
     fit(tiny.config(data, tmp_path, stage1={"epochs": 1}))
     before = json.dumps(tiny.log(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -327,16 +315,16 @@ def test_without_the_packages(data, tmp_path, monkeypatch):
     assert tracker_kind("auto") == "tensorboard"
 
 
-def test_a_folder_of_its_name_is_no_package(tmp_path, monkeypatch):
-    """Where wandb has run, a folder wandb/ stays, and Python would import it."""
+def test_tracker_kind_folder_of_the_package_name_is_not_installed(tmp_path, monkeypatch):
+    """wandb leaves a folder wandb/, which Python would import as a namespace package."""
     (tmp_path / "left_behind").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(TRACKERS, "left_behind", Remembering)
+    monkeypatch.setitem(TRACKERS, "left_behind", RecordingTracker)
     with pytest.raises(ModuleNotFoundError, match="log is 'left_behind', which is not installed"):
         tracker_kind("left_behind")
 
 
-def test_training_imports_neither_unless_it_is_used():
+def test_training_without_tracker_imports_no_tracker_package():
     code = (
         "import sys, sat.training, sat.cli; "
         "print([name for name in ('tensorboard', 'wandb') if name in sys.modules])"

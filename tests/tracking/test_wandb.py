@@ -1,4 +1,4 @@
-"""Weights & Biases: what it is told, by a stand-in, and a real run of it, offline, read back."""
+"""Weights & Biases: calls to a stand-in, and the files of a real offline run."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a stand-in for wandb is told: how runs begin, what they log, with what they end."""
-    heard: list[Any] = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Calls to a stand-in for wandb: arguments of `init`, logged values, exit codes."""
+    received: list[Any] = []
 
     def init(**how: Any) -> SimpleNamespace:
-        name = how["id"] or f"id{len(heard)}"
-        (Path(how["dir"]) / "wandb" / f"offline-run-2026010{len(heard)}_101010-{name}").mkdir(
+        name = how["id"] or f"id{len(received)}"
+        (Path(how["dir"]) / "wandb" / f"offline-run-2026010{len(received)}_101010-{name}").mkdir(
             parents=True
         )
-        heard.append(how | {"id": name, "asked": how["id"]})
+        received.append(how | {"id": name, "asked": how["id"]})
         return SimpleNamespace(
-            log=lambda values, step: heard.append((step, values)),
-            finish=lambda exit_code: heard.append(exit_code),
+            log=lambda values, step: received.append((step, values)),
+            finish=lambda exit_code: received.append(exit_code),
         )
 
     stand_in = SimpleNamespace(
         init=init,
-        Histogram=lambda np_histogram: np_histogram,
-        Image=lambda photo, caption: (photo, caption),
+        Histogram=lambda values, num_bins: np.histogram(values, num_bins),
+        Image=lambda image, caption: (image, caption),
         Table=lambda columns, data: [dict(zip(columns, row)) for row in data],
     )
-    monkeypatch.setattr("sat.tracking.backends._installed", lambda package: True)
+    monkeypatch.setattr("sat.tracking.backends.is_installed", lambda package: True)
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
-    return heard
+    return received
 
 
-def test_what_it_is_told(data, tmp_path, told):
+def test_wandb_run_receives_config_curves_histograms_and_samples(data, tmp_path, calls):
     fit(tiny.config(data, tmp_path / "first", **HOW))
-    begun, (step, scalars), (second, bars), (third, line), (last, shown), ended = told
+    begun, (step, scalars), (second, bars), (third, line), (last, shown), ended = calls
     assert (begun["project"], begun["name"], begun["asked"]) == ("sat", "first", None)
     assert begun["config"]["stage1"]["learning_rate"] == 0.01
     assert (step, second, third, last, ended) == (2, 2, 3, 3, 0)
@@ -69,23 +69,23 @@ def test_what_it_is_told(data, tmp_path, told):
         name: value for name, value in logged.items() if name != "best"
     }
     assert [row["image_id"] for row in shown["samples"]][:3] == ["207", "208", "210"]
-    assert shown["samples"][0]["written"] == "a green fish swims\nthe small green fish swims"
-    for row, (photo, caption) in zip(shown["samples"], shown["photos"]):
-        assert row["generated"] == caption
-        assert np.array_equal(row["photo"][0], photo)
+    assert shown["samples"][0]["references"] == "a green fish swims\nthe small green fish swims"
+    for row, (image, caption) in zip(shown["samples"], shown["images"]):
+        assert row["hypothesis"] == caption
+        assert np.array_equal(row["image"][0], image)
 
 
-def test_a_resumed_run_keeps_its_id_and_another_one_gets_its_own(data, tmp_path, told):
+def test_wandb_resumed_run_keeps_its_id(data, tmp_path, calls):
     config = tiny.config(data, tmp_path, **HOW)
     fit(config)
     fit(dataclasses.replace(config, resume=True))
     fit(dataclasses.replace(config, overwrite=True))
-    first, resumed, other = (heard for heard in told if isinstance(heard, dict))
+    first, resumed, other = (received for received in calls if isinstance(received, dict))
     assert (first["asked"], resumed["asked"], other["asked"]) == (None, first["id"], None)
     assert resumed["resume"] == "allow"
 
 
-def test_a_run_that_failed_is_said_to_have_failed(data, tmp_path, told, monkeypatch):
+def test_wandb_failed_run_ends_with_exit_code_one(data, tmp_path, calls, monkeypatch):
     def no_number(*_: Any, **__: Any) -> None:
         raise FloatingPointError("the loss is nan")
 
@@ -93,9 +93,12 @@ def test_a_run_that_failed_is_said_to_have_failed(data, tmp_path, told, monkeypa
         patch.setattr(trainer, "training_step", no_number)
         with pytest.raises(FloatingPointError):
             fit(tiny.config(data, tmp_path, **HOW))
-    assert told[-1] == 1
+    assert calls[-1] == 1
     fit(tiny.config(data, tmp_path, **HOW))  # nothing was saved: another run, from step 1
-    assert next(heard for heard in reversed(told) if isinstance(heard, dict))["asked"] is None
+    assert (
+        next(received for received in reversed(calls) if isinstance(received, dict))["asked"]
+        is None
+    )
 
 
 def records(path: Path) -> Iterator[bytes]:
@@ -114,7 +117,7 @@ def records(path: Path) -> Iterator[bytes]:
 
 
 @pytest.mark.slow
-def test_a_real_run_offline(data, tmp_path, monkeypatch):
+def test_wandb_offline_run_stores_curves_histograms_and_samples(data, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -145,8 +148,8 @@ def test_a_real_run_offline(data, tmp_path, monkeypatch):
     (table,) = run.glob("wandb/offline-run-*/files/media/table/samples_3_*.table.json")
     rows = json.loads(table.read_text("utf-8"))["data"]
     assert [row[0] for row in rows][:3] == ["207", "208", "210"]
-    assert len(list(run.glob("wandb/offline-run-*/files/media/images/photos_3_*.png"))) == 8
+    assert len(list(run.glob("wandb/offline-run-*/files/media/images/images_3_*.png"))) == 8
 
 
-def test_there_is_a_board_for_each_choice():
+def test_trackers_registry_holds_every_choice():
     assert set(TRACKERS) == {"tensorboard", "wandb"}

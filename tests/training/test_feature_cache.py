@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from sat.config.model import Preprocessing
 from sat.data.dataloader import CaptionBatchSampler, evaluation_loader, training_loader
 from sat.data.dataset import MIRRORED, CaptionDataset
-from sat.training import feature_cache
 from sat.training.feature_cache import cache_features, fingerprint
 
 Write = Callable[..., Prepared]
@@ -119,9 +119,11 @@ def test_a_full_disk_is_noticed_before_the_work(
     data = prepared()
     dataset = CaptionDataset(data.folder, data.name, "train")
     usage = SimpleNamespace(free=6 * 64 * 3 * 2 - 1)  # one byte too few
-    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     encode = Encode()
-    with pytest.raises(OSError, match=r"needs 0.0 GB, 0.0 GB are free: free some space, or train"):
+    with pytest.raises(
+        OSError, match=r"need 0.0 GB and 0.0 GB are free: free some space, or train"
+    ):
         cache_features(encode, dataset, "key", batch_size=2)
     assert encode.calls == 1
     usage.free += 1

@@ -1,10 +1,9 @@
-"""The embedded data set: drawn scenes, true captions in varied words, and where everything is.
+"""Draw the synthetic data set `shapes`: scenes, true captions, and the box of every thing.
 
-A scene is one or two coloured shapes on a soft background, two of them side by side or one above
-the other. It is stored as the `boxes` of a Karpathy file, one for each thing, e.g.
-{"words": ["red", "star"], "noun": "star", "box": [x0, y0, x1, y1]} in pixels; `describes` tells
-from them whether any caption is true. The two things of a validation or test scene never stand
-together in training, so a captioner cannot know its caption by heart.
+A scene is one or two colored shapes on a soft background, side by side or one above the other. It
+is stored as the `boxes` of a Karpathy file, one for each thing, for example
+{"words": ["red", "star"], "noun": "star", "box": [x0, y0, x1, y1]} in pixels. The two things of a
+validation or test scene never occur together in training, so its caption cannot be memorized.
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-from sat.atomic_io import atomic_write
-from sat.data.synthetic.captions import COLOURS, SHAPES, true_captions
+from sat.atomic_io import atomic_write_text
+from sat.data.progress import Progress
+from sat.data.synthetic.captions import COLORS, SHAPES, true_captions
 
 RGB = {
     "red": (214, 40, 40),
@@ -42,7 +42,7 @@ Thing = dict[str, Any]
 
 
 def _round(corners: int, radii: Sequence[float]) -> list[Point]:
-    """Points around a centre, the first on top, their distances taken from `radii` in turn."""
+    """Points around a center, the first on top, their distances taken from `radii` in turn."""
     turns = [2 * math.pi * i / corners for i in range(corners)]
     reach = [radii[i % len(radii)] for i in range(corners)]
     return [(r * math.sin(turn), -r * math.cos(turn)) for r, turn in zip(reach, turns)]
@@ -71,8 +71,8 @@ OUTLINES: dict[str, list[Point]] = {
 
 @functools.cache
 def combinations_of(split: str) -> list[tuple[Name, Name]]:
-    """The pairs of things that only this split's scenes show together; every thing is in many."""
-    pairs = list(itertools.combinations(itertools.product(COLOURS, SHAPES), 2))
+    """The pairs of things that only scenes of this split show together."""
+    pairs = list(itertools.combinations(itertools.product(COLORS, SHAPES), 2))
     random.Random("combinations").shuffle(pairs)
     held_out = len(pairs) // 10
     first, last = {"val": (0, 1), "test": (1, 2), "train": (2, 99)}[split]
@@ -86,13 +86,14 @@ def draw_shapes(
     size: int = 224,
     *,
     overwrite: bool = False,
-    progress: Callable[..., Iterable[Any]] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """The path of dataset_shapes.json (Karpathy's layout) in `folder`, with its images/ drawn.
+    """Draw scenes into `folder`/images; return the path of its dataset_shapes.json.
 
-    A tenth of the `number` scenes is for validation, another tenth for test. The same arguments
-    give the same bytes. `progress` wraps the loop, as tqdm does. Raises `ValueError` for fewer
-    than 10 scenes or tiny pictures, `FileExistsError` where scenes were drawn before.
+    The file has Karpathy's layout. A tenth of the `number` scenes is for validation, another tenth
+    for test. The same arguments give the same bytes. `progress` wraps the loop, as tqdm does.
+    Raises `ValueError` for fewer than 10 scenes or tiny images, and `FileExistsError` if scenes
+    were drawn before.
     """
     if number < 10:
         raise ValueError(f"number of scenes is {number}: give at least 10, a tenth is for test")
@@ -102,7 +103,7 @@ def draw_shapes(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: was drawn before; draw it again with --overwrite")
     (path.parent / "images").mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # it vouches for the pictures, which change now
+    path.unlink(missing_ok=True)  # it describes images that change now
     held_out = number // 10
     splits = ["train"] * (number - 2 * held_out) + ["val"] * held_out + ["test"] * held_out
     entries = []
@@ -112,41 +113,40 @@ def draw_shapes(
         filename = f"scene_{i:05d}.png"
         draw_scene(things, size, generator).save(path.parent / "images" / filename)
         entries.append(_entry(i, split, filename, things, generator))
-    with atomic_write(path) as file:
-        file.write_text(json.dumps({"images": entries, "dataset": "shapes"}), encoding="utf-8")
+    atomic_write_text(path, json.dumps({"images": entries, "dataset": "shapes"}))
     return path
 
 
 def make_scene(generator: random.Random, split: str, size: int) -> list[Thing]:
-    """Two things of the split's own combinations, apart and clearly in one relation.
+    """Place two things of a combination of this split, apart and clearly in one relation.
 
-    In one training scene of six one of them stands alone.
+    In one of six training scenes, one of them stands alone.
     """
     pairs = list(generator.choice(combinations_of(split)))
     generator.shuffle(pairs)
     if split == "train" and generator.random() < 1 / 6:
         pairs.pop()
     if len(pairs) == 1:
-        centres = [(generator.uniform(0.25, 0.75), generator.uniform(0.25, 0.75))]
+        centers = [(generator.uniform(0.25, 0.75), generator.uniform(0.25, 0.75))]
     else:
         shared = generator.uniform(0.3, 0.7)
         across = [shared + generator.uniform(-0.05, 0.05) for _ in pairs]
         along = [generator.uniform(0.2, 0.3), generator.uniform(0.7, 0.8)]
         sideways = generator.random() < 0.5
-        centres = [(a, b) if sideways else (b, a) for a, b in zip(along, across)]
+        centers = [(a, b) if sideways else (b, a) for a, b in zip(along, across)]
     sides = [generator.uniform(0.27, 0.34) for _ in pairs]
     return [
-        {"words": list(pair), "noun": pair[1], "box": _box(pair[1], centre, side, size)}
-        for pair, centre, side in zip(pairs, centres, sides)
+        {"words": list(pair), "noun": pair[1], "box": _box(pair[1], center, side, size)}
+        for pair, center, side in zip(pairs, centers, sides)
     ]
 
 
 def draw_scene(things: Sequence[Thing], size: int, generator: random.Random) -> Image.Image:
-    """The picture: each thing antialiased in a shade of its colour, on a soft uneven grey."""
-    picture = _background(size, generator)
+    """Draw each thing, antialiased, in a shade of its color on a soft uneven grey."""
+    image = _background(size, generator)
     for thing in things:
-        colour, shape = thing["words"]
-        shade = tuple(value + generator.randint(-9, 9) for value in RGB[colour])
+        color, shape = thing["words"]
+        shade = tuple(value + generator.randint(-9, 9) for value in RGB[color])
         left, top, right, bottom = thing["box"]
         corner = math.floor(left), math.floor(top)
         extent = math.ceil(right) - corner[0], math.ceil(bottom) - corner[1]
@@ -157,12 +157,12 @@ def draw_scene(things: Sequence[Thing], size: int, generator: random.Random) -> 
         ]
         scaled = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
         ImageDraw.Draw(mask).polygon(scaled, fill=255)
-        picture.paste(shade, corner, mask.reduce(SUPERSAMPLING))
-    return picture
+        image.paste(shade, corner, mask.reduce(SUPERSAMPLING))
+    return image
 
 
 def _background(size: int, generator: random.Random) -> Image.Image:
-    """A middle grey with a tint, in smooth patches, on which every colour shows."""
+    """A middle grey with a tint, in smooth patches, on which every color is visible."""
     cells = generator.randint(2, 6)
     tint = [generator.randint(125, 175) for _ in range(3)]
     strength = generator.choice([0, 6, 14])
@@ -182,12 +182,12 @@ def _unit_outline(shape: str) -> list[Point]:
     return [((x - left) / width, (y - top) / height) for x, y in OUTLINES[shape]]
 
 
-def _box(shape: str, centre: Point, side: float, size: int) -> list[float]:
-    """Where the shape lies, in pixels; `centre` and `side` (its longer one) in picture sides."""
+def _box(shape: str, center: Point, side: float, size: int) -> list[float]:
+    """The box of a shape in pixels; center and longer side are fractions of the image side."""
     columns, rows = zip(*OUTLINES[shape])
     scale = side / max(_span(columns), _span(rows)) / 2
     half = _span(columns) * scale, _span(rows) * scale
-    corners = (centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1])
+    corners = (center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1])
     return [round(value * size, 2) for value in corners]
 
 
@@ -198,7 +198,7 @@ def _span(values: Sequence[float]) -> float:
 def _entry(
     number: int, split: str, filename: str, things: list[Thing], generator: random.Random
 ) -> dict[str, Any]:
-    """One image of the Karpathy file, with captions drawn by weight, none of them twice."""
+    """One image of the Karpathy file, with different captions drawn by weight."""
     keyed = [(generator.random() ** (1 / w), words) for words, w in true_captions(things).items()]
     chosen = [words for _, words in sorted(keyed, reverse=True)[:CAPTIONS_PER_SCENE]]
     generator.shuffle(chosen)

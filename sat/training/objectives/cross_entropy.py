@@ -72,9 +72,9 @@ class CrossEntropyObjective:
         penalty = penalty * (by_words if config.penalty_scaling == "sum" else by_captions)
         loss = entropy + config.alpha_c * penalty
         metrics = {"cross_entropy": entropy.item(), "penalty": penalty.item()}
-        if output.looks is not None and self.model.baseline is not None:
+        if output.locations is not None and self.model.baseline is not None:
             terms = variational_terms(
-                output.logits, targets, words, output.alphas, output.looks, self.model.baseline
+                output.logits, targets, words, output.alphas, output.locations, self.model.baseline
             )
             bound = config.hard.reward * terms.reinforce - config.hard.entropy * terms.entropy
             loss = loss + by_words * bound

@@ -31,8 +31,8 @@ DRAWING = DecodingConfig(do_sample=True, forbid_unknown=True, max_length=22)
 
 def reward_of(dataset: CaptionDataset) -> CiderD:
     """CIDEr-D against the split's captions, as word numbers with the end word."""
-    groups = dataset.captions.reshape(dataset.images, dataset.captions_per_image, -1)
-    lengths = dataset.lengths.reshape(dataset.images, -1)
+    groups = dataset.captions.reshape(dataset.num_images, dataset.captions_per_image, -1)
+    lengths = dataset.lengths.reshape(dataset.num_images, -1)
     return CiderD(
         [
             [line[1:length].tolist() for line, length in zip(group, group_lengths)]

@@ -1,0 +1,175 @@
+"""Photos a second on a GPU: encoded by the frozen encoder, drawn from, and captioned at beam 5."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import measure, pair, stand_in
+from benchmarks.evaluate import one_by_one
+from benchmarks.gpu_setting import (
+    DEFAULTS,
+    IMAGES,
+    PRECISIONS,
+    TEST_IMAGES,
+    Setting,
+    Way,
+    computing,
+    config_precision,
+    endless,
+    forget_peak,
+    minutes,
+    pace,
+    peak,
+    products,
+)
+from benchmarks.gpu_training import loader_for
+from benchmarks.pipeline import our_model, reference_models
+from sat.captioner import Captioner
+from sat.config.decoding import DecodingConfig
+from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
+from sat.config.training import StageConfig, TrainConfig
+from sat.data.dataloader import evaluation_loader
+from sat.data.dataset import CaptionDataset
+from sat.evaluation import caption_dataset
+from sat.models.base import Normalize
+from sat.models.decoder import DecoderWithAttention
+from sat.models.show_attend_tell import ShowAttendTell
+from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
+
+
+def pixels_as_floats(pixels: Tensor) -> Tensor:
+    """Normalized on the CPU, as the tutorial's loader gives them."""
+    return Normalize(IMAGENET_MEAN, IMAGENET_STD)(pixels)
+
+
+@torch.inference_mode()
+def encode_all(
+    encode: Callable[[Tensor], Tensor], images: Tensor, precision: str, device: torch.device
+) -> None:
+    with computing(precision, device):
+        encode(images.to(device, non_blocking=True))
+
+
+def encoding(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
+    """Pictures a second through the frozen encoder, the copy to the card included."""
+    scale, rows = setting.pipeline, []
+    model = our_model(scale, quick, device, setting.words)
+    theirs, _ = reference_models(model, scale)  # its weights lie as torch lays them by default
+    plain = model.normalize
+    ways: list[tuple[str, Callable, str, int]] = [
+        (name, encode, precision, batch)
+        for batch in (scale.batch, setting.wide)
+        for precision in PRECISIONS
+        for name, encode in (
+            ("ours (channels last)", model.encode),
+            ("channels first", lambda images: theirs(plain(images))),
+        )
+    ]
+    ways.append(("tutorial's, normalised floats", theirs, DEFAULTS, scale.batch))
+    taken = []
+    for _, encode, precision, batch in ways:
+        pixels = torch.randint(0, 256, (batch, 3, scale.side, scale.side), dtype=torch.uint8)
+        pixels = pixels.pin_memory() if device.type == "cuda" else pixels
+        images = pixels_as_floats(pixels) if encode is theirs else pixels
+        forget_peak(device)
+        call = partial(encode_all, encode, images, precision, device)
+        (time,) = measure.in_turn([call], setting.rounds, device, warm_up=2)
+        taken.append((batch / time.median, peak(device)))
+    slow, _ = taken[-1]
+    for (name, _, precision, batch), (rate, held) in zip(ways, taken):
+        once = measure.seconds(IMAGES / rate)
+        ratio = measure.ratio(rate, slow)
+        rows.append([name, precision, batch, f"{rate:.0f}", ratio, measure.megabytes(held), once])
+    head = ("encoder", "precision", "batch", "photos/s", "ratio", "peak memory", "COCO once")
+    yield f"{scale.backbone}, {scale.side}×{scale.side} px, from pinned bytes in memory, median."
+    yield measure.table(head, rows)
+
+
+def self_critical(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
+    """Images a second of the self-critical objective, five captions drawn of each."""
+    size, rows = setting.pipeline.batch, []
+    sizes = pair.sizes_for(quick, 196, pair.NATIVE)._replace(vocabulary=setting.words)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = stand_in.prepared(folder, setting.pictures, 8, setting.words)
+        stored = stand_in.features(folder, setting.pictures, pair.NATIVE, sizes.features)
+        cached, reward = data.reading(stored), reward_of(data)
+        for baseline in ("leave_one_out", "greedy"):
+            for precision in PRECISIONS:
+                decoder = pair.decoder(DecoderWithAttention, sizes, pair.TUTORIAL)
+                pair.teach_to_end(decoder)
+                model = pair.captioner(decoder).to(device)
+                optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-6, fused=True)
+                config = TrainConfig(precision=config_precision(precision))  # type: ignore[arg-type]
+                stage = StageConfig(objective="self_critical", samples=5, baseline=baseline)  # type: ignore[arg-type]
+                objective = SelfCriticalObjective(model, config, stage, reward)
+                step = partial(pair.step, objective, optimizer, config=config)
+                way = Way(baseline, precision, size, 0)
+                batches = endless(loader_for(cached, way, device, kind="random", stride=5))
+                with products(precision):
+                    found = pace(
+                        step,
+                        *(batches, lambda batch: len(batch.images), setting, device),
+                    )
+                told = [measure.megabytes(found.peak), minutes(found.rate, IMAGES)]
+                rows.append([baseline, precision, found, f"{5 * found.rate:.0f}", *told])
+    head = ("baseline", "precision", "photos/s", "captions drawn/s", "peak memory", "COCO epoch")
+    yield (
+        f"Batches of {size} photos, five captions drawn of each, cached features, CIDEr-D on the "
+        "CPU. The tutorial has no such stage."
+    )
+    yield measure.table(head, rows)
+
+
+def captioned(
+    model: ShowAttendTell, pixels: CaptionDataset, batch: int, beam: int, workers: int
+) -> list[list[int]]:
+    """The caption of every image, as `eval.py` finds them."""
+    loader = evaluation_loader(pixels, batch, workers=workers, pin=torch.cuda.is_available())
+    captioner = Captioner(model, None, ModelConfig())  # type: ignore[arg-type]
+    (found,) = caption_dataset(captioner, loader, [DecodingConfig(beam_size=beam)])
+    return [found[i].words for i in range(len(found))]
+
+
+def evaluation(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
+    """Photos a second captioned from pixels, against one at a time and five times each."""
+    scale, few = setting.pipeline, setting.few
+    model = our_model(scale, quick, device, setting.words)
+    ways = [(5, precision, scale.batch) for precision in PRECISIONS]
+    ways += [(5, precision, setting.wide) for precision in PRECISIONS]
+    ways += [(beam, "TF32", setting.wide) for beam in (3, 1)]
+    with tempfile.TemporaryDirectory() as name:
+        pixels = stand_in.prepared(Path(name), setting.pictures, scale.side, setting.words)
+        theirs = reference_models(model, scale)
+        with products("float32"):
+            said = captioned(model, pixels, scale.batch, 5, setting.workers)
+            expected = one_by_one(*theirs, pixels, few)
+        with products(DEFAULTS):
+            call = partial(one_by_one, *theirs, pixels, few)
+            (time,) = measure.in_turn([call], min(3, setting.rounds), device)
+        slow = few / time.median / stand_in.PER_IMAGE
+        rows = [["the tutorial's eval.py", 5, DEFAULTS, 1, f"{slow:.1f}", "1.00×", "", ""]]
+        rows[0][-1] = measure.seconds(TEST_IMAGES / slow)
+        for beam, precision, batch in ways:
+            forget_peak(device)
+            call = partial(captioned, model, pixels, batch, beam, setting.workers)
+            with computing(precision, device):
+                (time,) = measure.in_turn([call], min(3, setting.rounds), device)
+            rate = pixels.num_images / time.median
+            ratio = measure.ratio(rate, slow) if beam == 5 else ""
+            told = [measure.megabytes(peak(device)), measure.seconds(TEST_IMAGES / rate)]
+            rows.append(["ours", beam, precision, batch, f"{rate:.0f}", ratio, *told])
+    same = sum(one == other for one, other in zip(said, expected))
+    yield (
+        f"{pixels.num_images} photos from pixels, {setting.workers} workers, their start included; "
+        f"the tutorial encodes and searches each photo once a caption, five times (of {few} "
+        f"photos, scaled up). In float32 {same} of {few} captions are identical."
+    )
+    head = ("whose", "beam", "precision", "batch", "photos/s", "ratio", "peak memory")
+    yield measure.table((*head, f"{TEST_IMAGES:,} photos"), rows)

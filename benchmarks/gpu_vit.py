@@ -1,0 +1,187 @@
+"""ViT-B/16 and distilGPT-2 (their sizes, random weights) against `transformers` on a GPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import measure, pair
+from benchmarks.gpu_setting import (
+    PRECISIONS,
+    Setting,
+    computing,
+    config_precision,
+    forget_peak,
+    minutes,
+    peak,
+    products,
+)
+from sat.config.decoding import DecodingConfig
+from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
+from sat.config.training import TrainConfig
+from sat.data.dataloader import Batch
+from sat.decoding.generate import generate
+from sat.models.factory import build_model
+from sat.models.vit_gpt2 import VitGpt2
+
+TOKENS = 20
+"""that a caption is made to have, so that both sides do the same work"""
+HALF = (0.5, 0.5, 0.5)
+LOUD = 0.3
+"""spread of a small network's weights, so that what it says depends on the picture"""
+WHOLE = VitGpt2Config(
+    encoder_layers=12, encoder_width=768, encoder_heads=12,
+    decoder_layers=6, decoder_width=768, decoder_heads=12, positions=64,
+)  # fmt: skip
+SMALL = VitGpt2Config(
+    encoder_layers=2, encoder_width=16, encoder_heads=2, patch_size=8,
+    decoder_layers=2, decoder_width=12, decoder_heads=2, positions=24,
+)  # fmt: skip
+
+
+class Words:
+    """A vocabulary of nameless tokens whose last is start, end and padding, as GPT-2's."""
+
+    unk_id = None
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.start_id = self.end_id = self.pad_id = size - 1
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def captioner(hf: VitGpt2Config, size: int, words: int) -> VitGpt2:
+    """One with random weights."""
+    preprocessing = Preprocessing(size=size, mean=HALF, std=HALF)
+    config = ModelConfig(family="vit_gpt2", hf=hf, preprocessing=preprocessing)
+    torch.manual_seed(6)
+    return build_model(config, Words(words)).eval()  # type: ignore[arg-type,return-value]
+
+
+@torch.no_grad()
+def tiny_captioner() -> VitGpt2:
+    """A small one that says something else of each picture."""
+    model, generator = captioner(SMALL, 32, 12), torch.Generator().manual_seed(7)
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            weight.normal_(std=LOUD, generator=generator)
+    return model
+
+
+def theirs_of(model: VitGpt2) -> nn.Module:
+    """The same network as `transformers` runs it by default: scaled dot products, fused."""
+    network = copy.deepcopy(model.network)
+    network.decoder.set_attn_implementation("sdpa")
+    return network
+
+
+def batch_for(size: int, side: int, words: int, device: torch.device) -> Batch:
+    """Pixels and captions of `TOKENS` tokens between start and end."""
+    generator = torch.Generator().manual_seed(8)
+    images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    captions = torch.randint(words - 1, (size, TOKENS + 2), generator=generator)
+    captions[:, 0] = captions[:, -1] = words - 1
+    images = images.pin_memory() if device.type == "cuda" else images
+    return Batch(images, captions, torch.full((size,), TOKENS + 2), torch.arange(size))
+
+
+def steps(model: VitGpt2, batch: Batch, precision: str) -> list[Callable[[], object]]:
+    """A training step of everything, ours and `transformers`' own."""
+    device = next(model.parameters()).device
+    ours, network = copy.deepcopy(model), theirs_of(model)
+    ours.choose_trainable("all")
+    ours.train(), network.train()
+    optimizer = torch.optim.Adam(ours.parameters(), lr=1e-5, fused=True)
+    plain = torch.optim.Adam(network.parameters(), lr=1e-5)
+    config = TrainConfig(precision=config_precision(precision))  # type: ignore[arg-type]
+
+    def their_step() -> float:
+        pixels = ours.normalize(batch.images.to(device, non_blocking=True))
+        with computing(precision, device):
+            loss = network(pixel_values=pixels, labels=batch.captions[:, 1:].to(device)).loss
+        plain.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+        plain.step()
+        return f"{loss.item()}"  # type: ignore[return-value]
+
+    return [partial(pair.learn, ours, optimizer, batch, config), their_step]
+
+
+def searches(model: VitGpt2, images: Tensor, beam: int) -> list[Callable[[], list[list[int]]]]:
+    """Captions of the images, ours and `transformers`' own; none may end before `TOKENS`."""
+    device, network = next(model.parameters()).device, theirs_of(model).eval()
+    options = DecodingConfig(beam_size=beam, max_length=TOKENS, min_length=TOKENS)
+
+    @torch.inference_mode()
+    def ours() -> list[list[int]]:
+        features = model.encode(images.to(device))
+        return [best.words for best, *_ in generate(model, features, options)]
+
+    @torch.inference_mode()
+    def theirs() -> list[list[int]]:
+        pixels = model.normalize(images.to(device))
+        found = network.generate(
+            pixel_values=pixels, num_beams=beam, do_sample=False, length_penalty=0.0,
+            min_new_tokens=TOKENS, max_new_tokens=TOKENS,
+        )  # fmt: skip
+        return [line[1:] for line in found.tolist()]
+
+    return [ours, theirs]
+
+
+def compared(
+    name: str, precision: str, setting: Setting, calls: list, device: torch.device
+) -> list[Any]:
+    """A row: both sides in turn, photos a second, and the peak memory of each."""
+    held, size = [], setting.pipeline.batch
+    for call in calls:
+        call()
+        forget_peak(device)
+        call()
+        held.append(measure.megabytes(peak(device)))
+    ours, theirs = measure.in_turn(calls, setting.rounds, device)
+    rates = [f"{size / time.median:.0f}" for time in (ours, theirs)]
+    return [name, precision, size, *rates, measure.ratio(theirs.median, ours.median), *held]
+
+
+def vit(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
+    """Training and decoding."""
+    hf, side, words = (SMALL, 32, 12) if quick else (WHOLE, 224, 50257)
+    model = captioner(hf, side, words).to(device)
+    model = tiny_captioner().to(device) if quick else model
+    size, rows = setting.pipeline.batch, []
+    batch = batch_for(size, side, words, device)
+    for precision in PRECISIONS:
+        with products(precision):
+            calls = steps(model, batch, precision)
+            rows.append(compared("training step, all learns", precision, setting, calls, device))
+    head = ("what", "precision", "batch", "ours, photos/s", "transformers", "ratio")
+    head += ("peak memory, ours", "transformers'")
+    yield (
+        f"{hf.encoder_layers} and {hf.decoder_layers} layers of {hf.decoder_width}, {words:,} "
+        f"tokens, {side}×{side} px, captions of {TOKENS} tokens, dropout {hf.dropout}. Ours keeps "
+        "attention weights (eager), since it draws maps; `transformers` uses fused scaled dot "
+        "products. Memory counts both sides' weights."
+    )
+    yield measure.table(head, rows)
+    rows, same = [], []
+    for beam in (5, 1):
+        for precision in PRECISIONS:
+            with computing(precision, device):
+                calls = searches(model, batch.images, beam)
+                if precision == "float32":
+                    equal = sum(one == other for one, other in zip(*(call() for call in calls)))
+                    same.append(f"{equal} of {size} at beam {beam}")
+                rows.append(compared(f"captions, beam {beam}", precision, setting, calls, device))
+    yield measure.table(head, rows)
+    rate = float(rows[0][3])
+    yield f"In float32 identical captions: {', '.join(same)}."
+    yield f"COCO's {5000:,} test photos at beam 5 in float32: {minutes(rate, 5000)}."

@@ -1,0 +1,36 @@
+"""Replace a folder by a new one so that a stop of the machine at any time loses neither."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def previous_of(folder: Path) -> Path:
+    """The name under which the old folder stands while the new one takes its place."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`; at any time one whole version stands there or at `previous_of`."""
+    for path in [*new.iterdir(), new]:
+        _flush(path)
+    old = previous_of(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file or folder is on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot flush folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
