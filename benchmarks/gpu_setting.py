@@ -30,6 +30,7 @@ class Setting(NamedTuple):
     words: int = 9490
     features: int = 4000  # images with cached features, about 1 GB
     pictures: int = 1000
+    captioned: int = 400  # images captioned at beam 5
     wide: int = 256  # images encoded or captioned together
     warm_up: int = 8  # batches
     seconds: float = 4.0  # for which a rate is measured
@@ -43,6 +44,7 @@ QUICK = Setting(
     words=60,
     features=12,
     pictures=12,
+    captioned=12,
     wide=6,
     warm_up=1,
     seconds=0.05,

@@ -66,7 +66,10 @@ class VitGpt2(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
-        network.decoder.set_attn_implementation("eager")  # the only one that tells its weights
+        # The only attention that returns its weights. The inner model may have a config of its own,
+        # which transformers before 5.24 does not set with the outer one's.
+        for part in (network.decoder, network.decoder.base_model):
+            part.set_attn_implementation("eager")
         self.network = network
         self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
         config = network.decoder.config
