@@ -32,7 +32,6 @@ setup(
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
-        "timm>=1.0.12",
         "h5py>=3.12",
         "numpy>=1.26",
         "pillow>=11",

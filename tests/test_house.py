@@ -33,13 +33,12 @@ LEVEL = {package: level for level, row in enumerate(LAYERS) for package in row}
 STANDALONE = ("config", "ops", "metrics")
 """packages that import nothing of sat but themselves"""
 
-# Packages that one file alone may know.
+# Packages that these files alone may import.
 OWNERS = {
-    "torchvision": "models.backbones",
-    "timm": "models.backbones",
-    "transformers": "models.vit_gpt2",
-    "tokenizers": "data.tokenizer",
-    "huggingface_hub": "checkpoints.hub",
+    "torchvision": ("models.backbones",),
+    "transformers": ("models.vit_gpt2", "models.hf_networks"),
+    "tokenizers": ("data.tokenizer",),
+    "huggingface_hub": ("checkpoints.hub",),
 }
 
 
@@ -119,7 +118,7 @@ def test_modules_have_no_import_circle() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_optional_packages_have_one_owner(path: Path) -> None:
     for package in {name.split(".")[0] for name in imports(path)} & set(OWNERS):
-        assert name_of(path) == OWNERS[package], f"{path} imports {package}"
+        assert name_of(path) in OWNERS[package], f"{path} imports {package}"
 
 
 @pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda path: path.stem)

@@ -14,7 +14,8 @@ from sat.config.checks import from_dict
 from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
 from sat.models.factory import wrap_network
-from sat.models.vit_gpt2 import VitGpt2, pixel_statistics, preprocessor, read, write
+from sat.models.hf_networks import pixel_statistics, preprocessor, read, write
+from sat.models.vit_gpt2 import VitGpt2
 
 HEADER, PREPROCESSOR = "sat.json", "preprocessor_config.json"
 BILINEAR = 2

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -120,17 +120,18 @@ class Convolution(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         """float[B, C, H, W]."""
-        conv, norm = self.conv, self.norm
+        conv: Any = self.conv
+        norm: Any = self.norm
         if norm.training:
             return super().forward(images)
-        padded = self.pad(images) if "pad" in self._modules else images
+        padded = cast(nn.Module, self.pad)(images) if "pad" in self._modules else images
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight, bias = (
             conv.weight * scale[:, None, None, None],
             norm.bias - norm.running_mean * scale,
         )
         output = F.conv2d(padded, weight, bias, conv.stride, conv.padding, groups=conv.groups)
-        return self.relu(output) if "relu" in self._modules else output
+        return cast(nn.Module, self.relu)(output) if "relu" in self._modules else output
 
 
 class InvertedResidual(nn.Module):

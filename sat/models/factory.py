@@ -86,7 +86,7 @@ def _new_show_attend_tell(
 
 
 def _vit_gpt2(config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
-    from sat.models.vit_gpt2 import build_encoder_decoder
+    from sat.models.hf_networks import build_encoder_decoder
 
     hf, size, ids = config.hf, config.preprocessing.size, _special_ids(vocabulary)
     decoder = {"vocab_size": len(vocabulary)} | {k: i for k, i in ids.items() if k != "unk_id"}
@@ -133,7 +133,7 @@ def wrap_network(network: Any, config: ModelConfig, vocabulary: Vocabulary) -> V
 def _new_vit_gpt2(
     config: TrainConfig, images: Preprocessing, vocabulary: Vocabulary
 ) -> tuple[VitGpt2, ModelConfig]:
-    from sat.models.vit_gpt2 import encoder_statistics
+    from sat.models.hf_networks import encoder_statistics
 
     check(config.alpha_c == 0, "alpha_c", config.alpha_c, "vit_gpt2 has no such penalty, give 0")
     check(not config.embeddings, "embeddings", config.embeddings, "vit_gpt2 brings its own")

@@ -22,7 +22,7 @@ def encoder_values(
     share the layers.
     """
     picture = {"image_size": image_size, "patch_size": patch_size, **_spread(width)}
-    plain = {
+    plain: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
@@ -65,7 +65,7 @@ def decoder_values(
         "add_cross_attention": True,
         **_spread(width),
     }
-    bert = {
+    bert: dict[str, Any] = {
         "num_hidden_layers": layers,
         "hidden_size": width,
         "num_attention_heads": heads,
@@ -74,7 +74,12 @@ def decoder_values(
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,
     }
-    gpt2 = {"n_layer": layers, "n_embd": width, "n_head": heads, "n_positions": positions}
+    gpt2: dict[str, Any] = {
+        "n_layer": layers,
+        "n_embd": width,
+        "n_head": heads,
+        "n_positions": positions,
+    }
     gpt2 |= dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout)
     after_padding = positions + pad_id + 1  # where RoBERTa begins to count
     kinds = {

@@ -7,33 +7,19 @@ words, V vocabulary, N heads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    DynamicCache,
-    EncoderDecoderCache,
-    VisionEncoderDecoderModel,
-)
-from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import logging
+from transformers import DynamicCache, EncoderDecoderCache, VisionEncoderDecoderModel
 
 from sat.config.checks import check, check_choice
-from sat.config.decoding import DecodingConfig
-from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
 from sat.config.training import StageConfig
 from sat.models.base import FrozenPart, Normalize, Output, captions_per_image
-from sat.models.hf_configs import FRESH
+from sat.models.hf_networks import FRESH_MEAN, FRESH_STD
 
-Channels = tuple[float, float, float]
-HALF = (0.5, 0.5, 0.5)
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")  # in names of weights
 
 
@@ -45,7 +31,7 @@ class State(NamedTuple):
 
 
 class VitGpt2(nn.Module):
-    """Photo in, tokens out, one step at a time, with every layer's keys and values kept.
+    """A vision transformer and a language model as a captioner: images in, tokens out.
 
     `attention_layer` and `attention_head` choose the maps that `forward` returns: by default the
     mean over the heads of the last layer.
@@ -61,14 +47,15 @@ class VitGpt2(nn.Module):
         unk_id: int | None = None,
         attention_layer: int = -1,
         attention_head: int | None = None,
-        mean: Sequence[float] = HALF,
-        std: Sequence[float] = HALF,
+        mean: Sequence[float] = FRESH_MEAN,
+        std: Sequence[float] = FRESH_STD,
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
         # The only attention that returns its weights. The inner model may have a config of its own,
         # which transformers before 5.24 does not set with the outer one's.
-        for part in (network.decoder, network.decoder.base_model):
+        decoder: Any = network.decoder
+        for part in (decoder, decoder.base_model):
             part.set_attn_implementation("eager")
         self.network = network
         self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
@@ -85,7 +72,7 @@ class VitGpt2(nn.Module):
         return self.network.encoder
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         return self.network.decoder
 
     def set_trainable(self, stage: StageConfig, *, embeddings: bool = True) -> None:
@@ -191,7 +178,7 @@ class VitGpt2(nn.Module):
         return self.decoder(input_ids=captions[:, :-1], use_cache=False).logits
 
     def _check_length(self, words: int) -> None:
-        config = self.decoder.config
+        config: Any = self.decoder.config
         taken = config.pad_token_id + 1 if config.model_type == "roberta" else 0
         room = config.max_position_embeddings - taken
         remedy = f"the decoder has positions for {room} tokens: lower max_length"
@@ -207,96 +194,11 @@ def _patches(maps: Tensor) -> Tensor:
 def _cache(past: tuple[Tensor, ...]) -> EncoderDecoderCache:
     words, patches = DynamicCache(), DynamicCache()
     for i in range(0, len(past), 4):
-        words.update(*past[i : i + 2], i // 4)
-        patches.update(*past[i + 2 : i + 4], i // 4)
+        words.update(past[i], past[i + 1], i // 4)
+        patches.update(past[i + 2], past[i + 3], i // 4)
     return EncoderDecoderCache(words, patches)
 
 
 def _tensors(cache: EncoderDecoderCache) -> tuple[Tensor, ...]:
-    layers = zip(cache.self_attention_cache.layers, cache.cross_attention_cache.layers)
+    layers: Any = zip(cache.self_attention_cache.layers, cache.cross_attention_cache.layers)
     return tuple(part for pair in layers for one in pair for part in (one.keys, one.values))
-
-
-def read(folder: str | Path) -> VisionEncoderDecoderModel:
-    """The network a local folder holds, whoever saved it there, in evaluation mode."""
-    with _no_bars():
-        return VisionEncoderDecoderModel.from_pretrained(folder, local_files_only=True).eval()
-
-
-def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: DecodingConfig) -> None:
-    """Save the network as Hugging Face does; its `generate` then decodes as we do by default."""
-    generation = network.generation_config
-    generation.num_beams, generation.max_length = decoding.beam_size, decoding.max_length + 1
-    generation.length_penalty = decoding.length_penalty
-    with _no_bars():
-        network.save_pretrained(folder)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without the bars that transformers shows for files of any size."""
-    restore = logging.enable_progress_bar if logging.is_progress_bar_enabled() else None
-    logging.disable_progress_bar()
-    yield
-    if restore:
-        restore()
-
-
-def preprocessor(name: str) -> dict[str, Any]:
-    """What preprocessor_config.json says of an encoder: by Hub id or local folder."""
-    return ImageProcessingMixin.get_image_processor_dict(name)[0]
-
-
-def pixel_statistics(values: dict[str, Any]) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of the channels that a preprocessor_config.json names."""
-    if not values.get("do_normalize", True):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    mean, std = values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
-    return tuple(mean), tuple(std)
-
-
-def encoder_statistics(encoder: str) -> tuple[Channels, Channels]:
-    """Mean and standard deviation that an encoder was trained with; a fresh one takes -1 to 1."""
-    return (HALF, HALF) if encoder.startswith(FRESH) else pixel_statistics(preprocessor(encoder))
-
-
-def build_encoder_decoder(
-    encoder: str,
-    decoder: str,
-    *,
-    image_size: int,
-    vocab_size: int,
-    start_id: int,
-    end_id: int,
-    pad_id: int,
-    fresh_encoder: dict[str, Any],
-    fresh_decoder: dict[str, Any],
-) -> VisionEncoderDecoderModel:
-    """An encoder and a decoder with fresh cross-attention between them.
-
-    Each by Hub id, by local folder, or "fresh:" and its kind: then random, with the values of its
-    configuration given (see `fresh_parts`). Raises `ValueError` where they do not fit pictures or
-    vocabulary.
-    """
-    if encoder.startswith(FRESH):
-        config = AutoConfig.for_model(encoder.removeprefix(FRESH), **fresh_encoder)
-        sight = AutoModel.from_config(config)
-    else:
-        sight = AutoModel.from_pretrained(encoder)
-    if decoder.startswith(FRESH):
-        config = AutoConfig.for_model(decoder.removeprefix(FRESH), **fresh_decoder)
-        speech = AutoModelForCausalLM.from_config(config)
-    else:
-        config = AutoConfig.from_pretrained(decoder)
-        config.is_decoder = config.add_cross_attention = True
-        speech = AutoModelForCausalLM.from_pretrained(decoder, config=config)
-    expected, known = sight.config.image_size, speech.config.vocab_size
-    remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"
-    check(expected == image_size, "image_size", image_size, remedy)
-    remedy = f"{decoder} has {known}: prepare the data with --tokenizer {decoder}"
-    check(vocab_size <= known, "the number of tokens", vocab_size, remedy)
-    network = VisionEncoderDecoderModel(encoder=sight, decoder=speech)
-    for config in (network.config, network.generation_config):
-        config.decoder_start_token_id, config.eos_token_id = start_id, end_id
-        config.bos_token_id, config.pad_token_id = start_id, pad_id
-    return network.eval()

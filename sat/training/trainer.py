@@ -138,7 +138,7 @@ class Trainer:
         """Make one pass over the captions, from the batch that the state says."""
         state, saved_at = self.state, time.monotonic()
         stage.sampler.epoch, stage.sampler.start = state.epoch, state.batch
-        self.captioner.model.train()
+        model = cast(torch.nn.Module, self.captioner.model.train())
         title = f"stage {stage.number}, epoch {state.epoch + 1}"
         bar = self.bar(stage.loader, desc=title, unit="batch")
         began = time.monotonic()
@@ -147,12 +147,12 @@ class Trainer:
             with defer_keyboard_interrupt():
                 metrics = training_step(stage, batch, state.steps, self.config, self.scaler)
                 if stage.ema is not None:
-                    stage.ema.update_parameters(cast(torch.nn.Module, self.captioner.model))
+                    stage.ema.update_parameters(model)
                 now = time.monotonic()
                 times = {"seconds": now - began, "waiting": arrived - began}
                 state.count(metrics, **times, captions=len(batch.lengths))
                 metrics |= {"learning_rate": stage.optimizer.param_groups[0]["lr"]}
-                run_logger.after_step(state.global_step, self.captioner.model, metrics)
+                run_logger.after_step(state.global_step, model, metrics)
             bar.set_postfix(state.means(digits=3), refresh=False)
             if now - saved_at > 60 * self.config.save_minutes:
                 self._save("last", stage)

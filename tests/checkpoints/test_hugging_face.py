@@ -148,7 +148,7 @@ def test_build_model_hugging_face_parts_keep_their_weights(captioner, tmp_path):
     (tmp_path / "sight" / "preprocessor_config.json").write_text(json.dumps(values))
     parts = {"encoder": str(tmp_path / "sight"), "decoder": str(tmp_path / "speech")}
     from sat.models.factory import build_model
-    from sat.models.vit_gpt2 import encoder_statistics
+    from sat.models.hf_networks import encoder_statistics
 
     joined = build_model(tiny_vit.config(**parts), captioner.vocabulary)
     assert not tiny.changed(tiny.weights(model.encoder), joined.encoder)
