@@ -142,8 +142,8 @@ def highlight(image: Image.Image, mask: np.ndarray) -> np.ndarray:
     As in the figures of Xu et al. (2015). Dark areas also lose color, unlike shadows in the image.
     """
     pixels = np.asarray(image, dtype=np.float32)
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
-    dark = DARK_BRIGHTNESS * (DARK_DESATURATION * grey + (1 - DARK_DESATURATION) * pixels)
+    gray = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    dark = DARK_BRIGHTNESS * (DARK_DESATURATION * gray + (1 - DARK_DESATURATION) * pixels)
     lit = pixels + LIGHT_WHITE * (255 - pixels)
     return np.round(dark + mask[..., None] * (lit - dark)).astype(np.uint8)
 

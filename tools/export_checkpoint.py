@@ -1,4 +1,4 @@
-"""Export a checkpoint that comes with the library, quantized:
+"""Export a quantized checkpoint to come with the library:
 
 python tools/export_checkpoint.py runs/x/best sat/pretrained/x
 """
@@ -20,10 +20,10 @@ from sat.models.weights import digest
 
 
 def export_checkpoint(source: str | Path, target: str | Path) -> None:
-    """Write a packed copy of a checkpoint.
+    """Write a quantized copy of a checkpoint.
 
-    An encoder that still has the weights it began with is left out; its SHA-256 is stored, and
-    loading holds the encoder it finds to it. A fine-tuned one stays in the file.
+    An encoder that still has its published weights is left out: its SHA-256 is stored instead, and
+    checked on loading. A fine-tuned encoder is stored.
     """
     source, target = Path(source), Path(target)
     model, vocabulary, config = native.load(source)
