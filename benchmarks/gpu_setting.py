@@ -164,7 +164,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str
     """The lines of a Markdown table one by one, so that a section cut off keeps those it has."""
     yield measure.table(head, [])
     for row in rows:
-        yield measure.table(row, []).partition("\n")[0]
+        yield measure.table(head, [row]).rpartition("\n")[2]
 
 
 def tried(
