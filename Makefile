@@ -1,5 +1,7 @@
 # make demo   everything on drawn scenes: prepare, train, evaluate, caption, picture (CPU, minutes)
-# make test   lint, format check and all tests: what .ci/run runs
+# make test   lint, format check, types and all tests: what .ci/run runs
+# make test-portable, test-oldest   the fast suite under other processors, Pythons, users; on the
+#             oldest versions that setup.py names
 # make bench  all benchmarks against the reference, into benchmarks/RESULTS.md (a quiet machine, minutes)
 # All make .venv and install what they need the first time, and reuse it afterwards.
 
@@ -8,12 +10,15 @@ PY := .venv/bin/python
 READY := .venv/.ready
 DEMO ?= demo
 
-.PHONY: demo test fast bench curve clean
+EXTRAS := .[demo,dev,metrics,log,hf,fast]
+FAST := -n 2 --dist loadfile -m "not slow"
+
+.PHONY: demo lint test fast test-portable test-oldest bench curve clean
 
 $(READY): setup.py
 	@echo "== setting up .venv (torch is large: a few minutes and 6 GB the first time)"
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev,metrics,log,hf,fast]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '$(EXTRAS)'
 	@touch $(READY)
 
 demo: $(READY)
@@ -32,16 +37,29 @@ demo: $(READY)
 	$(PY) caption.py --output $(DEMO)/photos --img \
 		$$($(PY) -c "from skimage import data; print(*(f'{data.data_dir}/{n}.png' for n in ('chelsea', 'coffee', 'astronaut')))")
 
-test: $(READY)
+lint: $(READY)
 	@echo "== lint"
 	$(PY) -m ruff check .
 	@echo "== format"
 	$(PY) -m ruff format --check .
+	@echo "== types"
+	$(PY) -m mypy sat
+
+test: lint
 	@echo "== tests"
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -p no:randomly -n 2 --dist loadfile
 
 fast: $(READY)
-	$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PY) -m pytest -p no:randomly $(FAST)
+
+test-portable: $(READY)
+	tests/portable.sh
+
+test-oldest:
+	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints-oldest.txt --editable '$(EXTRAS)'
+	.venv-oldest/bin/python -m pytest $(FAST)
 
 bench: $(READY)
 	$(PY) -m benchmarks
@@ -50,4 +68,4 @@ curve: $(READY)
 	$(PY) -m benchmarks.curve configs/flickr8k.log.jsonl docs/flickr8k_curve.png
 
 clean:
-	rm -rf .venv $(DEMO) build *.egg-info
+	rm -rf .venv .venv-* $(DEMO) build *.egg-info

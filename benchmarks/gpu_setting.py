@@ -33,7 +33,8 @@ class Setting(NamedTuple):
     pipeline: Scale = Scale()  # encoder, batch size and side of the pictures
     words: int = 9490
     features: int = 4000  # images with cached features, about 1 GB
-    pictures: int = 600
+    pictures: int = 1000
+    captioned: int = 400  # images captioned at beam 5
     wide: int = 256  # images encoded or captioned together
     warm_up: int = 6  # batches
     seconds: float = 2.4  # for which a rate is measured
@@ -47,6 +48,7 @@ QUICK = Setting(
     words=60,
     features=12,
     pictures=12,
+    captioned=12,
     wide=6,
     warm_up=1,
     seconds=0.05,

@@ -30,7 +30,7 @@ from sat.config.training import TrainConfig
 from sat.data.dataloader import Batch
 from sat.decoding.generate import generate
 from sat.models.factory import build_model
-from sat.models.vit_gpt2 import VitGpt2, set_attention_implementation
+from sat.models.vit_gpt2 import VitGpt2
 
 TOKENS = 20
 """that a caption is made to have, so that both sides do the same work"""
@@ -87,7 +87,8 @@ def tiny_captioner() -> VitGpt2:
 def theirs_of(model: VitGpt2) -> nn.Module:
     """The same network as `transformers` runs it by default: scaled dot products, fused."""
     network = copy.deepcopy(model.network)
-    set_attention_implementation(network.decoder, "sdpa")
+    for part in (network.decoder, network.decoder.base_model):  # each may have its own config
+        part.set_attn_implementation("sdpa")
     return network
 
 

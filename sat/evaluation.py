@@ -26,7 +26,7 @@ from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.metrics.bleu import bleu
 from sat.metrics.coco import Scores, coco_scores
-from sat.metrics.pointing_game import cells_inside, named_objects
+from sat.metrics.pointing_game import cells_inside, named_objects, share_all_named
 from sat.models.base import encode_batch
 
 NOT_PERCENT = ("brevity_penalty", "gen_len")
@@ -164,6 +164,10 @@ def score_pointing_game(
         "peak_inside": float(peak),
         "mass_inside": float(mass),
         "chance": float(chance),
+        "all_named": share_all_named(
+            [captioner.vocabulary.words(captions[index].words) for index in sorted(captions)],
+            [references[index].get("boxes", []) for index in sorted(captions)],
+        ),
     }
 
 
@@ -217,6 +221,7 @@ def table(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) -> 
 def pointing_report(pointing: dict[str, float]) -> str:
     """The result of `score_pointing_game` as one line."""
     return (
+        f"all objects named rightly in {pointing['all_named']:.0%} of the scenes; "
         f"attention at the {pointing['nouns']} nouns that name an object: peak in its box "
         f"{pointing['peak_inside']:.0%}, mass in its box {pointing['mass_inside']:.0%}, "
         f"by chance {pointing['chance']:.0%}"

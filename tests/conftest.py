@@ -32,6 +32,12 @@ class Prepared(NamedTuple):
         return self.folder / f"{split}_{kind}_{self.name}{suffix}"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """The same draws for every test and the fixtures that it makes, in any order of tests."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _same_process_everywhere() -> Iterator[None]:
     """One thread, Ctrl-C that interrupts (not so in the background), files that others may read."""

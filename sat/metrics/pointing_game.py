@@ -22,6 +22,15 @@ def named_objects(
     return sorted(named)
 
 
+def share_all_named(
+    captions: Sequence[Sequence[str]], boxes: Sequence[Sequence[dict[str, Any]]]
+) -> float:
+    """Share of the images with boxes in whose caption the full name of every object stands."""
+    pairs = [(list(words), objects) for words, objects in zip(captions, boxes) if objects]
+    complete = [all(named_objects(words, [one]) for one in objects) for words, objects in pairs]
+    return sum(complete) / len(complete) if complete else 0.0
+
+
 def cells_inside(box: Sequence[float], side: int, grid: tuple[int, ...]) -> NDArray[np.float64]:
     """Share float[h, w] of each grid cell, over an image of `side` pixels, that lies in the box."""
 

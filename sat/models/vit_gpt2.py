@@ -20,7 +20,6 @@ from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
     EncoderDecoderCache,
-    PreTrainedModel,
     VisionEncoderDecoderModel,
 )
 from transformers.image_processing_base import ImageProcessingMixin
@@ -67,7 +66,10 @@ class VitGpt2(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
-        set_attention_implementation(network.decoder, "eager")  # the only one that returns weights
+        # The only attention that returns its weights. The inner model may have a config of its own,
+        # which transformers before 5.24 does not set with the outer one's.
+        for part in (network.decoder, network.decoder.base_model):
+            part.set_attn_implementation("eager")
         self.network = network
         self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
         config = network.decoder.config
@@ -194,17 +196,6 @@ class VitGpt2(nn.Module):
         room = config.max_position_embeddings - taken
         remedy = f"the decoder has positions for {room} tokens: lower max_length"
         check(words <= room, "the length of a caption", words, remedy)
-
-
-def set_attention_implementation(network: PreTrainedModel, name: str) -> None:
-    """Compute attention by `name` in the network and in every model inside it.
-
-    In some releases of transformers (5.17) a language model and the transformer inside it have
-    configs of their own, and the former's `set_attn_implementation` does not reach the latter.
-    """
-    for module in network.modules():
-        if isinstance(module, PreTrainedModel):
-            module.set_attn_implementation(name)
 
 
 def _patches(maps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from sat.data.dataloader import Batch
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.hypothesis import Hypothesis
 from sat.evaluation import score_pointing_game
-from sat.metrics.pointing_game import cells_inside, named_objects
+from sat.metrics.pointing_game import cells_inside, named_objects, share_all_named
 from sat.models.base import Output
 
 PREPROCESSING = Preprocessing(size=8)  # two by two cells of four pixels
@@ -67,11 +67,11 @@ def test_pointing_game_uses_map_of_the_noun_only():
     away, there = (0.1, 0.2, 0.3, 0.4), (0.7, 0.1, 0.1, 0.1)
     found = play(("a red ball", [away, away, there], [thing("red ball", TOP_LEFT)]))
     assert found == pytest.approx(
-        {"nouns": 1, "peak_inside": 1, "mass_inside": 0.7, "chance": 0.25}
+        {"nouns": 1, "peak_inside": 1, "mass_inside": 0.7, "chance": 0.25, "all_named": 1}
     )
     found = play(("a red ball", [there, there, away], [thing("red ball", TOP_LEFT)]))
     assert found == pytest.approx(
-        {"nouns": 1, "peak_inside": 0, "mass_inside": 0.1, "chance": 0.25}
+        {"nouns": 1, "peak_inside": 0, "mass_inside": 0.1, "chance": 0.25, "all_named": 1}
     )
 
 
@@ -87,11 +87,11 @@ def test_pointing_game_partly_covered_cell_counts_by_its_share():
     peak = (0.6, 0.4, 0.0, 0.0)
     found = play(("ball", [peak], [thing("ball", [0, 0, 2, 4])]))
     assert found == pytest.approx(
-        {"nouns": 1, "peak_inside": 0.5, "mass_inside": 0.3, "chance": 2 * 4 / 64}
+        {"nouns": 1, "peak_inside": 0.5, "mass_inside": 0.3, "chance": 2 * 4 / 64, "all_named": 1}
     )
     found = play(("ball", [peak], [thing("ball", [2, 1, 5, 3])]))  # a quarter, and an eighth
     assert found == pytest.approx(
-        {"nouns": 1, "peak_inside": 0.25, "mass_inside": 0.2, "chance": 3 * 2 / 64}
+        {"nouns": 1, "peak_inside": 0.25, "mass_inside": 0.2, "chance": 3 * 2 / 64, "all_named": 1}
     )
 
 
@@ -108,9 +108,21 @@ def test_pointing_game_two_objects_are_distinguished_by_adjective():
     boxes = [thing("blue ball", TOP_RIGHT), thing("red ball", TOP_LEFT)]
     words = "red ball over blue ball"
     seen = play((words, [FLAT, left, FLAT, FLAT, right], boxes))
-    assert seen == {"nouns": 2, "peak_inside": 1.0, "mass_inside": 1.0, "chance": 0.25}
+    assert seen == {
+        "nouns": 2,
+        "peak_inside": 1.0,
+        "mass_inside": 1.0,
+        "chance": 0.25,
+        "all_named": 1,
+    }
     swapped = play((words, [FLAT, right, FLAT, FLAT, left], boxes))
-    assert swapped == {"nouns": 2, "peak_inside": 0.0, "mass_inside": 0.0, "chance": 0.25}
+    assert swapped == {
+        "nouns": 2,
+        "peak_inside": 0.0,
+        "mass_inside": 0.0,
+        "chance": 0.25,
+        "all_named": 1,
+    }
 
 
 def test_pointing_game_several_images_mean_is_over_nouns():
@@ -121,12 +133,12 @@ def test_pointing_game_several_images_mean_is_over_nouns():
         ("red ball", [FLAT, away], [thing("red ball", TOP_LEFT)]),
     )
     assert found == pytest.approx(
-        {"nouns": 3, "peak_inside": 2 / 3, "mass_inside": 2 / 3, "chance": 1 / 3}
+        {"nouns": 3, "peak_inside": 2 / 3, "mass_inside": 2 / 3, "chance": 1 / 3, "all_named": 1}
     )
 
 
 def test_pointing_game_caption_without_object_is_not_counted():
-    nothing = {"nouns": 0, "peak_inside": 0.0, "mass_inside": 0.0, "chance": 0.0}
+    nothing = dict.fromkeys(("nouns", "peak_inside", "mass_inside", "chance", "all_named"), 0)
     assert play(("a blue ball", [], [thing("red ball", TOP_LEFT)])) == nothing
     assert play(("a ball", [], None)) == nothing
     assert play(("", [], [thing("ball", TOP_LEFT)])) == nothing
@@ -167,3 +179,23 @@ def test_cells_inside_whole_pixel_box_equals_pixel_count():
 def test_cells_inside_box_beyond_the_image_is_clipped():
     assert cells_inside([-4, -4, 4, 20], 8, (2, 2)) == pytest.approx(np.array([[1, 0], [1, 0]]))
     assert cells_inside([9, 0, 12, 8], 8, (2, 2)) == pytest.approx(np.zeros((2, 2)))
+
+
+def test_share_all_named_needs_the_full_name_of_every_object():
+    ball, box = thing("red ball", TOP_LEFT), thing("blue box", TOP_RIGHT)
+    cases = [
+        ("a red ball over a blue box", [ball, box], True),
+        ("a blue box over a red ball", [ball, box], True),
+        ("a red ball over a red box", [ball, box], False),  # one colour wrong
+        ("a blue ball over a red box", [ball, box], False),  # colours swapped
+        ("a red ball", [ball, box], False),  # one object left out
+        ("a red ball", [ball], True),
+        ("a red ball", [], None),  # no boxes known: not counted
+    ]
+    counted = [right for _, _, right in cases if right is not None]
+    captions = [text.split() for text, _, _ in cases]
+    share = share_all_named(captions, [objects for _, objects, _ in cases])
+    assert share == pytest.approx(sum(counted) / len(counted))
+    for words, (_, objects, right) in zip(captions, cases):
+        assert share_all_named([words], [objects]) == float(right or False)
+    assert share_all_named([], []) == 0
