@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ from benchmarks.gpu_setting import (
     pace,
     peak,
     products,
+    table,
+    tried,
 )
 from benchmarks.gpu_training import loader_for
 from benchmarks.pipeline import our_model, reference_models
@@ -41,6 +44,9 @@ from sat.models.base import Normalize
 from sat.models.decoder import DecoderWithAttention
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
+
+ROUNDS = 2
+"""in which a data set is captioned"""
 
 
 def pixels_as_floats(pixels: Tensor) -> Tensor:
@@ -58,11 +64,14 @@ def encode_all(
 
 def encoding(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
     """Pictures a second through the frozen encoder, the copy to the card included."""
-    scale, rows = setting.pipeline, []
+    scale = setting.pipeline
     model = our_model(scale, quick, device, setting.words)
     theirs, _ = reference_models(model, scale)  # its weights lie as torch lays them by default
     plain = model.normalize
     ways: list[tuple[str, Callable, str, int]] = [
+        ("tutorial's, normalised floats", theirs, DEFAULTS, scale.batch)
+    ]
+    ways += [
         (name, encode, precision, batch)
         for batch in (scale.batch, setting.wide)
         for precision in PRECISIONS
@@ -71,60 +80,63 @@ def encoding(setting: Setting, quick: bool, device: torch.device) -> Iterator[st
             ("channels first", lambda images: theirs(plain(images))),
         )
     ]
-    ways.append(("tutorial's, normalised floats", theirs, DEFAULTS, scale.batch))
-    taken = []
-    for _, encode, precision, batch in ways:
+    slow: list[float] = []
+
+    def rows(name: str, encode: Callable, precision: str, batch: int) -> Iterator[list[object]]:
         pixels = torch.randint(0, 256, (batch, 3, scale.side, scale.side), dtype=torch.uint8)
-        pixels = pixels.pin_memory() if device.type == "cuda" else pixels
         images = pixels_as_floats(pixels) if encode is theirs else pixels
+        images = images.pin_memory() if device.type == "cuda" else images
         forget_peak(device)
         call = partial(encode_all, encode, images, precision, device)
         (time,) = measure.in_turn([call], setting.rounds, device, warm_up=2)
-        taken.append((batch / time.median, peak(device)))
-    slow, _ = taken[-1]
-    for (name, _, precision, batch), (rate, held) in zip(ways, taken):
-        once = measure.seconds(IMAGES / rate)
-        ratio = measure.ratio(rate, slow)
-        rows.append([name, precision, batch, f"{rate:.0f}", ratio, measure.megabytes(held), once])
+        rate = batch / time.median
+        slow.append(rate)  # the first is the tutorial's
+        told = [measure.megabytes(peak(device)), measure.seconds(IMAGES / rate)]
+        yield [name, precision, batch, f"{rate:.0f}", measure.ratio(rate, slow[0]), *told]
+
     head = ("encoder", "precision", "batch", "photos/s", "ratio", "peak memory", "COCO once")
-    yield f"{scale.backbone}, {scale.side}×{scale.side} px, from pinned bytes in memory, median."
-    yield measure.table(head, rows)
+    yield f"{scale.backbone}, {scale.side}×{scale.side} px, from pinned memory, median."
+    found = (tried(f"{way[0]}, {way[2]}", len(head), rows, *way) for way in ways)
+    yield from table(head, chain.from_iterable(found))
 
 
 def self_critical(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
     """Images a second of the self-critical objective, five captions drawn of each."""
-    size, rows = setting.pipeline.batch, []
+    size = setting.pipeline.batch
+    head = ("baseline", "precision", "photos/s", "captions drawn/s", "peak memory", "COCO epoch")
+    yield (
+        f"Batches of {size} photos, five captions drawn of each, cached features, CIDEr-D on the "
+        "CPU. The tutorial has no such stage."
+    )
     sizes = pair.sizes_for(quick, 196, pair.NATIVE)._replace(vocabulary=setting.words)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = stand_in.prepared(folder, setting.pictures, 8, setting.words)
         stored = stand_in.features(folder, setting.pictures, pair.NATIVE, sizes.features)
         cached, reward = data.reading(stored), reward_of(data)
-        for baseline in ("leave_one_out", "greedy"):
-            for precision in PRECISIONS:
-                decoder = pair.decoder(DecoderWithAttention, sizes, pair.TUTORIAL)
-                pair.teach_to_end(decoder)
-                model = pair.captioner(decoder).to(device)
-                optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-6, fused=True)
-                config = TrainConfig(precision=config_precision(precision))  # type: ignore[arg-type]
-                stage = StageConfig(objective="self_critical", samples=5, baseline=baseline)  # type: ignore[arg-type]
-                objective = SelfCriticalObjective(model, config, stage, reward)
-                step = partial(pair.step, objective, optimizer, config=config)
-                way = Way(baseline, precision, size, 0)
-                batches = endless(loader_for(cached, way, device, kind="random", stride=5))
-                with products(precision):
-                    found = pace(
-                        step,
-                        *(batches, lambda batch: len(batch.images), setting, device),
-                    )
-                told = [measure.megabytes(found.peak), minutes(found.rate, IMAGES)]
-                rows.append([baseline, precision, found, f"{5 * found.rate:.0f}", *told])
-    head = ("baseline", "precision", "photos/s", "captions drawn/s", "peak memory", "COCO epoch")
-    yield (
-        f"Batches of {size} photos, five captions drawn of each, cached features, CIDEr-D on the "
-        "CPU. The tutorial has no such stage."
-    )
-    yield measure.table(head, rows)
+
+        def rows(baseline: str, precision: str) -> Iterator[list[object]]:
+            decoder = pair.decoder(DecoderWithAttention, sizes, pair.TUTORIAL)
+            pair.teach_to_end(decoder)
+            model = pair.captioner(decoder).to(device)
+            optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-6, fused=True)
+            config = TrainConfig(precision=config_precision(precision))  # type: ignore[arg-type]
+            stage = StageConfig(objective="self_critical", samples=5, baseline=baseline)  # type: ignore[arg-type]
+            objective = SelfCriticalObjective(model, config, stage, reward)
+            step = partial(pair.step, objective, optimizer, config=config)
+            way = Way(baseline, precision, size, 0)
+            batches = endless(loader_for(cached, way, device, kind="random", stride=5))
+            with products(precision):
+                found = pace(step, batches, lambda batch: len(batch.images), setting, device)
+            told = [measure.megabytes(found.peak), minutes(found.rate, IMAGES)]
+            yield [baseline, precision, found, f"{5 * found.rate:.0f}", *told]
+
+        found = (
+            tried(f"{baseline}, {precision}", len(head), rows, baseline, precision)
+            for baseline in ("leave_one_out", "greedy")
+            for precision in PRECISIONS
+        )
+        yield from table(head, chain.from_iterable(found))
 
 
 def captioned(
@@ -140,36 +152,48 @@ def captioned(
 def evaluation(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
     """Photos a second captioned from pixels, against one at a time and five times each."""
     scale, few = setting.pipeline, setting.few
+    head = ("whose", "beam", "precision", "batch", "photos/s", "ratio", "peak memory")
+    head = (*head, f"{TEST_IMAGES:,} photos")
     model = our_model(scale, quick, device, setting.words)
-    ways = [(5, "TF32", scale.batch)]
-    ways += [(5, precision, setting.wide) for precision in PRECISIONS]
+    theirs = reference_models(model, scale)
+    ways = [(5, precision, setting.wide) for precision in PRECISIONS]
+    ways += [(5, "TF32", scale.batch)]
     ways += [(beam, "TF32", setting.wide) for beam in (3, 1)]
+    slow: list[float] = []
+    yield (
+        f"{setting.captioned} photos from pixels, {setting.workers} workers, their start included; "
+        f"the tutorial encodes and searches each photo once a caption, five times (of {few} "
+        "photos, scaled up)."
+    )
     with tempfile.TemporaryDirectory() as name:
         pixels = stand_in.prepared(Path(name), setting.captioned, scale.side, setting.words)
-        theirs = reference_models(model, scale)
-        with products("float32"):
-            said = captioned(model, pixels, scale.batch, 5, setting.workers)
-            expected = one_by_one(*theirs, pixels, few)
-        with products(DEFAULTS):
+
+        def first() -> Iterator[list[object]]:
             call = partial(one_by_one, *theirs, pixels, few)
-            (time,) = measure.in_turn([call], min(2, setting.rounds), device)
-        slow = few / time.median / stand_in.PER_IMAGE
-        rows = [["the tutorial's eval.py", 5, DEFAULTS, 1, f"{slow:.1f}", "1.00×", "", ""]]
-        rows[0][-1] = measure.seconds(TEST_IMAGES / slow)
-        for beam, precision, batch in ways:
+            with products(DEFAULTS):
+                (time,) = measure.in_turn([call], ROUNDS, device)
+            slow.append(few / time.median / stand_in.PER_IMAGE)
+            took = measure.seconds(TEST_IMAGES / slow[0])
+            yield ["the tutorial's eval.py", 5, DEFAULTS, 1, f"{slow[0]:.1f}", "1.00×", "", took]
+
+        def other(beam: int, precision: str, batch: int) -> Iterator[list[object]]:
             forget_peak(device)
             call = partial(captioned, model, pixels, batch, beam, setting.workers)
             with computing(precision, device):
-                (time,) = measure.in_turn([call], min(2, setting.rounds), device)
+                (time,) = measure.in_turn([call], ROUNDS, device)
             rate = pixels.num_images / time.median
-            ratio = measure.ratio(rate, slow) if beam == 5 else ""
+            ratio = measure.ratio(rate, slow[0]) if beam == 5 and slow else ""
             told = [measure.megabytes(peak(device)), measure.seconds(TEST_IMAGES / rate)]
-            rows.append(["ours", beam, precision, batch, f"{rate:.0f}", ratio, *told])
-    same = sum(one == other for one, other in zip(said, expected))
-    yield (
-        f"{pixels.num_images} photos from pixels, {setting.workers} workers, their start included; "
-        f"the tutorial encodes and searches each photo once a caption, five times (of {few} "
-        f"photos, scaled up). In float32 {same} of {few} captions are identical."
-    )
-    head = ("whose", "beam", "precision", "batch", "photos/s", "ratio", "peak memory")
-    yield measure.table((*head, f"{TEST_IMAGES:,} photos"), rows)
+            yield ["ours", beam, precision, batch, f"{rate:.0f}", ratio, *told]
+
+        def equal() -> Iterator[list[object]]:
+            with products("float32"):
+                said = captioned(model, pixels, scale.batch, 5, setting.workers)
+                expected = one_by_one(*theirs, pixels, few)
+            same = sum(one == other for one, other in zip(said, expected))
+            yield [f"{same} of {few} captions identical", 5, "float32", *[""] * (len(head) - 3)]
+
+        found = [tried("the tutorial's eval.py", len(head), first)]
+        found += [tried(f"ours, {way}", len(head), other, *way) for way in ways]
+        found += [tried("captions compared", len(head), equal)]
+        yield from table(head, chain.from_iterable(found))

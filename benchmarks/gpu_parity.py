@@ -10,16 +10,17 @@ import copy
 import dataclasses
 import runpy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks import decode, measure, pair, train_step
-from benchmarks.gpu_setting import DEFAULTS, Setting, products
+from benchmarks import decode, pair, train_step
+from benchmarks.gpu_setting import DEFAULTS, Setting, products, table, tried
 from benchmarks.gpu_vit import tiny_captioner
 from benchmarks.pipeline import our_model
 from sat.checkpoints import native
@@ -184,15 +185,19 @@ CHECKS = (teacher_forced, beams, draws, hard_attention, encoder, vit)
 
 def parity(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
     """One table; and that each row of the training benchmark agrees with the reference there."""
+
+    def rows(check: Callable[..., Iterator[Check]]) -> Iterator[list[str]]:
+        yield from (one.row() for one in check(setting, quick, device))
+
+    def agreement(row: train_step.Row) -> Iterator[list[str]]:
+        yield [row.name, train_step.agreement(row, setting.pipeline.batch, quick, device)]
+
     with products("float32"):
-        checks = [one.row() for check in CHECKS for one in check(setting, quick, device)]
-        yield measure.table(HEAD, checks)
-        told = [
-            [row.name, train_step.agreement(row, setting.pipeline.batch, quick, device)]
-            for row in train_step.ROWS
-        ]
-    yield "A step of ours and one of the tutorial's algorithm, both on the card:"
-    yield measure.table(("features", "agreement"), told)
+        found = (tried(check.__name__, len(HEAD), rows, check) for check in CHECKS)
+        yield from table(HEAD, chain.from_iterable(found))
+        yield "A step of ours and one of the tutorial's algorithm, both on the card:"
+        told = (tried(row.name, 2, agreement, row) for row in train_step.ROWS)
+        yield from table(("features", "agreement"), chain.from_iterable(told))
 
 
 def whole_runs(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
@@ -206,19 +211,22 @@ def whole_runs(setting: Setting, quick: bool, device: torch.device) -> Iterator[
         folder = Path(name)
         data = tiny["prepare"](folder / "data", known=2)
         config = partial(tiny["config"], data, device=str(device), mirror=True)
-        stages = {"stages": (1, 2, 3), "cache_features": True, "stage3": {"epochs": 1}}
-        stages |= {"stage1": {"epochs": 2, "ema": 0.5}, "stage2": {"epochs": 1, "warmup": 2}}
-        stages["stage3"] |= {"batch_size": 4, "samples": 2}
-        rows = []
-        for precision in wanted:
-            best = fit(config(output=folder / precision, precision=precision, **stages))
-            score = native.scores(best)["Bleu_4"]
-            rows.append([f"stages 1, 2, 3 in {precision}", f"ran, BLEU-4 {score:.3f}"])
-        rows.append(["stopped after an epoch and resumed", resumed(config, folder)])
-    yield measure.table(("run", "result"), rows)
+        found = [tried(f"stages in {one}", 2, three_stages, config, folder, one) for one in wanted]
+        found.append(tried("resuming", 2, resumed, config, folder))
+        yield from table(("run", "result"), chain.from_iterable(found))
 
 
-def resumed(config: Any, folder: Path) -> str:
+def three_stages(config: Any, folder: Path, precision: str) -> Iterator[list[str]]:
+    """A run through all stages, with everything in it that keeps a state on the card."""
+    stages: dict[str, Any] = {"stages": (1, 2, 3), "cache_features": True}
+    stages |= {"stage1": {"epochs": 2, "ema": 0.5}, "stage2": {"epochs": 1, "warmup": 2}}
+    stages["stage3"] = {"epochs": 1, "batch_size": 4, "samples": 2}
+    best = fit(config(output=folder / precision, precision=precision, **stages))
+    score = native.scores(best)["Bleu_4"]
+    yield [f"stages 1, 2, 3 in {precision}", f"ran, BLEU-4 {score:.3f}"]
+
+
+def resumed(config: Any, folder: Path) -> Iterator[list[str]]:
     """How far apart a run in one go and one in two end; atomic sums on the card differ a little."""
     whole = config(output=folder / "whole", stage1={"epochs": 2, "ema": 0.5}, workers=1)
     fit(whole)
@@ -228,4 +236,7 @@ def resumed(config: Any, folder: Path) -> str:
     ends = [native.load_trainer(folder / name / "last") for name in ("whole", "half")]
     found, expected = ([*end["average"].values()] for end in (ends[1], ends[0]))
     worst = max(apart(one, other) for one, other in zip(found, expected) if other.abs().max() > 0)
-    return f"the averaged weights are apart by {worst:.0e}"
+    yield [
+        "stopped after an epoch and resumed, against a run in one go",
+        f"the averaged weights are apart by {worst:.0e}",
+    ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,6 +23,8 @@ DEFAULTS = "torch's defaults"
 """TF32 in convolutions, float32 in other products: how the tutorial's code runs today"""
 WINDOWS = 3
 """parts of a measured run, each with a rate of its own"""
+ERROR = "**Error**"
+"""begins what the page says of something that failed"""
 
 
 class Setting(NamedTuple):
@@ -32,9 +36,9 @@ class Setting(NamedTuple):
     pictures: int = 1000
     captioned: int = 400  # images captioned at beam 5
     wide: int = 256  # images encoded or captioned together
-    warm_up: int = 8  # batches
-    seconds: float = 4.0  # for which a rate is measured
-    rounds: int = 5  # of a single call
+    warm_up: int = 6  # batches
+    seconds: float = 2.4  # for which a rate is measured
+    rounds: int = 4  # of a single call
     few: int = 16  # images that the reference captions
     workers: int = 6
 
@@ -156,3 +160,35 @@ def endless(batches: Any) -> Iterator[Any]:
     """Epoch after epoch of a loader."""
     while True:
         yield from batches
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The lines of a Markdown table one by one, so that a section cut off keeps those it has."""
+    yield measure.table(head, [])
+    for row in rows:
+        yield measure.table(head, [row]).rpartition("\n")[2]
+
+
+def tried(
+    what: str, width: int, rows: Callable[..., Iterable[Sequence[object]]], *arguments: Any
+) -> Iterator[Sequence[object]]:
+    """The rows of `rows(*arguments)`; a failure ends them with a row that tells it.
+
+    The traceback goes to stderr, whose last lines the page shows too.
+    """
+    try:
+        yield from rows(*arguments)
+    except Exception as error:
+        traceback.print_exc()
+        first = str(error).partition("\n")[0].replace("|", "/")[:200]
+        told = f"{ERROR}: {type(error).__name__}: {first}"
+        yield [what, told, *[""] * (width - 2)]
+    finally:
+        free()
+
+
+def free() -> None:
+    """Give back what the last row held on the card, so that the next one's peak is its own."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

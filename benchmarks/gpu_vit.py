@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from benchmarks.gpu_setting import (
     minutes,
     peak,
     products,
+    table,
+    tried,
 )
 from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
@@ -42,6 +45,12 @@ SMALL = VitGpt2Config(
     encoder_layers=2, encoder_width=16, encoder_heads=2, patch_size=8,
     decoder_layers=2, decoder_width=12, decoder_heads=2, positions=24,
 )  # fmt: skip
+
+
+HEAD = (
+    *("what", "precision", "batch", "ours, photos/s", "transformers", "ratio"),
+    *("peak memory, ours", "transformers'"),
+)
 
 
 class Words:
@@ -78,7 +87,8 @@ def tiny_captioner() -> VitGpt2:
 def theirs_of(model: VitGpt2) -> nn.Module:
     """The same network as `transformers` runs it by default: scaled dot products, fused."""
     network = copy.deepcopy(model.network)
-    network.decoder.set_attn_implementation("sdpa")
+    for part in (network.decoder, network.decoder.base_model):  # each may have its own config
+        part.set_attn_implementation("sdpa")
     return network
 
 
@@ -155,33 +165,38 @@ def compared(
 def vit(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
     """Training and decoding."""
     hf, side, words = (SMALL, 32, 12) if quick else (WHOLE, 224, 50257)
-    model = captioner(hf, side, words).to(device)
-    model = tiny_captioner().to(device) if quick else model
-    size, rows = setting.pipeline.batch, []
-    batch = batch_for(size, side, words, device)
-    for precision in PRECISIONS:
-        with products(precision):
-            calls = steps(model, batch, precision)
-            rows.append(compared("training step, all learns", precision, setting, calls, device))
-    head = ("what", "precision", "batch", "ours, photos/s", "transformers", "ratio")
-    head += ("peak memory, ours", "transformers'")
+    model = tiny_captioner() if quick else captioner(hf, side, words)
+    model = model.to(device)
+    batch = batch_for(setting.pipeline.batch, side, words, device)
+    same: list[str] = []
     yield (
         f"{hf.encoder_layers} and {hf.decoder_layers} layers of {hf.decoder_width}, {words:,} "
         f"tokens, {side}×{side} px, captions of {TOKENS} tokens, dropout {hf.dropout}. Ours keeps "
         "attention weights (eager), since it draws maps; `transformers` uses fused scaled dot "
         "products. Memory counts both sides' weights."
     )
-    yield measure.table(head, rows)
-    rows, same = [], []
-    for beam in (5, 1):
-        for precision in PRECISIONS:
-            with computing(precision, device):
-                calls = searches(model, batch.images, beam)
-                if precision == "float32":
-                    equal = sum(one == other for one, other in zip(*(call() for call in calls)))
-                    same.append(f"{equal} of {size} at beam {beam}")
-                rows.append(compared(f"captions, beam {beam}", precision, setting, calls, device))
-    yield measure.table(head, rows)
-    rate = float(rows[0][3])
-    yield f"In float32 identical captions: {', '.join(same)}."
-    yield f"COCO's {5000:,} test photos at beam 5 in float32: {minutes(rate, 5000)}."
+
+    def training(precision: str) -> Iterator[list[Any]]:
+        with products(precision):
+            calls = steps(model, batch, precision)
+            yield compared("training step, all learns", precision, setting, calls, device)
+
+    def decoding(beam: int, precision: str) -> Iterator[list[Any]]:
+        with computing(precision, device):
+            calls = searches(model, batch.images, beam)
+            if precision == "float32":
+                equal = sum(one == other for one, other in zip(*(call() for call in calls)))
+                same.append(f"{equal} of {len(batch.images)} at beam {beam}")
+            found = compared(f"captions, beam {beam}", precision, setting, calls, device)
+        if (beam, precision) == (5, "float32"):
+            same.append(f"COCO's 5,000 test photos would take {minutes(float(found[3]), 5000)}")
+        yield found
+
+    rows = [tried("training step", len(HEAD), training, precision) for precision in PRECISIONS]
+    rows += [
+        tried(f"captions, beam {beam}, {precision}", len(HEAD), decoding, beam, precision)
+        for beam in (5, 1)
+        for precision in PRECISIONS
+    ]
+    yield from table(HEAD, chain.from_iterable(rows))
+    yield f"Captions identical in float32: {'; '.join(same)}."

@@ -119,7 +119,8 @@ def warm_up(optimizer: Optimizer, steps: int) -> None:
     rates: list[float] = []
 
     def lower(optimizer: Optimizer, *_: Any) -> None:
-        done = max((int(state["step"]) for state in optimizer.state.values()), default=0)
+        counts = [state["step"] for state in optimizer.state.values()]
+        done = int(torch.stack(counts).max()) if counts else 0  # on a GPU: read once, not each
         rates[:] = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] *= min(1.0, (done + 1) / steps)

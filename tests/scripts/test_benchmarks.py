@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import choices, decode, floor, measure, pair, train_step
+from benchmarks import choices, decode, floor, gpu, measure, pair, train_step
+from benchmarks.gpu_setting import ERROR, table, tried
 from sat.config.training import TrainConfig
 from train import parse
 
@@ -176,3 +179,55 @@ def test_choices_are_told_as_differences_to_ours() -> None:
         "| ours | 20.0 | +0.0 | 50.0 | +0.0 |",
         "| other | 21.0 | +1.0 | 46.0 | -4.0 |",
     ]
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_tried_on_cpu_fills_every_table(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu"),
+            *("--threads", "1", "--output", page),
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    heading, *sections = page.read_text("utf-8").split("\n## ")
+    assert heading.startswith("# Results on a GPU")
+    titles = [section.partition("\n")[0] for section in sections]
+    assert titles == [section.title for section in gpu.SECTIONS.values()]
+    for section in sections:
+        assert ERROR not in section
+        assert measure.NOT_MEASURED + ": no time" not in section
+        rows = section.partition("| --- |")[2].splitlines()[1:]
+        assert rows[0].startswith("| "), section
+    assert "**no**" not in sections[0]  # parity of the CPU with itself
+
+
+def test_failing_row_of_gpu_benchmark_is_told_and_the_others_stay(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def rows(good: int) -> Iterator[list[int]]:
+        yield from ([i, i * i, i**3] for i in range(good))
+        raise ValueError("no | room\nsecond line")
+
+    lines = list(table(("a", "b", "c"), tried("cubes", 3, rows, 2)))
+    assert lines[1:] == [
+        "| 0 | 0 | 0 |",
+        "| 1 | 1 | 1 |",
+        f"| cubes | {ERROR}: ValueError: no / room |  |",
+    ]
+    assert "second line" in capsys.readouterr().err
+
+
+def test_section_of_gpu_benchmark_that_fails_keeps_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\necho '| kept |'\necho out of memory >&2\nexit 3\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(failing))
+    found = gpu.run("stage1", argparse.Namespace(threads=1, quick=True), CPU, 60)
+    assert "| kept |" in found
+    assert f"{ERROR}: the section ended with code 3.\n\n```\nout of memory\n```" in found
