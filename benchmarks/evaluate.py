@@ -26,8 +26,9 @@ from benchmarks import decode, measure, pair, stand_in
 from benchmarks.loader import TutorialDataset, our_loader
 from benchmarks.pipeline import QUICK, Scale, our_model, reference_models
 from benchmarks.train_step import BATCH, Step, our_step, reference_step
+from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
-from sat.config.model import Preprocessing
+from sat.config.model import ModelConfig, Preprocessing
 from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset, find_data_name
 from sat.data.transforms import normalize
@@ -135,7 +136,8 @@ def one_by_one(
 def together(model: ShowAttendTell, pixels: CaptionDataset) -> list[list[int]]:
     """Captions of all images, as `eval.py` finds them."""
     loader, options = evaluation_loader(pixels, BATCH), DecodingConfig(beam_size=BEAM)
-    (captions,) = caption_dataset(model, loader, Preprocessing(), [options])
+    captioner = Captioner(model, None, ModelConfig())  # type: ignore[arg-type]
+    (captions,) = caption_dataset(captioner, loader, [options])
     return [captions[i].words for i in range(len(captions))]
 
 

@@ -30,11 +30,11 @@ PARTS = (
         "load the model: build, read, move",
         "captioner = sat.captioner.load().to({device!r}); options = captioner.config.decoding",
     ),
-    ("read the photo", "photo = sat.captioner.read_photo({photo!r})"),
+    ("read the image", "photo = sat.captioner.read_image({photo!r})"),
     ("encoder", "features = captioner.encode([photo])"),
     (
         "decoding ({beam} beams)",
-        "from sat.generate import generate; generate(captioner.model, features, options)",
+        "from sat.decoding.generate import generate; generate(captioner.model, features, options)",
     ),
     ("encoder again, warm", "features = captioner.encode([photo])"),
     ("decoding again, warm", "generate(captioner.model, features, options)"),

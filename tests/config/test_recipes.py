@@ -21,7 +21,7 @@ from sat.models.factory import build_model
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 PAPER = [path for path in RECIPES if path.stem.startswith("paper")]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 parse = runpy.run_path(str(ROOT / "train.py"))["parse"]
 
 

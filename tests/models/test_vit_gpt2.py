@@ -167,3 +167,16 @@ def test_a_caption_longer_than_the_positions_is_named(decoder):
         _, state = model.step(torch.full((3,), 4), state)
     with pytest.raises(ValueError, match="lower max_length"):
         model.step(torch.full((3,), 4), state)
+
+
+@pytest.mark.parametrize("mode", ["expected", "sampled", "argmax"])
+def test_set_attention_mode_of_vit_gpt2_raises_instead_of_being_ignored(mode: str) -> None:
+    with pytest.raises(ValueError, match=f"test_attention is '{mode}': .* leave it out"):
+        tiny_vit.model().set_attention_mode(mode)
+
+
+def test_attention_is_eager_in_every_part_of_the_decoder() -> None:
+    """Other implementations return no maps; the inner model may have a config of its own."""
+    decoder = tiny_vit.model().decoder
+    found = {decoder.config._attn_implementation, decoder.base_model.config._attn_implementation}
+    assert found == {"eager"}

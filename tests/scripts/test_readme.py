@@ -33,7 +33,7 @@ def test_its_commands_are_understood(script, flags, monkeypatch):
 
 
 def test_its_pictures_and_recipes_exist():
-    for path in re.findall(r"\]\((\w[\w./-]+)\)|--config (\S+)", README):
+    for path in re.findall(r"\]\((\w[\w./-]+)\)|--config ([^\s`]+)", README):
         name = "".join(path)
         assert (ROOT / name).exists(), name
 

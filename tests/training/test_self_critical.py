@@ -151,7 +151,9 @@ def test_it_teaches_what_is_rewarded(model):
 def test_references_are_the_captions_with_their_end():
     captions = torch.tensor([[START, 1, END, 0], [START, 2, 1, END], [START, 3, END, 0]]).numpy()
     lengths = torch.tensor([3, 4, 3]).numpy()
-    dataset = SimpleNamespace(captions=captions, lengths=lengths, images=3, captions_per_image=1)
+    dataset = SimpleNamespace(
+        captions=captions, lengths=lengths, num_images=3, captions_per_image=1
+    )
     scorer = reward_of(dataset)
     assert scorer.score(1, [2, 1, END]) == pytest.approx(
         10 * 3 / 4

@@ -11,10 +11,10 @@ from conftest import Prepared
 from sat.config.training import TrainConfig
 from sat.data.dataloader import CaptionBatchSampler
 from sat.data.dataset import CaptionDataset
-from sat.training.stage import batches_for
+from sat.training.stage import build_sampler
 
 
-def test_batches_for_seed_and_stage_shuffles_by_ten_times_seed_plus_stage(
+def test_build_sampler_seed_and_stage_shuffles_by_ten_times_seed_plus_stage(
     prepared: Callable[..., Prepared],
 ) -> None:
     """Runs must resume in the same order, and no two of seed and stage may share one."""
@@ -27,7 +27,7 @@ def test_batches_for_seed_and_stage_shuffles_by_ten_times_seed_plus_stage(
         expected = CaptionBatchSampler(
             np.array(data.lengths), size, kind="random", seed=10 * seed + number
         )
-        found = list(batches_for(config, number, train))
+        found = list(build_sampler(config, number, train))
         assert found == list(expected)
         orders[seed, number] = tuple(itertools.chain.from_iterable(found))
     assert len(set(orders.values())) == len(orders)
