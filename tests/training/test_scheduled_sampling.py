@@ -191,3 +191,14 @@ def test_a_stage_counts_its_own_batches(tmp_path, monkeypatch) -> None:
     stages = {"stages": (1, 2), "stage1": linear | {"epochs": 2}, "stage2": linear | {"epochs": 1}}
     trainer.fit(tiny.config(data, tmp_path / "run", **stages))
     assert seen == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5, 1, 0.9, 0.8])
+
+
+def test_scheduled_sampling_in_bfloat16_keeps_all_gradients() -> None:
+    """The draw without gradients must not leave its cast weights to the pass that learns."""
+    model, given = captioner(1.0), batch()
+    config = TrainConfig(precision="bfloat16")
+    objective = cross_entropy_objective(model, config, teacher_forcing_ratio=0.5)
+    (part,), loss_of = parts_and_loss(objective, given)
+    loss_of(part)[0].backward()
+    without = {name for name, weight in model.named_parameters() if weight.grad is None}
+    assert not without

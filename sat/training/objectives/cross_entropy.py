@@ -55,10 +55,12 @@ class CrossEntropyObjective:
         slower = device.type == "cpu" and learns  # bfloat16 convolutions, backward
         with nullcontext() if slower else autocast(config.precision, device):
             features = encode_batch(self.model, part.images)
-        with autocast(config.precision, device):
-            inputs = part.captions.to(device)
-            if teacher_forcing_ratio < 1:
+        inputs = part.captions.to(device)
+        if teacher_forcing_ratio < 1:
+            # A block of its own: older torch keeps weights cast without gradients until it ends.
+            with autocast(config.precision, device):
                 inputs = sample_inputs(self.model, features, inputs, teacher_forcing_ratio)
+        with autocast(config.precision, device):
             output = self.model(features, inputs, part.lengths.to(device))
         targets = part.captions[:, 1:].to(device)
         by_words = (part.lengths - 1).sum().item() / (whole.lengths - 1).sum().item()
