@@ -23,7 +23,7 @@ $(READY): setup.py
 
 demo: $(READY)
 	@echo "== 1/5 drawing scenes and preparing them"
-	$(PY) create_input_files.py --dataset shapes --output_folder $(DEMO)/data --image_size 224 \
+	$(PY) create_input_files.py --dataset shapes --number 4000 --output_folder $(DEMO)/data --image_size 224 \
 		--min_word_freq 1 --overwrite
 	@echo "== 2/5 training on the CPU"
 	$(PY) train.py --config configs/shapes.yaml --data_folder $(DEMO)/data \
@@ -31,7 +31,7 @@ demo: $(READY)
 	@echo "== 3/5 captioning and scoring scenes with combinations never seen in training"
 	$(PY) eval.py --model $(DEMO)/run/best --data_folder $(DEMO)/data --beam_size 1 3
 	@echo "== 4/5 captioning one of them, with a picture of where the model looked"
-	$(PY) caption.py --img $(DEMO)/data/shapes/images/scene_01999.png --model $(DEMO)/run/best \
+	$(PY) caption.py --img $(DEMO)/data/shapes/images/scene_03701.png --model $(DEMO)/run/best \
 		--output $(DEMO)/attention.png
 	@echo "== 5/5 captioning real photos with the captioner that comes with the library"
 	$(PY) caption.py --output $(DEMO)/photos --img \
