@@ -28,7 +28,7 @@ def resize(image: Image.Image | np.ndarray, preprocessing: Preprocessing) -> np.
     size = (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
     box = visible_box(size, preprocessing)
     if box == (0, 0, *size):
-        return _scaled(np.asarray(image), preprocessing.size)
+        return _scaled(np.array(image), preprocessing.size)  # torch wants it writable
     whole = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     side = (preprocessing.size, preprocessing.size)
     small = whole.resize(side, Image.Resampling.BILINEAR, box=box)

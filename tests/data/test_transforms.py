@@ -1,5 +1,9 @@
 """Scale and normalize images against textbook formulas."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,8 @@ from PIL import Image
 
 from sat.config.model import Preprocessing
 from sat.data.transforms import normalize, resize, visible_box
+
+ROOT = Path(__file__).parents[2]
 
 
 def triangle_filter(pixels, size):
@@ -97,3 +103,13 @@ def test_resize_of_an_array_equals_pillow_within_one(shape):
     assert np.abs(got.astype(int) - expected).max() <= 1
     assert np.array_equal(got, resize(photo, Preprocessing(size=224)))
     assert np.array_equal(got, expected) or shape != (224, 224)
+
+
+def test_resize_of_a_whole_image_gives_no_warning():
+    """Torch warns, once in a process, of arrays that it must not write to."""
+    code = (
+        "from PIL import Image; from sat.config.model import Preprocessing\n"
+        "from sat.data.transforms import resize; resize(Image.new('RGB', (9, 7)), Preprocessing())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
