@@ -1,4 +1,4 @@
-"""sat: Show, Attend and Tell. Captions from photos, and where the model looked for every word.
+"""sat: Show, Attend and Tell. Captions of images, and where the model looked for each word.
 
 The public names are imported when they are first used, so that `--help` need not wait for torch.
 """

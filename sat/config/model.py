@@ -38,7 +38,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The network that turns a photo into a grid of features."""
+    """The network that turns an image into a grid of features."""
 
     backbone: str = "resnet101"
     """efficientnet_lite0, efficientnet_lite2, or any torchvision classifier by name"""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 CONTAINERS = ("features", "layers", "trunk_output", "blocks")
 """children of torchvision's models that hold the blocks, rather than being one"""
 HEADS = ("avgpool", "classifier", "fc", "head")
@@ -26,8 +26,8 @@ HEADS = ("avgpool", "classifier", "fc", "head")
 
 NO_GRID = {
     "vit_": "its features are a sequence, not a grid",
-    "inception_v3": "it has a second classifier inside and normalises its input anew",
-    "googlenet": "it has two more classifiers inside and normalises its input anew",
+    "inception_v3": "it has a second classifier inside and normalizes its input anew",
+    "googlenet": "it has two more classifiers inside and normalizes its input anew",
 }
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 """torchvision's DenseNet files still say norm.1 where the module is called norm1"""
@@ -75,9 +75,9 @@ def _torchvision(name: str, weights: str) -> Backbone:
         state = _download(member) if member else read(weights, tuple(sets.__members__))
         state = {OLD_DENSENET.sub(r"\1\2.", key): value for key, value in state.items()}
         fill(model, state, backbone=name, source=str(member or weights), head=HEADS)
-    normalised = (member or sets["DEFAULT"]).transforms()
-    mean = tuple(getattr(normalised, "mean", IMAGENET_MEAN))
-    std = tuple(getattr(normalised, "std", IMAGENET_STD))
+    normalized = (member or sets["DEFAULT"]).transforms()
+    mean = tuple(getattr(normalized, "mean", IMAGENET_MEAN))
+    std = tuple(getattr(normalized, "std", IMAGENET_STD))
     return Backbone(_open(model, name), mean, std)
 
 
@@ -108,7 +108,7 @@ def _open(model: nn.Module, name: str) -> list[nn.Module]:
 
 
 def _download(member: WeightsEnum) -> dict[str, Tensor]:
-    _log.info("reading %s from %s or torch's cache", member, member.url)
+    logger.info("reading %s from %s or torch's cache", member, member.url)
     try:
         return member.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError, http.client.HTTPException) as error:

@@ -67,7 +67,7 @@ STAGES = (
 
 
 class SamePadding(nn.Module):
-    """Zeros around a picture so that a strided convolution yields ceil(size / stride) cells.
+    """Zeros around an image so that a strided convolution yields ceil(size / stride) cells.
 
     An odd total goes to the right and the bottom, as TensorFlow does it.
     """

@@ -1,4 +1,4 @@
-"""Encoder: a photo becomes a grid of features, one vector for each place (Xu et al. 2015, 3.1.1).
+"""Encoder: images to grids of features, one vector for each place (Xu et al. 2015, 3.1.1).
 
 The body is an image classifier without its pooling and its classifier, cut into blocks that can be
 left off or fine-tuned: one of torchvision's by name, or our EfficientNet-Lite.
@@ -25,7 +25,7 @@ RESNET_FINE_TUNES_FROM = 5
 """layer2: the tutorial leaves conv1, bn1 and layer1 as they are"""
 
 PROBE_SIDES = {"maxvit_t": 224}
-"""side of the picture that tells D, where 64 pixels will not do"""
+"""side of the image that probes D, where 64 pixels will not do"""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
     sets for this backbone ("IMAGENET1K_V1"), or the path of a local state dict. `blocks` keeps the
     first so many blocks of the body: VGG-19 without its last, the pooling, gives the 14×14×512 of
     the paper. `encoded_image_size` pools the grid to so many cells a side; None leaves it as it is.
-    Images come in normalised by `mean` and `std` (RGB, of values in 0..1).
+    Images come in normalized by `mean` and `std` (RGB, of values in 0..1).
 
     Batch norm always uses the statistics it came with, in fine-tuned blocks too: those of the small
     batches of stage 2 are noise, and this way training and evaluation see the same features. With
@@ -71,14 +71,14 @@ class Encoder(nn.Module):
             self.encoder_dim: int = self.body.eval()(torch.zeros(1, 3, side, side)).shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """float[B, h, w, D] from normalised float[B, 3, H, W]."""
+        """float[B, h, w, D] from normalized float[B, 3, H, W]."""
         return self.pool(self.maps(images)).permute(0, 2, 3, 1)  # (B, h, w, D)
 
     def maps(self, images: Tensor) -> Tensor:
-        """float[B, D, h, w] from normalised float[B, 3, H, W], the grid as it comes."""
+        """float[B, D, h, w] from normalized float[B, 3, H, W], the grid as it comes."""
         if not images.is_floating_point():
             raise TypeError(
-                f"images are {images.dtype}: convert them to float in 0..1 and normalise them with "
+                f"images are {images.dtype}: convert them to float in 0..1 and normalize them with "
                 "the encoder's mean and std"
             )
         return self.body(images)

@@ -18,10 +18,10 @@ def encoder_values(
 ) -> dict[str, Any]:
     """Of the vision transformer "fresh:kind"; none for another name.
 
-    Pictures and patches are squares, in pixels. Swin halves its grid once, between two stages that
+    Images and patches are squares, in pixels. Swin halves its grid once, between two stages that
     share the layers.
     """
-    picture = {"image_size": image_size, "patch_size": patch_size, **_spread(width)}
+    image = {"image_size": image_size, "patch_size": patch_size, **_spread(width)}
     plain: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -39,7 +39,7 @@ def encoder_values(
             "window_size": max(1, min(7, image_size // patch_size // 2)),
         },
     }
-    return _of_kind(name, kinds, picture)
+    return _of_kind(name, kinds, image)
 
 
 def decoder_values(

@@ -155,7 +155,7 @@ class VitGpt2(nn.Module):
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T].
 
-        There may be several captions of each photo, its own one after another. Maps are of the
+        There may be several captions of each image, one after another. Maps are of the
         patches: the share of class tokens is left out, the rest sums to one (after any dropout).
         """
         repeats = captions_per_image(captions, features)
@@ -174,7 +174,7 @@ class VitGpt2(nn.Module):
         return Output(output.logits, _patches(maps) * real.unsqueeze(2))
 
     def speak(self, captions: Tensor) -> Tensor:
-        """Logits float[B, T-1, V] of the decoder that sees no photo, a plain language model."""
+        """Logits float[B, T-1, V] of the decoder alone, as a plain language model."""
         return self.decoder(input_ids=captions[:, :-1], use_cache=False).logits
 
     def _check_length(self, words: int) -> None:

@@ -45,12 +45,12 @@ def cache_features(
     """The HDF5 file of the split's features float16[I, W, P, D], written unless it is there.
 
     `encode` takes uint8[B, 3, S, S] to float[B, P, D]; `key` (see `fingerprint`) names what made
-    the features and stands in the file's name. Features older than the pictures are made anew.
+    the features and stands in the file's name. Features older than the images are made anew.
     Raises `OSError` when the disk is too small for them, before anything is encoded.
     """
     path = dataset.path("FEATURES", f"_{key}.hdf5")
-    pictures = dataset.path("IMAGES", ".hdf5")
-    if path.exists() and path.stat().st_mtime_ns >= pictures.stat().st_mtime_ns:
+    images = dataset.path("IMAGES", ".hdf5")
+    if path.exists() and path.stat().st_mtime_ns >= images.stat().st_mtime_ns:
         logger.info("features of %s: reading %s", dataset.split, path)
         return path
     loader = evaluation_loader(dataset, batch_size, workers=workers)
