@@ -28,11 +28,11 @@ from benchmarks.pipeline import QUICK, Scale, our_model, reference_models
 from benchmarks.train_step import BATCH, Step, our_step, reference_step
 from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
-from sat.config.model import ModelConfig, Preprocessing
+from sat.config.model import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
 from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset, find_data_name
-from sat.data.transforms import normalize
 from sat.evaluation import caption_dataset
+from sat.models.base import Normalize
 from sat.models.encoder import Encoder
 from sat.models.show_attend_tell import ShowAttendTell
 
@@ -126,8 +126,9 @@ def one_by_one(
 ) -> list[list[int]]:
     """Captions of the first images, each encoded and searched by itself."""
     device, found = next(decoder.parameters()).device, []
+    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD).to(device)
     for i in range(images):
-        image = normalize(pixels.image(i)[None].to(device), Preprocessing())
+        image = normalize(pixels.image(i)[None].to(device))
         caption = decode.one_by_one(decoder, encoder(image).flatten(1, 2), BEAM)
         found += [words for words, _ in caption]
     return found

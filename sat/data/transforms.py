@@ -1,19 +1,14 @@
-"""Resize images as the model expects them, and normalize their pixels.
+"""Resize images as the model expects them. (The model itself normalizes their pixels.)
 
 B images, S side of the square image in pixels.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from PIL import Image
 
 from sat.config.model import Preprocessing
-
-if TYPE_CHECKING:
-    import torch
 
 
 def resize(image: Image.Image | np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -63,23 +58,3 @@ def visible_box(
     side = min(width, height) * (7 / 8 if preprocessing.resize == "inner_crop" else 1)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
-
-
-def normalize(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Scale uint8[B, 3, S, S] to the float32 values that the encoder was trained on.
-
-    Raises `TypeError` for other types: pixels that are scaled twice make all images look alike to
-    the model.
-    """
-    import torch
-
-    if images.dtype != torch.uint8:
-        raise TypeError(
-            f"images are {images.dtype}, not torch.uint8: pass the pixels (0 to 255) as they were"
-            " read, they are scaled here and must not be scaled twice"
-        )
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
-        for values in (preprocessing.mean, preprocessing.std)
-    )
-    return images.to(torch.float32).div_(255).sub_(mean).div_(std)

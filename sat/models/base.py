@@ -122,16 +122,3 @@ def encode_batch(model: CaptionModel, images: Tensor) -> Tensor:
     """Features float[B, P, D] of a batch of pixels, or of cached features or activations."""
     images = images.to(device_of(model), non_blocking=True)
     return model.encode(images) if images.dtype == torch.uint8 else model.encode_cached(images)
-
-
-def captions_per_image(captions: Tensor, features: Tensor) -> int:
-    """How many captions int[N, T] each image of features float[B, P, D] has, one after another.
-
-    Raises `ValueError` unless each image has as many.
-    """
-    repeats, rest = divmod(len(captions), len(features))
-    if rest or not repeats:
-        raise ValueError(
-            f"{len(captions)} captions of {len(features)} images: give as many of each image"
-        )
-    return repeats

@@ -8,18 +8,12 @@ Dimensions: B images, H and W pixels, h and w cells of the grid, D features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from sat.config.checks import check_choice
 from sat.models import efficientnet_lite
 from sat.models.backbones import _first_blocks, _lite, _torchvision
-
-if TYPE_CHECKING:
-    pass
-
 
 RESNET_FINE_TUNES_FROM = 5
 """layer2: the tutorial leaves conv1, bn1 and layer1 as they are"""

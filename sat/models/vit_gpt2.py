@@ -17,8 +17,9 @@ from transformers import DynamicCache, EncoderDecoderCache, VisionEncoderDecoder
 
 from sat.config.checks import check, check_choice
 from sat.config.training import StageConfig
-from sat.models.base import FrozenPart, Normalize, Output, captions_per_image
+from sat.models.base import FrozenPart, Normalize, Output
 from sat.models.hf_networks import FRESH_MEAN, FRESH_STD
+from sat.ops.packed_captions import captions_per_image
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")  # in names of weights
 
@@ -158,7 +159,7 @@ class VitGpt2(nn.Module):
         There may be several captions of each image, one after another. Maps are of the
         patches: the share of class tokens is left out, the rest sums to one (after any dropout).
         """
-        repeats = captions_per_image(captions, features)
+        repeats = captions_per_image(len(captions), len(features))
         words = captions[:, :-1]
         self._check_length(words.shape[1])
         real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1

@@ -11,6 +11,14 @@ from torch import Tensor
 from sat.ops.ragged_rows import is_identity
 
 
+def captions_per_image(captions: int, images: int) -> int:
+    """The captions that each image has; `ValueError` unless each has as many."""
+    repeats, rest = divmod(captions, images)
+    if rest or not repeats:
+        raise ValueError(f"{captions} captions of {images} images: give as many of each image")
+    return repeats
+
+
 class PackedCaptions:
     """Captions sorted from long to short and packed as `torch.nn.utils.rnn` packs sequences.
 
@@ -28,11 +36,7 @@ class PackedCaptions:
         another; `image_index` int[B] is the image of each sorted caption. Raises `ValueError` if
         B is not a multiple of I.
         """
-        per_image, rest = divmod(shape[0], len(features))
-        if rest or not per_image:
-            raise ValueError(
-                f"{shape[0]} captions of {len(features)} images: give as many of each image"
-            )
+        per_image = captions_per_image(shape[0], len(features))
         to_predict, self.order = (lengths.flatten() - 1).sort(descending=True, stable=True)
         self.image_index, self._num_images = self.order // per_image, len(features)
         self.steps = steps = shape[1] - 1

@@ -5,7 +5,7 @@ B captions, T words, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from sat.captioner import Captioner
 from sat.config.training import TrainConfig
 from sat.data.dataloader import evaluation_loader
 from sat.data.dataset import CaptionDataset
+from sat.data.progress import Progress
 from sat.evaluation import caption_dataset, score
 from sat.models.base import device_of, encode_batch
 from sat.training.losses import cross_entropy, topk_accuracy
@@ -24,7 +25,7 @@ def validate(
     captioner: Captioner,
     dataset: CaptionDataset,
     config: TrainConfig,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
     on_results: Callable[[list[dict[str, Any]]], None] = lambda results: None,
 ) -> dict[str, float]:
     """Scores of captions decoded for every image, and teacher-forced metrics named as such.

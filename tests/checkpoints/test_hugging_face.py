@@ -21,9 +21,14 @@ from sat.captioner import Captioner
 from sat.checkpoints import hub, hugging_face, native
 from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
-from sat.data.transforms import normalize, resize
+from sat.data.transforms import resize
+from sat.models.base import Normalize
 
 CAPTION = "a red dog runs"
+
+
+def normalize(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    return Normalize(preprocessing.mean, preprocessing.std)(images)
 
 
 @pytest.fixture(scope="module")

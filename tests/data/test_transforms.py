@@ -10,9 +10,14 @@ import torch
 from PIL import Image
 
 from sat.config.model import Preprocessing
-from sat.data.transforms import normalize, resize, visible_box
+from sat.data.transforms import resize, visible_box
+from sat.models.base import Normalize
 
 ROOT = Path(__file__).parents[2]
+
+
+def normalize(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    return Normalize(preprocessing.mean, preprocessing.std)(images)
 
 
 def triangle_filter(pixels, size):

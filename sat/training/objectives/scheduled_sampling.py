@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sat.models.base import CaptionModel, captions_per_image
+from sat.models.base import CaptionModel
+from sat.ops.packed_captions import captions_per_image
 
 
 @torch.no_grad()
@@ -27,7 +28,7 @@ def sample_inputs(
     """
     training = model.training
     model.eval()
-    repeats = captions_per_image(captions, features)
+    repeats = captions_per_image(len(captions), len(features))
     images = torch.arange(len(captions), device=captions.device) // repeats
     state = model.reorder(model.start(features), images)
     inputs = captions.clone()
