@@ -26,9 +26,18 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    package_data={"sat": ["py.typed", "pretrained/*/*"]},
+    package_data={"sat": ["py.typed", "pretrained/*/*"], "sat.recipes": ["*.yaml"]},
+    package_dir={"sat.recipes": "configs"},
+    entry_points={
+        "console_scripts": [
+            "sat-prepare = sat.commands.prepare:main",
+            "sat-train = sat.commands.train:main",
+            "sat-eval = sat.commands.evaluate:main",
+            "sat-caption = sat.commands.caption:main",
+        ]
+    },
     python_requires=">=3.10",
-    packages=find_packages(include=["sat", "sat.*"]),
+    packages=[*find_packages(include=["sat", "sat.*"]), "sat.recipes"],
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
