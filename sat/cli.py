@@ -36,7 +36,9 @@ def add_flags(
 
     With `given_only`, a flag that is left out leaves no value, so that other defaults can stand.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=True, add_print_completion_argument=True
+    )
     names = parser.add_class_arguments(cls, skip=set(skip))
     if given_only:
         parser.set_defaults(dict.fromkeys(names, SUPPRESS))
