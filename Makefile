@@ -23,7 +23,7 @@ $(READY): setup.py
 
 demo: $(READY)
 	@echo "== 1/5 drawing scenes and preparing them"
-	$(PY) create_input_files.py --dataset shapes --number 4000 --output_folder $(DEMO)/data --image_size 224 \
+	$(PY) create_input_files.py --dataset shapes --number 4000 --output_folder $(DEMO)/data --image_size 96 \
 		--min_word_freq 1 --overwrite
 	@echo "== 2/5 training on the CPU"
 	$(PY) train.py --config configs/shapes.yaml --data_folder $(DEMO)/data \
@@ -31,8 +31,8 @@ demo: $(READY)
 	@echo "== 3/5 captioning and scoring scenes with combinations never seen in training"
 	$(PY) eval.py --model $(DEMO)/run/best --data_folder $(DEMO)/data --beam_size 1 3
 	@echo "== 4/5 captioning one of them, with a picture of where the model looked"
-	$(PY) caption.py --img $(DEMO)/data/shapes/images/scene_03701.png --model $(DEMO)/run/best \
-		--output $(DEMO)/attention.png
+	$(PY) caption.py --model $(DEMO)/run/best --output $(DEMO)/attention.png --img $(DEMO)/data/shapes/images/$$($(PY) -c \
+		"import glob, json; print(json.load(open(*glob.glob('$(DEMO)/data/TEST_REFERENCES_*')))['images'][0]['file_name'])")
 	@echo "== 5/5 captioning real photos with the captioner that comes with the library"
 	$(PY) caption.py --output $(DEMO)/photos --img \
 		$$($(PY) -c "from skimage import data; print(*(f'{data.data_dir}/{n}.png' for n in ('chelsea', 'coffee', 'astronaut')))")

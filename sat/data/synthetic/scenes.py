@@ -131,7 +131,7 @@ def make_scene(generator: random.Random, split: str, size: int) -> list[Thing]:
     else:
         shared = generator.uniform(0.3, 0.7)
         across = [shared + generator.uniform(-0.05, 0.05) for _ in pairs]
-        along = [generator.uniform(0.2, 0.3), generator.uniform(0.7, 0.8)]
+        along = [generator.uniform(0.18, 0.24), generator.uniform(0.76, 0.82)]
         sideways = generator.random() < 0.5
         centers = [(a, b) if sideways else (b, a) for a, b in zip(along, across)]
     sides = [generator.uniform(0.27, 0.34) for _ in pairs]
