@@ -51,7 +51,8 @@ def caption_html(name: str, results: Sequence[CaptionResult]) -> str:
     photo.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     layers = [_layer(i, best) for i in range(min(len(best.words), MOST_WORDS))]
     words = [
-        f'<button type="button" class="word w{min(i, MOST_WORDS)}">{html.escape(word)}</button>'
+        f'<button type="button" class="word w{min(i, MOST_WORDS)}"{_probability(best, i)}>'
+        f"{html.escape(word)}</button>"
         for i, word in enumerate(best.words)
     ]
     others = "".join(
