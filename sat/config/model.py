@@ -41,7 +41,7 @@ class EncoderConfig:
     """The network that turns an image into a grid of features."""
 
     backbone: str = "resnet101"
-    """efficientnet_lite0, efficientnet_lite2, or any torchvision classifier by name"""
+    """any torchvision classifier by name, timm:NAME (extra [timm]), or efficientnet_lite0 to 4"""
     weights: str = "default"
     """default: its ImageNet weights; none: random; else the path of a local state dict"""
     blocks: int | None = None
