@@ -178,12 +178,16 @@ class VitGpt2(nn.Module):
         """Logits float[B, T-1, V] of the decoder alone, as a plain language model."""
         return self.decoder(input_ids=captions[:, :-1], use_cache=False).logits
 
-    def _check_length(self, words: int) -> None:
+    @property
+    def positions(self) -> int:
+        """The most tokens that a caption may have, the start included."""
         config: Any = self.decoder.config
         taken = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-        room = config.max_position_embeddings - taken
-        remedy = f"the decoder has positions for {room} tokens: lower max_length"
-        check(words <= room, "the length of a caption", words, remedy)
+        return config.max_position_embeddings - taken
+
+    def _check_length(self, words: int) -> None:
+        remedy = f"the decoder has positions for {self.positions} tokens: lower max_length"
+        check(words <= self.positions, "the length of a caption", words, remedy)
 
 
 def _patches(maps: Tensor) -> Tensor:

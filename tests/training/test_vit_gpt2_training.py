@@ -26,15 +26,15 @@ from sat.training.optim import warm_up
 from sat.training.trainer import fit
 
 HF = VitGpt2Config(
-    patch_size=8,
-    encoder_layers=1,
-    encoder_width=16,
-    encoder_heads=2,
-    decoder_layers=1,
-    decoder_width=16,
-    decoder_heads=2,
-    positions=16,
-    dropout=0.0,
+    encoder_config={
+        "patch_size": 8,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+    decoder_config={"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),
 )
 
 
