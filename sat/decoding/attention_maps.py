@@ -28,6 +28,7 @@ def attention_maps(model: AttentionModel, features: Tensor, words: list[int]) ->
     """
     caption = torch.tensor([[model.start_id, *words, model.end_id]], device=features.device)
     lengths = torch.tensor([caption.shape[1]], device=features.device)
-    alphas = model(features, caption, lengths).alphas[0, : len(words)]
-    side = math.isqrt(alphas.shape[1])
-    return alphas.reshape(len(words), side, side).float()
+    alphas = model(features, caption, lengths).alphas
+    assert alphas is not None, "asked for, by default"
+    side = math.isqrt(alphas.shape[2])
+    return alphas[0, : len(words)].reshape(len(words), side, side).float()

@@ -175,8 +175,38 @@ def test_set_attention_mode_of_vit_gpt2_raises_instead_of_being_ignored(mode: st
         tiny_vit.model().set_attention_mode(mode)
 
 
-def test_attention_is_eager_in_every_part_of_the_decoder() -> None:
-    """Other implementations return no maps; the inner model may have a config of its own."""
-    decoder = tiny_vit.model().decoder
-    found = {decoder.config._attn_implementation, decoder.base_model.config._attn_implementation}
-    assert found == {"eager"}
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_training_without_maps_is_fused_and_equal_to_training_with_maps(decoder, monkeypatch):
+    """Same logits and gradient; each of two layers attends to words and to patches."""
+    names = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+    if decoder != "fresh:gpt2":
+        names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    model = tiny_vit.model(decoder=decoder, decoder_config=dict.fromkeys(names, 0.0)).train()
+    found, calls, fused = [], [], torch.nn.functional.scaled_dot_product_attention
+    features = tiny_vit.features(model)
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *args, **options: calls.append(1) or fused(*args, **options),
+    )
+    for maps in (True, False):
+        model.zero_grad()
+        output = model(features, CAPTIONS, LENGTHS, output_attentions=maps)
+        cross_entropy(output.logits, CAPTIONS[:, 1:], LENGTHS - 1).backward()
+        gradient = {name: w.grad for name, w in model.decoder.named_parameters()}
+        found.append((output.logits[0], gradient))
+        assert (output.alphas is not None) == maps
+        assert len(calls) == (0 if maps else 4)
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_maps_in_evaluation_are_those_of_before_a_training_step(decoder):
+    model = tiny_vit.model(decoder=decoder)
+    features = tiny_vit.features(model)
+    with torch.inference_mode():
+        before = model(features, CAPTIONS, LENGTHS)
+        model.train()(features, CAPTIONS, LENGTHS, output_attentions=False)
+        after = model.eval()(features, CAPTIONS, LENGTHS)
+    assert torch.equal(before.alphas, after.alphas)
+    assert torch.equal(before.logits, after.logits)
