@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from sat.captioner import Captioner
 from sat.checkpoints.hugging_face import PREPROCESSOR, preprocessor_values
+from sat.commands.train import parse
 from sat.config.training import TrainConfig
 from sat.data.dataloader import CaptionBatchSampler
 from sat.data.dataset import CaptionDataset
@@ -32,7 +33,6 @@ from sat.training.initialization import initial_captioner, open_data
 from sat.training.losses import cross_entropy
 from sat.training.optim import optimizer_step, warm_up
 from sat.training.validation import validate
-from train import parse
 
 
 def main(config: TrainConfig) -> float:

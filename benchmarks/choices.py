@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from sat.atomic_io import write_json
 from sat.captioner import load
+from sat.commands.train import parse
 from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.evaluation import evaluate
 from sat.training.feature_cache import with_features
 from sat.training.initialization import open_data
-from train import parse
 
 CHOICES: dict[str, list[str]] = {
     "ours": [],

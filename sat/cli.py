@@ -1,4 +1,4 @@
-"""Helpers that the four scripts share: flags from configs, log lines, errors as one line."""
+"""Helpers that the commands share: flags from configs, log lines, errors as one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def add_flags(
 
     With `given_only`, a flag that is left out leaves no value, so that other defaults can stand.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=True, add_print_completion_argument=True
+    )
     names = parser.add_class_arguments(cls, skip=set(skip))
     if given_only:
         parser.set_defaults(dict.fromkeys(names, SUPPRESS))
@@ -61,7 +63,19 @@ def complete_flags(cls: type, arguments: list[str]) -> list[str]:
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", action="append", default=[])
     known, others = files.parse_known_args(flags)
-    return [*(f"--config={path}" for path in known.config), *others]
+    return [*(f"--config={find_recipe(name)}" for name in known.config), *others]
+
+
+def find_recipe(name: str) -> Path:
+    """The path of a YAML file: `name` itself, or the recipe of that name in the library.
+
+    Installed recipes lie in `sat/recipes`, those of a clone in `configs`.
+    """
+    package = Path(__file__).parent
+    recipes = [
+        folder / f"{name}.yaml" for folder in (package / "recipes", package.parent / "configs")
+    ]
+    return next((path for path in (Path(name), *recipes) if path.is_file()), Path(name))
 
 
 def _switches(cls: type, prefix: str = "--") -> set[str]:

@@ -28,6 +28,8 @@ LAYERS = (
     ("evaluation", "visualize"),
     ("training", "web", "export"),
     ("cli",),
+    ("commands",),
+    ("__main__",),
 )
 LEVEL = {package: level for level, row in enumerate(LAYERS) for package in row}
 STANDALONE = ("config", "ops", "metrics")

@@ -181,7 +181,7 @@ class VitGpt2(nn.Module):
         patches: the share of class tokens is left out, the rest sums to one (after any dropout).
         Without `output_attentions` there are none, and a training step is faster.
         """
-        repeats = captions_per_image(len(captions), len(features))
+        repeats = captions_per_image(captions.shape[0], features.shape[0])
         words = captions[:, :-1]
         self._check_length(words.shape[1])
         real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
-import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
+from sat.commands import prepare
+from sat.commands.train import parse
 from sat.config.data import InputFilesConfig
 from sat.config.model import ModelConfig
 from sat.config.training import TrainConfig
@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 PAPER = [path for path in RECIPES if path.stem.startswith("paper")]
 README = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-parse = runpy.run_path(str(ROOT / "train.py"))["parse"]
 
 
 def config_of(path: Path) -> TrainConfig:
@@ -42,9 +41,7 @@ def prepared_by(path: Path, monkeypatch: pytest.MonkeyPatch) -> InputFilesConfig
     """What the header's create_input_files.py command asks for."""
     monkeypatch.syspath_prepend(ROOT)
     (flags,) = re.findall(r"^python create_input_files\.py (.+)$", header(path), re.MULTILINE)
-    found = (
-        importlib.import_module("create_input_files").build_parser().parse_args(shlex.split(flags))
-    )
+    found = prepare.parse(shlex.split(flags))
     assert found.output_folder == config_of(path).data_folder
     names = [field.name for field in dataclasses.fields(InputFilesConfig)]
     return InputFilesConfig(**{name: found[name] for name in names})

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import runpy
 from pathlib import Path
 
 import pytest
 import tiny_vit
 from transformers import GPT2Config, RobertaConfig, SwinConfig, ViTConfig
 
+from sat.commands.train import parse
 from sat.config.model import ModelConfig, Preprocessing
 from sat.models.factory import build_model
 
 ROOT = Path(__file__).parents[2]
-parse = runpy.run_path(str(ROOT / "train.py"))["parse"]
 
 
 def test_fresh_parts_have_the_keys_given_and_the_defaults_of_hugging_face():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from reference_decoder import ReferenceDecoder
 from torch import Tensor
 
+from sat.commands.train import parse
 from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.decoding.generate import generate
@@ -21,8 +21,7 @@ from sat.training.losses import cross_entropy, doubly_stochastic_penalty, word_m
 from sat.training.optim import OPTIMIZERS, optimizer_step, set_learning_rates
 
 ROOT = Path(__file__).parents[2]
-PARSE = runpy.run_path(str(ROOT / "train.py"))["parse"]
-RECIPE: TrainConfig = PARSE(["--config", str(ROOT / "configs" / "tutorial_coco.yaml")])
+RECIPE: TrainConfig = parse(["--config", str(ROOT / "configs" / "tutorial_coco.yaml")])
 EXACT = {"rtol": 0, "atol": 1e-5}
 KEPT_OF_SEED_77 = [1, 1, 0, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 0, 0]
 """by dropout in the PyTorch that the fixture was made with; 2.6, for one, draws others"""

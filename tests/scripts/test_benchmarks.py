@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import choices, decode, floor, gpu, measure, pair, train_step
 from benchmarks.gpu_setting import ERROR, table, tried
+from sat.commands.train import parse
 from sat.config.training import TrainConfig
-from train import parse
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ("train_step", "decode", "evaluate", "prepare", "loader", "startup")

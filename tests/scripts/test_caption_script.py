@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -20,7 +19,8 @@ from PIL import Image
 import sat.captioner
 from sat.captioner import Captioner
 from sat.checkpoints import native
-from sat.cli import cli_errors, name_figures
+from sat.cli import name_figures
+from sat.commands import caption as script
 from sat.config.decoding import DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
 from sat.data.image_files import find_images
@@ -29,10 +29,6 @@ from sat.models.factory import build_model
 
 ROOT = Path(__file__).parents[2]
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
-
-spec = importlib.util.spec_from_file_location("caption_script", ROOT / "caption.py")
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +72,7 @@ def caption(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["caption.py", *map(str, arguments)])
         code = 0
         try:
-            with cli_errors():
-                script.main()
+            script.main()
         except SystemExit as end:
             code = end.code
         return code, *capsys.readouterr()

@@ -6,10 +6,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sat.cli import complete_flags
+import sat.__main__
+from sat.cli import complete_flags, find_recipe
 from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 
@@ -67,3 +69,29 @@ def test_complete_flags_with_switches_and_files_adds_values_and_puts_files_first
     cls: type, typed: str, completed: str
 ) -> None:
     assert complete_flags(cls, typed.split()) == completed.split()
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["captoin"], 2), (["--help"], 0)])
+def test_python_m_sat_without_a_command_lists_all(monkeypatch, capsys, arguments, code):
+    monkeypatch.setattr(sys, "argv", ["sat", *arguments])
+    with pytest.raises(SystemExit) as end:
+        sat.__main__.main()
+    told = capsys.readouterr()
+    text = told.err if code else told.out
+    assert end.value.code == code
+    assert all(f"  {name}" in text for name in sat.__main__.COMMANDS)
+
+
+def test_python_m_sat_runs_the_command_by_its_name(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sat", "caption", "--help"])
+    with pytest.raises(SystemExit):
+        sat.__main__.main()
+    assert "python -m sat caption" in capsys.readouterr().out
+
+
+def test_find_recipe_takes_a_path_or_the_name_of_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("flickr8k").read_text().startswith("#")
+    Path("flickr8k").write_text("batch_size: 7")
+    assert find_recipe("flickr8k") == Path("flickr8k")
+    assert find_recipe("nothing.yaml") == Path("nothing.yaml")  # jsonargparse says it is missing

@@ -12,11 +12,11 @@ import pytest
 import tiny
 
 from sat.cli import cli_errors
+from sat.commands.train import parse
 from sat.config.decoding import DecodingConfig
 from sat.config.training import StageConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
-parse = runpy.run_path(str(ROOT / "train.py"))["parse"]
 
 RECIPE = """
 alpha_c: 0.25
@@ -173,7 +173,8 @@ def test_a_mistyped_flag_is_named(capsys, arguments, told):
 
 def test_help_is_quick_and_tells_what_flags_mean():
     code = (
-        "import sys, train\ntry:\n    train.parse(['--help'])\nexcept SystemExit as end:\n"
+        "import sys\nfrom sat.commands import train\n"
+        "try:\n    train.parse(['--help'])\nexcept SystemExit as end:\n"
         "    print('ended', end.code, 'torch' in sys.modules, 'sat.training' in sys.modules)"
     )
     done = subprocess.run(

@@ -1,0 +1,103 @@
+"""Caption images and see where the model looked: python caption.py --img a.jpg --model runs/best"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import SUPPRESS
+from pathlib import Path
+from typing import Any
+
+from sat.atomic_io import write_json
+from sat.cli import add_flags, cli_errors, complete_flags, given, name_figures
+from sat.config.decoding import DecodingConfig
+from sat.config.model import AttentionMode
+from sat.config.training import TrainConfig
+
+FEW = 16
+"""images that need no progress bar"""
+
+
+def parse(arguments: list[str]) -> Any:
+    """The flags; every decoding option is one."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(description=__doc__)
+    flag = parser.add_argument
+    flag("--img", "-i", type=str, nargs="+", required=True, help="photos, folders, 'quoted*.jpg'")
+    flag("--model", "-m", type=str, help="checkpoint folder or the tutorial's; ours if left out")
+    flag("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
+    flag("--output", "-o", type=str, help="figure (.png, .pdf, .svg, ...), or folder of figures")
+    flag("--json", type=str, nargs="?", const="-", help="JSON to this file, or instead of text")
+    flag("--dont_smooth", action="store_true", help="show the cells of the attention maps")
+    flag("--show", action="store_true", help="open each figure in a window too")
+    flag("--test_attention", type=AttentionMode, help="expected, sampled, argmax; the model's own")
+    flag("--device", type=str, default=TrainConfig.device, help="auto, cpu, cuda, ...")
+    beams = ("--beam_size", "--num_beams", "-b")
+    flag(*beams, type=int, default=SUPPRESS, help="beams kept; 1: greedy; default: the model's")
+    add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
+    return parser.parse_args(complete_flags(DecodingConfig, arguments))
+
+
+@cli_errors()
+def main(arguments: list[str] | None = None) -> None:
+    flags = parse(sys.argv[1:] if arguments is None else arguments)
+    from sat.data.image_files import find_images
+
+    choices = given(flags, DecodingConfig)
+    DecodingConfig(**choices)  # refuses wrong values at once
+    images = find_images(flags.img)
+    figures = name_figures(images, flags.output)
+    from sat.captioner import decoding_options, load
+    from sat.device import resolve_device
+
+    captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
+    if flags.test_attention:
+        captioner.model.set_attention_mode(flags.test_attention)
+    options = decoding_options(captioner.config.decoding, **choices)
+    records, captioned = caption_images(captioner, images, figures, options, flags)
+    if flags.json == "-":
+        print(json.dumps(records, indent=1))
+    elif flags.json:
+        write_json(flags.json, records)
+    if captioned and figures[0] and flags.json != "-":
+        print(f"where it looked: {flags.output or figures[0]}")
+    if captioned < len(images):
+        raise SystemExit(1)
+
+
+def caption_images(
+    captioner: Any,
+    images: list[Path],
+    figures: list[Path | None],
+    options: DecodingConfig,
+    flags: Any,
+) -> tuple[list[dict[str, Any]], int]:
+    """Caption, print and draw each image; returns the records for JSON, and how many were read.
+
+    An image that cannot be read gets a line on stderr.
+    """
+    from tqdm import tqdm
+
+    from sat.visualize import visualize_att
+
+    records: list[dict[str, Any]] = []
+    captioned = 0
+    stream = captioner.caption_stream(
+        images, options, on_error=lambda error: tqdm.write(f"error: {error}", file=sys.stderr)
+    )
+    with tqdm(total=len(images), unit="image", disable=len(images) <= FEW) as bar:
+        for i, results in stream:
+            captioned += 1
+            bar.update(i + 1 - bar.n)
+            for one in results:
+                records.append({"image": str(images[i]), "caption": one.text, "score": one.score})
+                records[-1] |= {"finished": one.finished, "words": one.words}
+                if flags.json != "-":
+                    name = f"{images[i]}: " if len(images) > 1 else ""
+                    score = f" ({one.score:.2f})" if len(results) > 1 else ""
+                    tqdm.write(name + one.text + score)
+            if figures[i] or flags.show:
+                smooth = not flags.dont_smooth
+                visualize_att(results[0], figures[i], smooth=smooth, show=flags.show)
+    return records, captioned

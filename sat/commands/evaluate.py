@@ -1,0 +1,83 @@
+"""Caption a split with beam search and score it: python eval.py --model runs/default/best"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from sat.cli import add_flags, cli_errors, complete_flags, given
+from sat.config.decoding import DecodingConfig
+from sat.config.model import AttentionMode
+
+
+def parse(arguments: list[str]) -> Any:
+    """The flags; every decoding option is one."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--model", "-m", type=str, required=True, help="checkpoint folder or file")
+    parser.add_argument("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
+    parser.add_argument("--data_folder", type=str, default="data", help="the prepared data")
+    parser.add_argument("--data_name", type=str, help="found by itself if there is only one")
+    parser.add_argument("--split", type=Literal["train", "val", "test"], default="test")
+    parser.add_argument(
+        "--metrics",
+        type=str,
+        nargs="+",
+        default=["bleu"],
+        help="bleu meteor rouge cider rouge_score",
+    )
+    parser.add_argument("--per_image", action="store_true", help="write each caption's scores too")
+    parser.add_argument("--batch_size", type=int, default=32, help="images decoded together")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images")
+    parser.add_argument("--output_dir", type=str, help="of the results; the model's by default")
+    parser.add_argument("--device", type=str, default="auto")
+    parser.add_argument(
+        "--test_attention", type=AttentionMode, help="expected, sampled or argmax; the model's own"
+    )
+    add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
+    parser.add_argument(
+        *("--beam_size", "--num_beams", "-b"),
+        type=int,
+        nargs="+",
+        default=[1, 3, 5],
+        help="one or more",
+    )
+    return parser.parse_args(complete_flags(DecodingConfig, arguments))
+
+
+@cli_errors()
+def main(arguments: list[str] | None = None) -> None:
+    flags = parse(sys.argv[1:] if arguments is None else arguments)
+    from tqdm import tqdm
+
+    from sat import evaluation
+    from sat.atomic_io import write_json
+    from sat.captioner import decoding_options, load
+    from sat.data.dataloader import evaluation_loader
+    from sat.data.dataset import CaptionDataset, find_data_name
+    from sat.device import resolve_device
+
+    captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
+    if flags.test_attention:
+        captioner.model.set_attention_mode(flags.test_attention)
+    name = flags.data_name or find_data_name(flags.data_folder)
+    dataset = CaptionDataset(flags.data_folder, name, flags.split)
+    choices = given(flags, DecodingConfig)
+    options = [choices | {"beam_size": width} for width in flags.beam_size]
+    runs = [decoding_options(captioner.config.decoding, **one) for one in options]
+    how = {"metrics": flags.metrics, "batch_size": flags.batch_size, "workers": flags.workers}
+    progress = partial(tqdm, desc=flags.split, unit="batch")
+    evaluations = evaluation.evaluate(captioner, dataset, runs, progress=progress, **how)
+    folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
+    evaluation.write_results(folder, flags.split, runs, evaluations, per_image=flags.per_image)
+    print(evaluation.table(runs, evaluations))
+    references = dataset.references(captioner.vocabulary)
+    if any("boxes" in reference for reference in references):
+        loader, captions = evaluation_loader(dataset, flags.batch_size), evaluations[-1].captions
+        pointing = evaluation.score_pointing_game(captioner, loader, captions, references)
+        write_json(folder / f"pointing_{flags.split}.json", pointing)
+        print(evaluation.pointing_report(pointing))
+    print(f"captions and scores: {folder}/captions_{flags.split}_beam*_*.json")

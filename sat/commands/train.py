@@ -1,0 +1,29 @@
+"""Train a captioner on prepared files: python train.py --config configs/flickr8k.yaml"""
+
+from __future__ import annotations
+
+import sys
+
+from sat.cli import cli_errors, parse_config
+from sat.config.training import TrainConfig
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """The run that recipe and flags describe; flags win, wherever they stand."""
+    return parse_config(TrainConfig, arguments)
+
+
+@cli_errors()
+def main(arguments: list[str] | None = None) -> None:
+    config = parse(sys.argv[1:] if arguments is None else arguments)
+    from tqdm import tqdm
+
+    from sat.checkpoints.hub import check_pushable, push
+    from sat.training.trainer import fit
+
+    if config.push_to_hub:
+        check_pushable(config.push_to_hub)
+    best = fit(config, tqdm)
+    print(f"best checkpoint: {best}")
+    if config.push_to_hub:
+        print(f"on the Hub: {push(best, config.push_to_hub)}")
