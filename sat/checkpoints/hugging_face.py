@@ -10,8 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sat.checkpoints.generation_config import (
+    decoding_from_generation,
+    generation_from_decoding,
+)
 from sat.config.checks import from_dict
-from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
 from sat.models.factory import wrap_network
 from sat.models.hf_networks import pixel_statistics, preprocessor, read, write
@@ -23,9 +26,10 @@ BILINEAR = 2
 
 def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
     """Write the files that plain transformers needs: weights, configs, tokenizer, preprocessor."""
-    write(model.network, folder, config.decoding)
+    ids = (model.start_id, model.end_id, model.pad_id)
+    write(model.network, folder, generation_from_decoding(config.decoding, *ids))
     vocabulary.save(folder / vocabulary.FILE)
-    special = {"bos_token": model.start_id, "eos_token": model.end_id, "pad_token": model.pad_id}
+    special = dict(zip(("bos_token", "eos_token", "pad_token"), ids))
     if model.unk_id is not None:
         special["unk_token"] = model.unk_id
     names = {name: vocabulary.special(number) for name, number in special.items()}
@@ -38,7 +42,8 @@ def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
     from sat.data.tokenizer import SubwordTokenizer
 
     network = read(folder)
-    vocabulary: Any = SubwordTokenizer.load(folder)
+    generation = network.generation_config.to_dict()
+    vocabulary: Any = SubwordTokenizer.load(folder, generation)
     if (folder / HEADER).exists():
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
         config = from_dict(ModelConfig, header["model"])
@@ -47,7 +52,7 @@ def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
             family=family,
             hf=VitGpt2Config(encoder=str(folder), decoder=str(folder)),
             preprocessing=preprocessing_of(preprocessor(str(folder))),
-            decoding=_decoding_of(network.generation_config),
+            decoding=decoding_from_generation(generation),
         )
     known = network.decoder.config.vocab_size
     if len(vocabulary) > known:
@@ -98,17 +103,6 @@ def preprocessor_values(preprocessing: Preprocessing) -> dict[str, Any]:
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
     }
-
-
-def _decoding_of(generation: Any) -> DecodingConfig:
-    """Translate Hugging Face's generation defaults; their lengths count the start token."""
-    beams, penalty = generation.num_beams or 1, generation.length_penalty
-    return DecodingConfig(
-        beam_size=beams,
-        max_length=(generation.max_length or 21) - 1,
-        length_penalty=float(1.0 if penalty is None else penalty) if beams > 1 else 0.0,
-        no_repeat_ngram_size=generation.no_repeat_ngram_size or 0,
-    )
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -6,19 +6,24 @@ work with either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sat.atomic_io import atomic_write_text
+from sat.atomic_io import atomic_write_text, write_json
 from sat.data.annotations import Record
+from sat.data.special_tokens import special_ids
 
 END_OF_TEXT = "<|endoftext|>"
-STARTS = (END_OF_TEXT, "[CLS]", "<s>")
-ENDS = (END_OF_TEXT, "[SEP]", "</s>")
-PADS = (END_OF_TEXT, "[PAD]", "<pad>")
+NAMES = {
+    "start": (END_OF_TEXT, "[CLS]", "<s>"),
+    "end": (END_OF_TEXT, "[SEP]", "</s>"),
+    "pad": (END_OF_TEXT, "[PAD]", "<pad>"),
+}
 UNKNOWNS = ("[UNK]", "<unk>")
 
 
@@ -26,23 +31,23 @@ class SubwordTokenizer:
     """A tokenizer with the start, end and padding tokens that captions need.
 
     GPT-2 has one special token, `<|endoftext|>`, which starts, ends and pads; padding is known by
-    the length alone. The special tokens of BERT and RoBERTa are found by name. Raises `ValueError`
-    for a tokenizer without them.
+    the length alone. Tokens without one of the `ids` (start_id, end_id, pad_id) are found by the
+    names that GPT-2, BERT and RoBERTa give them. Raises `ValueError` for a tokenizer without them.
     """
 
     FILE = "tokenizer.json"
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, ids: Mapping[str, int] | None = None) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
-        self.start_id, self.end_id = (
-            self._special_id("start", STARTS),
-            self._special_id("end", ENDS),
-        )
-        self.pad_id = self._special_id("padding", PADS)
-        unknown = [tokenizer.token_to_id(name) for name in UNKNOWNS]
-        self.unk_id: int | None = next((number for number in unknown if number is not None), None)
+        found = {f"{purpose}_id": self._by_name(names) for purpose, names in NAMES.items()}
+        found |= ids or {}
+        for purpose, names in NAMES.items():
+            if found[f"{purpose}_id"] is None:
+                raise ValueError(f"the tokenizer has no {purpose} token: it needs one of {names}")
+        self.start_id, self.end_id, self.pad_id = cast(Iterable[int], found.values())
+        self.unk_id = self._by_name(UNKNOWNS)
 
     @classmethod
     def train(cls, captions: Iterable[str], size: int) -> SubwordTokenizer:
@@ -60,14 +65,16 @@ class SubwordTokenizer:
         return cls(tokenizer)
 
     @classmethod
-    def load(cls, path: str | Path) -> SubwordTokenizer:
+    def load(cls, path: str | Path, generation: dict[str, Any] | None = None) -> SubwordTokenizer:
         """Load a tokenizer.json, a folder that holds one (or GPT-2's older files), or a Hub id.
 
-        Raises `ValueError` if none of them can be read.
+        The files beside it say which tokens start, end and pad (`special_ids`, where `generation`
+        is explained). Raises `ValueError` if the tokenizer cannot be read.
         """
         path = Path(path)
         if path.is_dir() and not (path / cls.FILE).exists() and (path / "merges.txt").exists():
-            return cls(_older_files(path))
+            tokenizer = _older_files(path)
+            return cls(tokenizer, special_ids(path, tokenizer.token_to_id, generation))
         file = path / cls.FILE if path.is_dir() else path
         try:
             exists = file.exists() or path.is_dir()
@@ -78,10 +85,22 @@ class SubwordTokenizer:
                 f"{path}: is not a tokenizer ({str(error).splitlines()[0]}): give a {cls.FILE}, "
                 "a folder that holds one, or a Hub id that can be reached"
             ) from error
-        return cls(tokenizer)
+        if path.is_dir():
+            return cls(tokenizer, special_ids(path, tokenizer.token_to_id, generation))
+        beside = ids_file(path)
+        return cls(tokenizer, json.loads(beside.read_text()) if beside.exists() else None)
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer as JSON, whole or not at all."""
+        """Write the tokenizer as JSON, whole or not at all.
+
+        Start, end and padding that are not found by name are written beside it (`ids_file`).
+        """
+        ids = {"start_id": self.start_id, "end_id": self.end_id, "pad_id": self.pad_id}
+        by_name = {f"{key}_id": self._by_name(names) for key, names in NAMES.items()}
+        if ids == by_name:
+            ids_file(Path(path)).unlink(missing_ok=True)
+        else:
+            write_json(ids_file(Path(path)), ids)
         atomic_write_text(path, self.tokenizer.to_str(pretty=True))
 
     def split(self, words: Sequence[str]) -> tuple[str, ...]:
@@ -120,6 +139,7 @@ class SubwordTokenizer:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, SubwordTokenizer)
+            and (self.start_id, self.end_id) == (other.start_id, other.end_id)
             and self.tokenizer.to_str() == other.tokenizer.to_str()
         )
 
@@ -134,13 +154,10 @@ class SubwordTokenizer:
                 kept.append(token)
         return kept
 
-    def _special_id(self, purpose: str, names: tuple[str, ...]) -> int:
+    def _by_name(self, names: tuple[str, ...]) -> int | None:
         """The id of the first of these names that the tokenizer has."""
         ids = (self.tokenizer.token_to_id(name) for name in names)
-        first = next((number for number in ids if number is not None), None)
-        if first is None:
-            raise ValueError(f"the tokenizer has no {purpose} token: it needs one of {names}")
-        return first
+        return next((number for number in ids if number is not None), None)
 
 
 def tokenize_records(
@@ -162,6 +179,11 @@ def tokenize_records(
         replace(record, captions=tuple(map(subwords.split, record.captions))) for record in records
     ]
     return tokenized, subwords
+
+
+def ids_file(tokenizer: Path) -> Path:
+    """The file beside a tokenizer's that holds the ids of its start, end and padding tokens."""
+    return tokenizer.with_name(f"{tokenizer.stem}.ids.json")
 
 
 def _older_files(folder: Path) -> Tokenizer:

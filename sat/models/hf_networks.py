@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,6 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
 
 from sat.config.checks import check
-from sat.config.decoding import DecodingConfig
 from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
 from sat.models.hf_configs import FRESH
 
@@ -20,21 +20,56 @@ Channels = tuple[float, float, float]
 FRESH_MEAN: Channels = (0.5, 0.5, 0.5)
 FRESH_STD: Channels = (0.5, 0.5, 0.5)
 """pixels from -1 to 1, for encoders that start from random weights"""
+UNUSED = re.compile(
+    r"^encoder\.(vision_model\.)?(pooler|head)\.|\.position_ids$|\.attn\.(masked_)?bias$"
+)
+"""weights that no caption depends on: older folders lack them, or hold more of them"""
 
 
 def read(folder: str | Path) -> VisionEncoderDecoderModel:
-    """The network in a local folder, in evaluation mode."""
+    """The network in a local folder, in evaluation mode.
+
+    Raises `ValueError` with their names where weights are missing, left over or of other shapes.
+    """
+    loading: Any = VisionEncoderDecoderModel.from_pretrained
     with without_progress_bars():
-        return VisionEncoderDecoderModel.from_pretrained(folder, local_files_only=True).eval()
+        network, found = loading(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below
+        )
+    for problem, names in (
+        ("misses the weights", found["missing_keys"]),
+        ("holds weights that its model does not have:", found["unexpected_keys"]),
+        (
+            "has other shapes in config.json than of",
+            [name for name, *_ in found["mismatched_keys"]],
+        ),
+    ):
+        if wrong := [name for name in sorted(names) if not UNUSED.search(name)]:
+            raise ValueError(
+                f"{folder} {problem} {_first(wrong)}: copy the whole folder again, weights and "
+                "config.json of one model"
+            )
+    return network.eval()
 
 
-def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: DecodingConfig) -> None:
-    """Save the network as Hugging Face does, with our decoding options for its `generate`."""
-    generation = network.generation_config
-    generation.num_beams, generation.max_length = decoding.beam_size, decoding.max_length + 1
-    generation.length_penalty = decoding.length_penalty
+def write(
+    network: VisionEncoderDecoderModel, folder: str | Path, generation: dict[str, Any]
+) -> None:
+    """Save the network as Hugging Face does, with these values for its `generate`."""
+    for name, value in generation.items():
+        setattr(network.generation_config, name, value)
     with without_progress_bars():
         network.save_pretrained(folder)
+
+
+def _first(names: list[str], few: int = 5) -> str:
+    """The first few of the names, and how many more there are."""
+    more = f" and {len(names) - few} more" if len(names) > few else ""
+    return ", ".join(names[:few]) + more
 
 
 @contextmanager
@@ -90,14 +125,16 @@ def build_encoder_decoder(
         config = AutoConfig.for_model(encoder.removeprefix(FRESH), **fresh_encoder)
         vision = AutoModel.from_config(config)
     else:
-        vision = AutoModel.from_pretrained(encoder)
+        vision = AutoModel.from_pretrained(encoder, trust_remote_code=False)
     if decoder.startswith(FRESH):
         config = AutoConfig.for_model(decoder.removeprefix(FRESH), **fresh_decoder)
         language = AutoModelForCausalLM.from_config(config)
     else:
-        config = AutoConfig.from_pretrained(decoder)
+        config = AutoConfig.from_pretrained(decoder, trust_remote_code=False)
         config.is_decoder = config.add_cross_attention = True
-        language = AutoModelForCausalLM.from_pretrained(decoder, config=config)
+        language = AutoModelForCausalLM.from_pretrained(
+            decoder, config=config, trust_remote_code=False
+        )
     expected, known = vision.config.image_size, language.config.vocab_size
     remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"
     check(expected == image_size, "image_size", image_size, remedy)

@@ -130,7 +130,9 @@ def test_hugging_face_folder_without_sat_json_captions_the_same(captioner, folde
         os.remove(folder / "model.safetensors")
     loaded = sat.load(folder)
     assert loaded.preprocessing == captioner.preprocessing
-    assert loaded.config.decoding == DecodingConfig(beam_size=4, max_length=15, length_penalty=1.0)
+    assert loaded.config.decoding == DecodingConfig(
+        rule="hugging_face", beam_size=4, max_length=15, length_penalty=1.0
+    )
     torch.testing.assert_close(logits(loaded.model, captioner), logits(captioner.model, captioner))
     same = captioner.caption(image, loaded.config.decoding)
     assert loaded.caption(image).text == same.text

@@ -224,7 +224,7 @@ def test_train_config_stage_of_a_number_is_its_field():
 def test_add_flags_of_a_config_parses_its_fields(capsys):
     parser = ArgumentParser(prog="toy")
     add_flags(parser, DecodingConfig, skip=("seed",))
-    defaults = vars(parser.parse_args([]))
+    defaults = parser.parse_args([]).as_dict()
     expected = to_dict(DecodingConfig())
     del expected["seed"]
     assert defaults == expected
