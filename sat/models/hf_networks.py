@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, VisionEncoderDecoderModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
@@ -27,7 +28,7 @@ UNUSED = re.compile(
 
 
 def read(folder: str | Path) -> VisionEncoderDecoderModel:
-    """The network in a local folder, in evaluation mode.
+    """The network in a local folder, in single precision and evaluation mode.
 
     Raises `ValueError` with their names where weights are missing, left over or of other shapes.
     """
@@ -37,6 +38,7 @@ def read(folder: str | Path) -> VisionEncoderDecoderModel:
             folder,
             local_files_only=True,
             trust_remote_code=False,
+            dtype=torch.float32,  # as the pixels are
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named below
         )

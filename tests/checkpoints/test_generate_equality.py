@@ -11,6 +11,7 @@ from typing import Any
 import hugging_face_folders as folders
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, VisionEncoderDecoderModel
 
@@ -93,6 +94,8 @@ def test_saved_folder_of_a_loaded_captioner_equals_generate(tmp_path: Path) -> N
         case = Case(seed, tmp_path / str(seed))
         expected, saved = case.ours(case.folder), tmp_path / f"saved {seed}"
         captioner = sat.load(case.folder)
+        result = captioner.caption(Image.new("RGB", (40, 30), (200, 90, 20)))
+        assert len(result.words) == len(result.alphas)  # start and padding among the tokens or not
         native.save(saved, captioner.model, captioner.vocabulary, captioner.config)
         assert case.theirs(saved) == expected
         assert case.ours(saved) == expected
