@@ -111,11 +111,13 @@ def _warn_of_unsupported(values: dict[str, Any], samples: bool) -> None:
     known |= {item.name for item in dataclasses.fields(TokenRules)}
     if not samples:
         known |= {*OTHER_SAMPLING}
-    neutral: tuple[Any, ...] = (False, 0, 1, [], {})
+    neutral: tuple[Any, ...] = (0, 1, [], {})
     names = [
         name
         for name, value in values.items()
-        if name not in known and not name.startswith("_") and value not in neutral
+        if name not in known
+        and not name.startswith("_")
+        and (value is True or value not in neutral)
     ]
     if samples and values.get("num_beams", 1) > 1:
         names.append("num_beams with do_sample")

@@ -84,6 +84,12 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def try_save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
+    """Save a checkpoint in a run's folder and remove it: what cannot be saved fails at once."""
+    save(folder / ".trial", model, vocabulary, config)
+    remove(folder / ".trial")
+
+
 def load(folder: str | Path) -> Parts:
     """Load model, vocabulary and config of a checkpoint folder, in evaluation mode, on the CPU.
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-TokenToId = Callable[[str], int | None]
 
 IDS = {
     "start_id": ("decoder_start_token_id", "bos_token_id"),
@@ -17,48 +14,43 @@ IDS = {
 NAMES = {
     "start_id": ("bos_token", "cls_token"),
     "end_id": ("eos_token", "sep_token"),
-    "pad_id": ("pad_token", "eos_token", "sep_token"),
+    "pad_id": ("pad_token",),
 }
 
 
 def special_ids(
-    folder: Path, token_to_id: TokenToId, generation: dict[str, Any] | None = None
+    folder: Path, tokenizer: Any, generation: dict[str, Any] | None = None
 ) -> dict[str, int]:
     """Those of start_id, end_id and pad_id that the files of a Hugging Face folder give.
 
-    They are looked up in generation_config.json (or the values `generation`), config.json, and by
-    name in tokenizer_config.json and special_tokens_map.json, in this order. Of several end tokens
-    the first counts; it also pads where generation has no other.
+    They are looked up in generation_config.json (or in `generation`, its values), in config.json,
+    and by name in tokenizer_config.json and special_tokens_map.json, in this order. Ids that the
+    `tokenizers.Tokenizer` does not have are passed over. Of several end tokens the first counts; it
+    also pads where no other token does.
     """
     config = _read(folder / "config.json")
     decoder = config.get("decoder") or {}
     if generation is None:
         generation = _read(folder / "generation_config.json")
-    by_id = {
-        key: _first(config.get(key), decoder.get(key)) for keys in IDS.values() for key in keys
-    }
     by_name = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
-    found: dict[str, int | None] = {}
+
+    def known(*values: Any) -> list[int]:
+        firsts = (value[0] if isinstance(value, list) and value else value for value in values)
+        numbers = (value for value in firsts if isinstance(value, int) and value >= 0)
+        return [number for number in numbers if tokenizer.id_to_token(number) is not None]
+
+    found: dict[str, int] = {}
     for purpose, keys in IDS.items():
-        tokens = (_content(by_name.get(name)) for name in NAMES[purpose])
-        found[purpose] = _first(
+        names = (_content(by_name.get(name)) for name in NAMES[purpose])
+        ids = known(
             *(generation.get(key) for key in keys),
-            *(by_id[key] for key in keys),
-            *(token_to_id(token) for token in tokens if token is not None),
+            *(source.get(key) for key in keys for source in (config, decoder)),
+            *(tokenizer.token_to_id(name) for name in names if name is not None),
+            *([found["end_id"]] if purpose == "pad_id" and "end_id" in found else []),
         )
-    if found["pad_id"] is None:
-        found["pad_id"] = found["end_id"]
-    return {purpose: number for purpose, number in found.items() if number is not None}
-
-
-def _first(*values: Any) -> int | None:
-    """The first value that is an id, or the first of the first list of ids."""
-    for value in values:
-        if isinstance(value, list) and value:
-            value = value[0]
-        if isinstance(value, int) and value >= 0:
-            return value
-    return None
+        if ids:
+            found[purpose] = ids[0]
+    return found
 
 
 def _content(token: Any) -> str | None:

@@ -74,7 +74,7 @@ class SubwordTokenizer:
         path = Path(path)
         if path.is_dir() and not (path / cls.FILE).exists() and (path / "merges.txt").exists():
             tokenizer = _older_files(path)
-            return cls(tokenizer, special_ids(path, tokenizer.token_to_id, generation))
+            return cls(tokenizer, special_ids(path, tokenizer, generation))
         file = path / cls.FILE if path.is_dir() else path
         try:
             exists = file.exists() or path.is_dir()
@@ -86,7 +86,7 @@ class SubwordTokenizer:
                 "a folder that holds one, or a Hub id that can be reached"
             ) from error
         if path.is_dir():
-            return cls(tokenizer, special_ids(path, tokenizer.token_to_id, generation))
+            return cls(tokenizer, special_ids(path, tokenizer, generation))
         beside = ids_file(path)
         return cls(tokenizer, json.loads(beside.read_text()) if beside.exists() else None)
 

@@ -18,16 +18,21 @@ class AttentionModel(Protocol):
     def start_id(self) -> int: ...
     @property
     def end_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
     def __call__(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output: ...
 
 
 def attention_maps(model: AttentionModel, features: Tensor, words: list[int]) -> Tensor:
     """Attention maps float[T, h, w] of a caption of T words, equal to those of single steps.
 
-    `features` float[1, P, D] come from a square grid; `words` are ids without start and end.
+    `features` float[1, P, D] come from a square grid; `words` are ids without start and end. Start
+    and padding within them, as Hugging Face's rule allows, are no words: they have no map.
     """
     caption = torch.tensor([[model.start_id, *words, model.end_id]], device=features.device)
     lengths = torch.tensor([caption.shape[1]], device=features.device)
     alphas = model(features, caption, lengths).alphas[0, : len(words)]
+    special = (model.start_id, model.pad_id)
+    alphas = alphas[[i for i, word in enumerate(words) if word not in special]]
     side = math.isqrt(alphas.shape[1])
-    return alphas.reshape(len(words), side, side).float()
+    return alphas.reshape(-1, side, side).float()

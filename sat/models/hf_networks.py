@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, VisionEncoderDecoderModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
@@ -27,7 +28,7 @@ UNUSED = re.compile(
 
 
 def read(folder: str | Path) -> VisionEncoderDecoderModel:
-    """The network in a local folder, in evaluation mode.
+    """The network in a local folder, in single precision and evaluation mode.
 
     Raises `ValueError` with their names where weights are missing, left over or of other shapes.
     """
@@ -37,21 +38,20 @@ def read(folder: str | Path) -> VisionEncoderDecoderModel:
             folder,
             local_files_only=True,
             trust_remote_code=False,
+            dtype=torch.float32,  # as the pixels are
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named below
         )
-    for problem, names in (
-        ("misses the weights", found["missing_keys"]),
-        ("holds weights that its model does not have:", found["unexpected_keys"]),
-        (
-            "has other shapes in config.json than of",
-            [name for name, *_ in found["mismatched_keys"]],
-        ),
+    found["mismatched_keys"] = [name for name, *_ in found["mismatched_keys"]]
+    for kind, problem in (
+        ("missing", "misses the weights"),
+        ("unexpected", "holds weights that its model does not have:"),
+        ("mismatched", "holds weights of other shapes than its config.json says:"),
     ):
-        if wrong := [name for name in sorted(names) if not UNUSED.search(name)]:
+        if wrong := _names(found[f"{kind}_keys"]):
             raise ValueError(
-                f"{folder} {problem} {_first(wrong)}: copy the whole folder again, weights and "
-                "config.json of one model"
+                f"{folder} {problem} {wrong}: copy the whole folder again, weights and config.json "
+                "of one model"
             )
     return network.eval()
 
@@ -66,8 +66,9 @@ def write(
         network.save_pretrained(folder)
 
 
-def _first(names: list[str], few: int = 5) -> str:
-    """The first few of the names, and how many more there are."""
+def _names(weights: Iterable[str], few: int = 5) -> str:
+    """The first few of those weights that captions depend on, and how many more there are."""
+    names = [name for name in sorted(weights) if not UNUSED.search(name)]
     more = f" and {len(names) - few} more" if len(names) > few else ""
     return ", ".join(names[:few]) + more
 

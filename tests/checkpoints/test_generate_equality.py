@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 import hugging_face_folders as folders
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, VisionEncoderDecoderModel
 
 import sat
+from sat.checkpoints import native
 from sat.decoding.generate import generate
 
 PAIRS = list(itertools.product(folders.ENCODERS, folders.DECODERS))
-FAST = 14
+FAST = 12
 SLOW = 210
 
 
@@ -83,3 +86,50 @@ def test_caption_of_a_folder_equals_generate(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_caption_of_many_folders_equals_generate(tmp_path: Path) -> None:
     check_cases(range(FAST, FAST + SLOW), tmp_path)
+
+
+def test_saved_folder_of_a_loaded_captioner_equals_generate(tmp_path: Path) -> None:
+    """What a generation config says goes into the folder that is written, for both readers."""
+    for seed in (0, 1, 8):
+        case = Case(seed, tmp_path / str(seed))
+        expected, saved = case.ours(case.folder), tmp_path / f"saved {seed}"
+        captioner = sat.load(case.folder)
+        result = captioner.caption(Image.new("RGB", (40, 30), (200, 90, 20)))
+        assert len(result.words) == len(result.alphas)  # start and padding among the tokens or not
+        native.save(saved, captioner.model, captioner.vocabulary, captioner.config)
+        assert case.theirs(saved) == expected
+        assert case.ours(saved) == expected
+        (saved / "sat.json").unlink()
+        assert case.ours(saved) == expected
+
+
+def edit(path: Path, **values: Any) -> None:
+    """Set values of a JSON file; those that are None are removed."""
+    content = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: v for key, v in content.items() if v is not None}))
+
+
+def test_ids_of_config_json_count_without_a_generation_config(tmp_path: Path) -> None:
+    case = Case(5, tmp_path, eos_token_id=7, forced_bos_token_id=None, max_new_tokens=8)
+    case.ends = [7]
+    (tmp_path / "generation_config.json").unlink()
+    start, pad = case.ids["bos"], case.ids["pad"]
+    ids = {"decoder_start_token_id": start, "eos_token_id": 7, "pad_token_id": pad}
+    edit(tmp_path / "config.json", **ids)
+    lines, _ = case.theirs(tmp_path)
+    assert case.ours(tmp_path)[0] == lines
+    assert len(lengths(lines)) > 1
+
+
+def test_ids_of_the_tokenizer_count_without_any_other(tmp_path: Path) -> None:
+    case = Case(10, tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    ids = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+    nothing: dict[str, Any] = dict.fromkeys(ids)
+    decoder = json.loads((tmp_path / "config.json").read_text())["decoder"] | nothing
+    edit(tmp_path / "config.json", **nothing, decoder=decoder)
+    case.ends = [case.ids["eos"]]
+    found = {"decoder_start_token_id": case.ids["bos"], "eos_token_id": case.ends[0]}
+    expected = case.theirs(tmp_path, **found, pad_token_id=case.ids["pad"])
+    assert case.ours(tmp_path) == expected
+    assert len(lengths(expected[0])) > 1

@@ -14,6 +14,7 @@ import tiny
 import tiny_vit
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
 
 import sat
@@ -23,6 +24,8 @@ from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.data.transforms import resize
 from sat.models.base import Normalize
+from sat.models.factory import build_model
+from sat.models.hf_networks import encoder_statistics
 
 CAPTION = "a red dog runs"
 
@@ -124,8 +127,6 @@ def test_hugging_face_folder_without_sat_json_captions_the_same(captioner, folde
     generation |= {"num_beams": 4, "max_length": 16, "length_penalty": 1.0}
     (folder / "generation_config.json").write_text(json.dumps(generation))
     if binary:
-        from safetensors.torch import load_file
-
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         os.remove(folder / "model.safetensors")
     loaded = sat.load(folder)
@@ -146,6 +147,58 @@ def test_hugging_face_tokenizer_of_another_model_raises_value_error(captioner, f
         sat.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("missing", r"misses the weights decoder\.transformer\.ln_f\.bias: copy the whole"),
+        ("left over", r"holds weights that its model does not have: decoder\.more: copy"),
+        ("shape", r"of other shapes than its config\.json says: decoder\.transformer\.ln_f\.bias"),
+    ],
+)
+def test_hugging_face_weights_that_do_not_fit_raise_value_error_with_names(folder, change, message):
+    weights, name = load_file(folder / "model.safetensors"), "decoder.transformer.ln_f.bias"
+    if change == "missing":
+        del weights[name]
+    elif change == "left over":
+        weights["decoder.more"] = torch.ones(3)
+    else:
+        weights[name] = torch.ones(3)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        sat.load(folder)
+
+
+def test_hugging_face_weights_that_no_caption_needs_may_be_missing_or_left_over(captioner, folder):
+    weights = load_file(folder / "model.safetensors")
+    unused = [name for name in weights if name.startswith("encoder.pooler.")]
+    assert unused
+    for name in unused:
+        del weights[name]
+    weights["decoder.transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    loaded = sat.load(folder)
+    torch.testing.assert_close(logits(loaded.model, captioner), logits(captioner.model, captioner))
+
+
+def test_hugging_face_folder_with_code_of_its_own_runs_none_of_it(captioner, folder, tmp_path):
+    """Nothing is asked either: standard input is closed under pytest."""
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    part = tmp_path / "part"
+    captioner.model.encoder.save_pretrained(part)
+    for place in (folder, part):
+        (place / "own.py").write_text(code)
+        config = json.loads((place / "config.json").read_text())
+        config["auto_map"] = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+        (place / "config.json").write_text(json.dumps(config))
+    sat.load(folder)
+    build_model(tiny_vit.config(encoder=str(part)), captioner.vocabulary)
+    config["model_type"] = "unknown"
+    (part / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        build_model(tiny_vit.config(encoder=str(part)), captioner.vocabulary)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_build_model_hugging_face_parts_keep_their_weights(captioner, tmp_path):
     """What from_encoder_decoder_pretrained does: the parts keep their weights."""
     model = captioner.model
@@ -154,9 +207,6 @@ def test_build_model_hugging_face_parts_keep_their_weights(captioner, tmp_path):
     values = hugging_face.preprocessor_values(captioner.preprocessing)
     (tmp_path / "sight" / "preprocessor_config.json").write_text(json.dumps(values))
     parts = {"encoder": str(tmp_path / "sight"), "decoder": str(tmp_path / "speech")}
-    from sat.models.factory import build_model
-    from sat.models.hf_networks import encoder_statistics
-
     joined = build_model(tiny_vit.config(**parts), captioner.vocabulary)
     assert not tiny.changed(tiny.weights(model.encoder), joined.encoder)
     assert not tiny.changed(tiny.weights(model.decoder), joined.decoder)
