@@ -162,8 +162,9 @@ def upsample_map(alpha: np.ndarray, box: Box, size: tuple[int, int], smooth: boo
         sigma = [pixels / count / 3 for pixels, count in zip(shape, cells.shape)]
         grown = gaussian(grown, sigma=sigma, mode="nearest")
     whole = np.zeros((size[1], size[0]), dtype=np.float32)
-    inside = whole[top : top + shape[0], left : left + shape[1]]
-    inside += grown[: inside.shape[0], : inside.shape[1]]
+    y, x = max(top, 0), max(left, 0)  # a padded image has a box that begins before it
+    inside = whole[y : top + shape[0], x : left + shape[1]]
+    inside += grown[y - top :, x - left :][: inside.shape[0], : inside.shape[1]]
     return whole / max(grown.max(), np.finfo(np.float32).tiny)
 
 

@@ -38,7 +38,7 @@ STANDALONE = ("config", "ops", "metrics")
 # Packages that these files alone may import.
 OWNERS = {
     "torchvision": ("models.backbones",),
-    "transformers": ("models.vit_gpt2", "models.hf_networks"),
+    "transformers": ("models.vit_gpt2", "models.hf_networks", "models.hf_pixels"),
     "tokenizers": ("data.tokenizer",),
     "huggingface_hub": ("checkpoints.hub",),
 }

@@ -15,13 +15,13 @@ from sat.checkpoints.generation_config import (
     generation_from_decoding,
 )
 from sat.config.checks import from_dict
-from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
+from sat.config.model import ModelConfig, VitGpt2Config
 from sat.models.factory import wrap_network
-from sat.models.hf_networks import pixel_statistics, preprocessor, read, write
+from sat.models.hf_networks import read, write
+from sat.models.hf_pixels import PROCESSOR, preprocessing_of, processor_values
 from sat.models.vit_gpt2 import VitGpt2
 
-HEADER, PREPROCESSOR = "sat.json", "preprocessor_config.json"
-BILINEAR = 2
+HEADER = "sat.json"
 
 
 def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
@@ -34,7 +34,7 @@ def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> 
         special["unk_token"] = model.unk_id
     names = {name: vocabulary.special(number) for name, number in special.items()}
     _write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"} | names)
-    _write(folder / PREPROCESSOR, preprocessor_values(config.preprocessing))
+    _write(folder / PROCESSOR, processor_values(config.preprocessing))
 
 
 def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
@@ -51,7 +51,7 @@ def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
         config = ModelConfig(
             family=family,
             hf=VitGpt2Config(encoder=str(folder), decoder=str(folder)),
-            preprocessing=preprocessing_of(preprocessor(str(folder))),
+            preprocessing=preprocessing_of(str(folder)),
             decoding=decoding_from_generation(generation),
         )
     known = network.decoder.config.vocab_size
@@ -70,39 +70,6 @@ def load_weights(model: Any, folder: Path) -> None:
         model.load_state_dict({f"network.{name}": value for name, value in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"{folder} is of another architecture: {error}") from error
-
-
-def preprocessing_of(values: dict[str, Any]) -> Preprocessing:
-    """Translate a preprocessor_config.json to our preprocessing, approximately.
-
-    Its resampling filter is replaced by the bilinear one. A center crop is taken after scaling
-    the shorter side to the size of the crop; some preprocessors scale it a little larger first.
-    """
-    crops = bool(values.get("do_center_crop"))
-    size: Any = values.get("crop_size") if crops else values.get("size", 224)
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge")
-    mean, std = pixel_statistics(values)
-    return Preprocessing(size=size, resize="crop" if crops else "squash", mean=mean, std=std)
-
-
-def preprocessor_values(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The content of a preprocessor_config.json equivalent to our preprocessing."""
-    side = {"height": preprocessing.size, "width": preprocessing.size}
-    crops = preprocessing.resize == "crop"
-    return {
-        "image_processor_type": "CLIPImageProcessor" if crops else "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": preprocessing.size} if crops else side,
-        "do_center_crop": crops,
-        "crop_size": side,
-        "resample": BILINEAR,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocessing.mean),
-        "image_std": list(preprocessing.std),
-    }
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

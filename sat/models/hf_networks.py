@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, VisionEncoderDecoderModel
-from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
 
 from sat.config.checks import check
-from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
 from sat.models.hf_configs import FRESH
 
 Channels = tuple[float, float, float]
@@ -81,27 +79,6 @@ def without_progress_bars() -> Iterator[None]:
     yield
     if restore:
         restore()
-
-
-def preprocessor(name: str) -> dict[str, Any]:
-    """The values of an encoder's preprocessor_config.json, by Hub id or local folder."""
-    return ImageProcessingMixin.get_image_processor_dict(name)[0]
-
-
-def pixel_statistics(values: dict[str, Any]) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of the channels that a preprocessor_config.json names."""
-    if not values.get("do_normalize", True):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    mean, std = values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
-    (r, g, b), (r_std, g_std, b_std) = mean, std
-    return (r, g, b), (r_std, g_std, b_std)
-
-
-def encoder_statistics(encoder: str) -> tuple[Channels, Channels]:
-    """Mean and standard deviation that an encoder was trained with; a fresh one takes -1 to 1."""
-    if encoder.startswith(FRESH):
-        return FRESH_MEAN, FRESH_STD
-    return pixel_statistics(preprocessor(encoder))
 
 
 def build_encoder_decoder(
