@@ -22,7 +22,7 @@ from sat.config.model import ModelConfig, Preprocessing
 from sat.data.image_files import read_image
 from sat.data.transforms import resize, visible_box
 from sat.data.vocabulary import Vocabulary
-from sat.decoding.attention_maps import attention_maps
+from sat.decoding.attention_maps import attention_maps, mean_maps
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.models.base import CaptionModel, device_of, encode_batch
@@ -44,7 +44,8 @@ class CaptionResult:
     """False when the step limit cut the caption off"""
     words: list[str]
     alphas: np.ndarray
-    """float32[T, h, w]: the attention map of each word; every map sums to one"""
+    """float32[T, h, w]: the attention map of each word (the mean over its tokens, where it has
+    several); every map sums to one"""
     photo: Image.Image
     """the whole image, upright, RGB"""
     box: tuple[float, float, float, float]
@@ -137,12 +138,14 @@ class Captioner:
         return encode_batch(self.model, torch.from_numpy(pixels))
 
     def _result(self, image: Image.Image, features: Tensor, caption: Hypothesis) -> CaptionResult:
+        words, lengths = self.vocabulary.words_and_lengths(caption.words)
+        maps = attention_maps(self.model, features, caption.words)
         return CaptionResult(
             text=self.vocabulary.decode(caption.words),
             score=caption.score,
             finished=caption.finished,
-            words=self.vocabulary.words(caption.words),
-            alphas=attention_maps(self.model, features, caption.words).cpu().numpy(),
+            words=words,
+            alphas=mean_maps(maps, lengths).cpu().numpy(),
             photo=image,
             box=visible_box(image.size, self.preprocessing),
         )

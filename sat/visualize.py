@@ -1,8 +1,7 @@
 """One figure per caption: the image, then the attention map of each word laid over it.
 
 T words, h and w cells of the attention grid. Panels are composed to RGB pixels; matplotlib places
-them and sets the text. `Figure` is used directly, so that no display is needed; pyplot, which has
-global state, is imported only to open windows.
+them and sets the text. Pyplot, which needs a display, is imported only to open windows.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from skimage.filters import gaussian
 from skimage.transform import resize
 
 from sat.atomic_io import atomic_write
+from sat.glyphs import drawable
 
 Box = tuple[float, float, float, float]
 
@@ -162,9 +162,9 @@ def upsample_map(alpha: np.ndarray, box: Box, size: tuple[int, int], smooth: boo
         sigma = [pixels / count / 3 for pixels, count in zip(shape, cells.shape)]
         grown = gaussian(grown, sigma=sigma, mode="nearest")
     whole = np.zeros((size[1], size[0]), dtype=np.float32)
-    y, x = max(top, 0), max(left, 0)  # a padded image has a box that begins before it
-    inside = whole[y : top + shape[0], x : left + shape[1]]
-    inside += grown[y - top :, x - left :][: inside.shape[0], : inside.shape[1]]
+    seen = grown[max(-top, 0) :, max(-left, 0) :]  # the box of a padded image reaches beyond it
+    inside = whole[max(top, 0) : top + shape[0], max(left, 0) : left + shape[1]]
+    inside += seen[: inside.shape[0], : inside.shape[1]]
     return whole / max(grown.max(), np.finfo(np.float32).tiny)
 
 
@@ -194,7 +194,8 @@ def _draw(
         axes.imshow(panel, aspect="auto")
         axes.set_axis_off()
         if i:
-            axes.set_title(result.words[i - 1], fontsize=WORD_POINTS, y=1, pad=3, parse_math=False)
+            word = drawable(result.words[i - 1])
+            axes.set_title(word, fontsize=WORD_POINTS, y=1, pad=3, parse_math=False)
     title, top = "\n".join(layout.title), 1 - GAP_INCHES / 2 / layout.size[1]
     figure.suptitle(title, y=top, va="top", fontsize=TITLE_POINTS, parse_math=False)
     return figure
@@ -202,21 +203,18 @@ def _draw(
 
 def _layout(result: AttentionResult, columns: int | None) -> Layout:
     """Choose the columns, and the size of panels and of cells that hold the longest word."""
-    width, height = result.photo.size
-    ratio = math.sqrt(width / height)
+    ratio = math.sqrt(result.photo.width / result.photo.height)
     side = min(PANEL_INCHES, MAX_PANEL_INCHES / max(ratio, 1 / ratio))
     panel = (side * ratio, side / ratio)
-    longest = max((_inches(word) for word in result.words), default=0.0)
-    cell = (
-        max(panel[0], longest) + GAP_INCHES,
-        panel[1] + WORD_POINTS * LINE_INCHES_PER_POINT + GAP_INCHES,
-    )
+    width = max((_inches(drawable(word)) for word in result.words), default=0.0)
+    height = panel[1] + WORD_POINTS * LINE_INCHES_PER_POINT
+    cell = (max(panel[0], width) + GAP_INCHES, height + GAP_INCHES)
     panels = len(result.words) + 1
     if columns is None:
         wanted = round(math.sqrt(panels * ASPECT_RATIO * cell[1] / cell[0]))
         rows = math.ceil(panels / min(max(wanted, MIN_COLUMNS), MAX_COLUMNS))
         columns = math.ceil(panels / rows)
-    text = (result.text or "(no words)") + ("" if result.finished else " …")
+    text = drawable(result.text or "(no words)") + ("" if result.finished else " …")
     wrapped = _wrap(text, columns * cell[0] - GAP_INCHES)
     return Layout(math.ceil(panels / columns), columns, panel, cell, wrapped)
 

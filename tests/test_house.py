@@ -20,7 +20,7 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 # A package imports only from those in the rows above its own (DESIGN.md, section 2).
 LAYERS = (
     ("config", "atomic_io", "ops", "metrics"),
-    ("data", "device", "distributed"),
+    ("data", "device", "distributed", "glyphs"),
     ("models", "tracking"),
     ("decoding",),
     ("checkpoints",),
@@ -38,8 +38,13 @@ STANDALONE = ("config", "ops", "metrics")
 # Packages that these files alone may import.
 OWNERS = {
     "torchvision": ("models.backbones",),
-    "transformers": ("models.vit_gpt2", "models.hf_networks", "models.hf_pixels"),
-    "tokenizers": ("data.tokenizer",),
+    "transformers": (
+        "models.vit_gpt2",
+        "models.hf_networks",
+        "models.hf_pixels",
+        "data.tokenizer_files",
+    ),
+    "tokenizers": ("data.tokenizer", "data.tokenizer_files"),
     "huggingface_hub": ("checkpoints.hub",),
 }
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from PIL import Image
 from sat.captioner import CaptionResult
 from sat.config.model import Preprocessing
 from sat.data.transforms import visible_box
-from sat.visualize import DARK_BRIGHTNESS, LIGHT_WHITE, visualize_att
+from sat.visualize import DARK_BRIGHTNESS, LIGHT_WHITE, upsample_map, visualize_att
 
 ROOT = Path(__file__).parents[1]
 GREY = 128
@@ -303,3 +304,19 @@ def test_visualize_att_show_opens_window_and_saves(tmp_path):
     done = run(tmp_path, show=True, MPLBACKEND="module://recorder")
     assert done.stdout == "shown: ['', 'dog']\npyplot\n", done.stderr
     assert (tmp_path / "figure.png").exists()
+
+
+def test_figure_of_characters_that_the_font_lacks_gives_no_warning(tmp_path):
+    words = ["\x00\x80", "\ufffd", "猫", "dog"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = visualize_att(result(words), tmp_path / "figure.png")
+    assert [axes.get_title() for axes in figure.axes[1:]] == ["��", "�", "�", "dog"]
+
+
+def test_upsample_map_over_a_box_that_begins_before_the_image_is_cut_there():
+    alpha = np.array([[0.0, 1.0], [0.5, 0.0]])
+    mask = upsample_map(alpha, (-2, -2, 6, 6), (4, 4), smooth=False)
+    expected = np.zeros((4, 4))
+    expected[:2, 2:], expected[2:, :2] = 1, 0.5
+    np.testing.assert_allclose(mask, expected)

@@ -7,6 +7,7 @@ work with either.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sat.atomic_io import atomic_write_text, write_json
 from sat.data.annotations import Record
 from sat.data.special_tokens import special_ids
+from sat.data.tokenizer_files import FILE, read_tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 NAMES = {
@@ -25,6 +27,8 @@ NAMES = {
     "pad": (END_OF_TEXT, "[PAD]", "<pad>"),
 }
 UNKNOWNS = ("[UNK]", "<unk>")
+SCRIPTS_WITHOUT_BLANKS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+"""as the Unicode names of their characters begin"""
 
 
 class SubwordTokenizer:
@@ -35,7 +39,7 @@ class SubwordTokenizer:
     names that GPT-2, BERT and RoBERTa give them. Raises `ValueError` for a tokenizer without them.
     """
 
-    FILE = "tokenizer.json"
+    FILE = FILE
 
     def __init__(self, tokenizer: Tokenizer, ids: Mapping[str, int] | None = None) -> None:
         tokenizer.no_truncation()
@@ -66,25 +70,13 @@ class SubwordTokenizer:
 
     @classmethod
     def load(cls, path: str | Path, generation: dict[str, Any] | None = None) -> SubwordTokenizer:
-        """Load a tokenizer.json, a folder that holds one (or GPT-2's older files), or a Hub id.
+        """Load a tokenizer.json, a folder that holds one (or its older files), or a Hub id.
 
         The files beside it say which tokens start, end and pad (`special_ids`, where `generation`
         is explained). Raises `ValueError` if the tokenizer cannot be read.
         """
         path = Path(path)
-        if path.is_dir() and not (path / cls.FILE).exists() and (path / "merges.txt").exists():
-            tokenizer = _older_files(path)
-            return cls(tokenizer, special_ids(path, tokenizer, generation))
-        file = path / cls.FILE if path.is_dir() else path
-        try:
-            exists = file.exists() or path.is_dir()
-            read = Tokenizer.from_file if exists else Tokenizer.from_pretrained
-            tokenizer = read(str(file))
-        except Exception as error:  # the only kind that this package raises
-            raise ValueError(
-                f"{path}: is not a tokenizer ({str(error).splitlines()[0]}): give a {cls.FILE}, "
-                "a folder that holds one, or a Hub id that can be reached"
-            ) from error
+        tokenizer = read_tokenizer(path)
         if path.is_dir():
             return cls(tokenizer, special_ids(path, tokenizer, generation))
         beside = ids_file(path)
@@ -119,8 +111,32 @@ class SubwordTokenizer:
         return [self.start_id, *ids, self.end_id]
 
     def words(self, ids: Iterable[int]) -> list[str]:
-        """The text of each id up to the end, without start and padding."""
-        return [self.tokenizer.decode([token]).strip() for token in self._without_special(ids)]
+        """The whole words up to the end, without start and padding."""
+        return self.words_and_lengths(ids)[0]
+
+    def words_and_lengths(self, ids: Iterable[int]) -> tuple[list[str], list[int]]:
+        """The whole words up to the end, and the number of tokens of each.
+
+        Words are what blanks separate in the text, so that pieces ("##s", bytes of a character) are
+        joined. In a script without blanks (Chinese, Japanese, Thai ...) each token is a word, if it
+        holds whole characters.
+        """
+        tokens = self._without_special(ids)
+        texts = [self.tokenizer.decode(tokens[:end]) for end in range(len(tokens) + 1)]
+        words: list[str] = []
+        lengths: list[int] = []
+        start = 0  # of the word, in tokens
+        for end in range(1, len(tokens) + 1):
+            if end < len(tokens) and not _is_word_border(texts[start], texts[end], texts[end + 1]):
+                continue
+            word = texts[end].removeprefix(texts[start]).strip()
+            if word or not words:
+                words.append(word)
+                lengths.append(end - start)
+            else:  # a blank at the end belongs to the word before it
+                lengths[-1] += end - start
+            start = end
+        return words, lengths
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption up to the end."""
@@ -186,11 +202,16 @@ def ids_file(tokenizer: Path) -> Path:
     return tokenizer.with_name(f"{tokenizer.stem}.ids.json")
 
 
-def _older_files(folder: Path) -> Tokenizer:
-    """GPT-2's tokenizer from vocab.json and merges.txt."""
-    model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([END_OF_TEXT])
-    return tokenizer
+def _is_word_border(before: str, text: str, longer: str) -> bool:
+    """Whether a word ends with `text`, which one more token makes `longer`.
+
+    `before` is the text without that word.
+    """
+    word, rest = text.removeprefix(before), longer.removeprefix(text)
+    if not longer.startswith(text) or not word.strip() or not rest:
+        return False  # in the middle of a character, or nothing to see yet
+    neighbors = (word[-1], rest[0])
+    return any(
+        char.isspace() or unicodedata.name(char, "").startswith(SCRIPTS_WITHOUT_BLANKS)
+        for char in neighbors
+    )

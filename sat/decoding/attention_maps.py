@@ -36,3 +36,13 @@ def attention_maps(model: AttentionModel, features: Tensor, words: list[int]) ->
     alphas = alphas[[i for i, word in enumerate(words) if word not in special]]
     side = math.isqrt(alphas.shape[1])
     return alphas.reshape(-1, side, side).float()
+
+
+def mean_maps(maps: Tensor, lengths: list[int]) -> Tensor:
+    """Mean float[W, h, w] of the maps float[T, h, w] of each word's tokens; `lengths` int[W].
+
+    As in Clark et al. 2019, "What does BERT look at?", section 4.
+    """
+    if not lengths:
+        return maps[:0]
+    return torch.stack([part.mean(dim=0) for part in maps.split(lengths)])

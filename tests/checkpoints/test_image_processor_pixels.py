@@ -121,7 +121,9 @@ def test_pixels_of_400_random_settings_equal_the_image_processor(tmp_path):
 @pytest.mark.parametrize("kind", ["Levit", "Donut", "Unknown"])
 def test_preprocessing_of_another_kind_of_processor_raises_with_its_name(kind, tmp_path):
     (tmp_path / PROCESSOR).write_text(json.dumps({"image_processor_type": f"{kind}ImageProcessor"}))
-    with pytest.raises(ValueError, match=f"image_processor_type is {kind}(ImageProcessor)?: give one of ViT, DeiT"):
+    with pytest.raises(
+        ValueError, match=f"image_processor_type is {kind}(ImageProcessor)?: give one of ViT, DeiT"
+    ):
         preprocessing_of(str(tmp_path))
 
 
