@@ -6,6 +6,7 @@ B images, T words, P regions, D features, h and w cells of the attention grid.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sat import hub
 from sat.checkpoints import native, tutorial
 from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing
@@ -75,6 +77,32 @@ class Captioner:
         """The captioner itself, moved to the device."""
         self.model.to(device)
         return self
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Captioner:
+        """The captioner in a folder, or of the repository user/name of the Hugging Face Hub."""
+        name = pretrained_model_name_or_path
+        return cls(*native.load(hub.local_folder(name, revision=revision, cache_dir=cache_dir)))
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False
+    ) -> None:
+        """Write a checkpoint folder; with `push_to_hub`, upload it as `repo_id` (user/name) too."""
+        native.save(save_directory, self.model, self.vocabulary, self.config)
+        if push_to_hub:
+            hub.push(save_directory, repo_id or "")
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the captioner as user/name and return the address; `options` of `hub.push`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "captioner")
+            return hub.push(Path(folder) / "captioner", repo_id, **options)
 
     def caption(
         self, image: ImageSource, options: DecodingConfig | None = None, **choices: Any
@@ -167,9 +195,10 @@ def decoding_options(options: DecodingConfig, **choices: Any) -> DecodingConfig:
 def load(path: str | Path | None = None, word_map: str | Path | None = None) -> Captioner:
     """The captioner in a checkpoint folder, or in the tutorial's BEST_checkpoint_*.pth.tar.
 
-    Without a path, the one that comes with the library (its encoder's weights: `[demo]`). The
-    tutorial's file is read without executing its pickle, and needs the `word_map` file it was
-    trained with. Raises `FileNotFoundError` or `ValueError` for anything else.
+    "user/name" or "user/name@revision" is read from the Hugging Face Hub. Without a path, the one
+    that comes with the library (its encoder's weights: `[demo]`). The tutorial's file is read
+    without executing its pickle, and needs the `word_map` file it was trained with. Raises
+    `FileNotFoundError` or `ValueError` for anything else.
     """
     path = PRETRAINED if path is None else path
     if tutorial.is_tutorial(path):

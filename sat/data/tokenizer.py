@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sat.atomic_io import atomic_write_text, write_json
 from sat.data.annotations import Record
 from sat.data.special_tokens import special_ids
-from sat.data.tokenizer_files import FILE, read_tokenizer
+from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer
+from sat.hub import local_folder
 
 END_OF_TEXT = "<|endoftext|>"
 NAMES = {
@@ -75,7 +76,7 @@ class SubwordTokenizer:
         The files beside it say which tokens start, end and pad (`special_ids`, where `generation`
         is explained). Raises `ValueError` if the tokenizer cannot be read.
         """
-        path = Path(path)
+        path = local_folder(path, only=PATTERNS)
         tokenizer = read_tokenizer(path)
         if path.is_dir():
             return cls(tokenizer, special_ids(path, tokenizer, generation))

@@ -9,6 +9,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 FILE = "tokenizer.json"
+PATTERNS = ("*.json", "*.txt", "*.model")
+"""files that a tokenizer and its special tokens are read from"""
 KIND_OF_FILE = {
     "vocab.txt": "bert",
     "merges.txt": "gpt2",
@@ -20,7 +22,7 @@ KIND_OF_FILE = {
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, of a folder (older files too), or of a Hub id.
+    """The tokenizer of a tokenizer.json, or of a folder (older files too).
 
     Raises `ValueError` if it cannot be read.
     """
@@ -28,8 +30,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         if folder and not (path / FILE).exists():
             return _older_files(path)
-        file = path / FILE if folder else path
-        return (Tokenizer.from_file if file.exists() else Tokenizer.from_pretrained)(str(file))
+        return Tokenizer.from_file(str(path / FILE if folder else path))
     except Exception as error:  # the only kind that tokenizers raises
         raise ValueError(
             f"{path}: is not a tokenizer ({str(error).splitlines()[0]}): give a {FILE}, "

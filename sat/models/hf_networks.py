@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, VisionEnco
 from transformers.utils import logging
 
 from sat.config.checks import check
+from sat.hub import local_folder
 from sat.models.hf_configs import FRESH
 
 Channels = tuple[float, float, float]
@@ -103,15 +104,16 @@ def build_encoder_decoder(
         config = AutoConfig.for_model(encoder.removeprefix(FRESH), **fresh_encoder)
         vision = AutoModel.from_config(config)
     else:
-        vision = AutoModel.from_pretrained(encoder, trust_remote_code=False)
+        vision = AutoModel.from_pretrained(local_folder(encoder), trust_remote_code=False)
     if decoder.startswith(FRESH):
         config = AutoConfig.for_model(decoder.removeprefix(FRESH), **fresh_decoder)
         language = AutoModelForCausalLM.from_config(config)
     else:
-        config = AutoConfig.from_pretrained(decoder, trust_remote_code=False)
+        folder = local_folder(decoder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.is_decoder = config.add_cross_attention = True
         language = AutoModelForCausalLM.from_pretrained(
-            decoder, config=config, trust_remote_code=False
+            folder, config=config, trust_remote_code=False
         )
     expected, known = vision.config.image_size, language.config.vocab_size
     remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"

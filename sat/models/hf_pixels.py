@@ -8,6 +8,7 @@ from transformers import AutoImageProcessor, ViTImageProcessor
 
 from sat.config.model import Preprocessing
 from sat.config.resize import BILINEAR, FILTERS, shortest_name, sides_text
+from sat.hub import local_folder
 from sat.models.hf_configs import FRESH
 from sat.models.hf_networks import FRESH_MEAN, FRESH_STD, Channels
 
@@ -83,7 +84,8 @@ def processor_values(preprocessing: Preprocessing) -> dict[str, Any]:
     return values
 
 
-def _processor(folder: str) -> Any:
+def _processor(name: str) -> Any:
+    folder = str(local_folder(name, only=("*.json",)))
     try:
         return AutoImageProcessor.from_pretrained(folder)
     except ValueError:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoder
 
 import sat
 from sat.captioner import Captioner
-from sat.checkpoints import hub, native
+from sat.checkpoints import native
 from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
 from sat.data.transforms import resize
@@ -215,37 +213,3 @@ def test_build_model_hugging_face_parts_keep_their_weights(captioner, tmp_path):
     tiny_vit.model(tiny_vit.Words(5)).decoder.save_pretrained(tmp_path / "small")
     with pytest.raises(ValueError, match="has 5: prepare the data with --tokenizer"):
         build_model(tiny_vit.config(decoder=str(tmp_path / "small")), captioner.vocabulary)
-
-
-@pytest.mark.parametrize("family", ["vit_gpt2", "show_attend_tell"])
-def test_push_checkpoint_folder_uploads_all_but_trainer_state(
-    captioner, folder, family, monkeypatch
-):
-    if family == "show_attend_tell":
-        one = tiny.captioner()
-        native.save(folder, one.model, one.vocabulary, one.config)
-    torch.save({}, folder / "trainer.pt")
-    calls = []
-
-    class Api:
-        def create_repo(self, name, **options):
-            calls.append(("create", name, options["exist_ok"]))
-
-        def upload_folder(self, *, folder_path, repo_id, ignore_patterns, **_):
-            names = {path.name for path in Path(folder_path).iterdir()} - set(ignore_patterns)
-            calls.append(("upload", repo_id, names))
-            return f"https://huggingface.co/{repo_id}"
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Api))
-    assert hub.push(folder, "me/mine") == "https://huggingface.co/me/mine"
-    (create, upload) = calls
-    assert create == ("create", "me/mine", True)
-    assert upload[:2] == ("upload", "me/mine")
-    assert "trainer.pt" not in upload[2]
-    assert {"README.md", "config.json", "model.safetensors"} <= upload[2]
-    assert ("sat.json" in upload[2]) == (family == "vit_gpt2")
-    with pytest.raises(ValueError, match="push_to_hub is 'mine': give a repository as user/name"):
-        hub.push(folder, "mine")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match="pip install"):
-        hub.check_pushable("me/mine")
