@@ -21,7 +21,7 @@ from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
 from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
-from sat.decoding.attention_maps import attention_maps, mean_maps
+from sat.decoding.attention_maps import join_tokens, replay
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.metrics.bleu import bleu
@@ -153,7 +153,8 @@ def score_pointing_game(
         for one, index in zip(features.split(1), batch.indices.tolist()):
             tokens = captions[index].words
             words, lengths = captioner.vocabulary.words_and_lengths(tokens)
-            alphas = mean_maps(attention_maps(captioner.model, one, tokens), lengths).cpu().numpy()
+            [replayed] = replay(captioner.model, one, [tokens])
+            alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
             for position, box in named_objects(words, references[index].get("boxes", [])):
                 inside = cells_inside(box, side, alphas.shape[1:])
                 alpha = alphas[position]

@@ -21,11 +21,12 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 LAYERS = (
     ("config", "atomic_io", "hub", "ops", "metrics"),
     ("data", "device", "distributed", "glyphs"),
-    ("models", "tracking"),
-    ("decoding",),
-    ("checkpoints",),
+    ("models", "tracking", "attention_panels"),
+    ("decoding", "figure_layout"),
+    ("checkpoints", "visualize"),
+    ("caption_result",),
     ("captioner",),
-    ("evaluation", "visualize"),
+    ("evaluation",),
     ("training", "web", "export"),
     ("cli",),
     ("commands",),
@@ -39,12 +40,13 @@ STANDALONE = ("config", "ops", "metrics")
 OWNERS = {
     "torchvision": ("models.backbones",),
     "transformers": (
-        "models.vit_gpt2",
+        "data.tokenizer_files",
         "models.hf_networks",
         "models.hf_pixels",
-        "data.tokenizer_files",
+        "models.vit_gpt2",
     ),
     "tokenizers": ("data.tokenizer", "data.tokenizer_files"),
+    "gradio": ("web.page",),
     "huggingface_hub": ("hub",),
 }
 
