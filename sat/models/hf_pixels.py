@@ -9,8 +9,7 @@ from transformers import AutoImageProcessor, ViTImageProcessor
 from sat.config.model import Preprocessing
 from sat.config.resize import BILINEAR, FILTERS, shortest_name, sides_text
 from sat.hub import local_folder
-from sat.models.hf_configs import FRESH
-from sat.models.hf_networks import FRESH_MEAN, FRESH_STD, Channels
+from sat.models.hf_networks import FRESH, FRESH_MEAN, FRESH_STD, Channels
 
 PROCESSOR = "preprocessor_config.json"
 PLAIN = ("ViT", "DeiT", "Beit", "CLIP", "ChineseCLIP", "Bit", "Blip", "Siglip", "Pvt", "DINOv3ViT")
