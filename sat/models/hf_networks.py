@@ -82,12 +82,20 @@ def _names(weights: Iterable[str], few: int = 5) -> str:
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Hide the progress bars that transformers shows for files of any size."""
+    """Hide transformers' progress bars, shown for files of any size, and its reports of weights.
+
+    Weights that do not fit are named in the errors of `read`.
+    """
     restore = logging.enable_progress_bar if logging.is_progress_bar_enabled() else None
+    level = logging.get_verbosity()
     logging.disable_progress_bar()
-    yield
-    if restore:
-        restore()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if restore:
+            restore()
 
 
 def _build_fresh(
