@@ -21,7 +21,7 @@ from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
 from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
-from sat.decoding.attention_maps import attention_maps
+from sat.decoding.attention_maps import join_tokens, replay
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.metrics.bleu import bleu
@@ -151,8 +151,10 @@ def score_pointing_game(
     for batch in loader:
         features = encode_batch(captioner.model, batch.images)
         for one, index in zip(features.split(1), batch.indices.tolist()):
-            words = captioner.vocabulary.words(captions[index].words)
-            alphas = attention_maps(captioner.model, one, captions[index].words).cpu().numpy()
+            tokens = captions[index].words
+            words, lengths = captioner.vocabulary.words_and_lengths(tokens)
+            [replayed] = replay(captioner.model, one, [tokens])
+            alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
             for position, box in named_objects(words, references[index].get("boxes", [])):
                 inside = cells_inside(box, side, alphas.shape[1:])
                 alpha = alphas[position]

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = parse(sys.argv[1:] if arguments is None else arguments)
     from tqdm import tqdm
 
-    from sat.checkpoints.hub import check_pushable, push
+    from sat.hub import check_pushable, push
     from sat.training.trainer import fit
 
     if config.push_to_hub:

@@ -62,5 +62,5 @@ def _restore(hint: Any, value: Any) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value)
     if isinstance(value, list) and typing.get_origin(hint) is tuple:
-        return tuple(value)
+        return tuple(tuple(part) if isinstance(part, list) else part for part in value)
     return value

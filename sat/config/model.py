@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from sat.config.checks import check, check_choice, check_choices
 from sat.config.decoding import DecodingConfig
+from sat.config.resize import ResizeRule, parse_resize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DROPOUT_SITES = ("mean", "hidden", "readout")
 AttentionMode = Literal["expected", "sampled", "argmax"]
-ResizeMode = Literal["squash", "crop", "inner_crop"]
 Family = Literal["show_attend_tell", "vit_gpt2"]
 
 
@@ -22,9 +22,9 @@ class Preprocessing:
 
     size: int = 256
     """side of the square image, in pixels"""
-    resize: ResizeMode = "squash"
+    resize: str = "squash"
     """squash: ignore the aspect ratio, as the tutorial; crop: the central square; inner_crop: 7/8
-    of its side, as the paper (short side 256, crop 224)"""
+    of its side, as the paper (short side 256, crop 224); or steps, see `sat.config.resize`"""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """per channel (RGB), of values in 0..1"""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -34,6 +34,12 @@ class Preprocessing:
         check_choices(self)
         check(self.size > 0, "image size", self.size, "give a positive number of pixels")
         check(min(self.std) > 0, "std", self.std, "every channel needs a positive deviation")
+        _ = self.resize_rule
+
+    @property
+    def resize_rule(self) -> ResizeRule:
+        """The steps of `resize`; `ValueError` for an unknown rule."""
+        return parse_resize(self.resize, self.size)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def wrap_network(network: Any, config: ModelConfig, vocabulary: Vocabulary) -> V
 def _new_vit_gpt2(
     config: TrainConfig, images: Preprocessing, vocabulary: Vocabulary
 ) -> tuple[VitGpt2, ModelConfig]:
-    from sat.models.hf_networks import encoder_statistics
+    from sat.models.hf_pixels import encoder_statistics
 
     check(config.alpha_c == 0, "alpha_c", config.alpha_c, "vit_gpt2 has no such penalty, give 0")
     check(not config.embeddings, "embeddings", config.embeddings, "vit_gpt2 brings its own")

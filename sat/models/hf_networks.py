@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -15,12 +17,10 @@ from transformers import (
     AutoModelForCausalLM,
     VisionEncoderDecoderModel,
 )
-from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
 
 from sat.config.checks import check
-from sat.config.decoding import DecodingConfig
-from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
+from sat.hub import local_folder
 
 FRESH = "fresh:"
 """before the model type of a part that starts from random weights"""
@@ -28,52 +28,74 @@ Channels = tuple[float, float, float]
 FRESH_MEAN: Channels = (0.5, 0.5, 0.5)
 FRESH_STD: Channels = (0.5, 0.5, 0.5)
 """pixels from -1 to 1, for encoders that start from random weights"""
+UNUSED = re.compile(
+    r"^encoder\.(vision_model\.)?(pooler|head)\.|\.position_ids$|\.attn\.(masked_)?bias$"
+)
+"""weights that no caption depends on: older folders lack them, or hold more of them"""
 
 
 def read(folder: str | Path) -> VisionEncoderDecoderModel:
-    """The network in a local folder, in evaluation mode."""
+    """The network in a local folder, in single precision and evaluation mode.
+
+    Raises `ValueError` with their names where weights are missing, left over or of other shapes.
+    """
+    loading: Any = VisionEncoderDecoderModel.from_pretrained
     with without_progress_bars():
-        return VisionEncoderDecoderModel.from_pretrained(folder, local_files_only=True).eval()
+        network, found = loading(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,  # as the pixels are
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below
+        )
+    found["mismatched_keys"] = [name for name, *_ in found["mismatched_keys"]]
+    for kind, problem in (
+        ("missing", "misses the weights"),
+        ("unexpected", "holds weights that its model does not have:"),
+        ("mismatched", "holds weights of other shapes than its config.json says:"),
+    ):
+        if wrong := _names(found[f"{kind}_keys"]):
+            raise ValueError(
+                f"{folder} {problem} {wrong}: copy the whole folder again, weights and config.json "
+                "of one model"
+            )
+    return network.eval()
 
 
-def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: DecodingConfig) -> None:
-    """Save the network as Hugging Face does, with our decoding options for its `generate`."""
-    generation = network.generation_config
-    generation.num_beams, generation.max_length = decoding.beam_size, decoding.max_length + 1
-    generation.length_penalty = decoding.length_penalty
+def write(
+    network: VisionEncoderDecoderModel, folder: str | Path, generation: dict[str, Any]
+) -> None:
+    """Save the network as Hugging Face does, with these values for its `generate`."""
+    for name, value in generation.items():
+        setattr(network.generation_config, name, value)
     with without_progress_bars():
         network.save_pretrained(folder)
 
 
+def _names(weights: Iterable[str], few: int = 5) -> str:
+    """The first few of those weights that captions depend on, and how many more there are."""
+    names = [name for name in sorted(weights) if not UNUSED.search(name)]
+    more = f" and {len(names) - few} more" if len(names) > few else ""
+    return ", ".join(names[:few]) + more
+
+
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Hide the progress bars that transformers shows for files of any size."""
+    """Hide transformers' progress bars, shown for files of any size, and its reports of weights.
+
+    Weights that do not fit are named in the errors of `read`.
+    """
     restore = logging.enable_progress_bar if logging.is_progress_bar_enabled() else None
+    level = logging.get_verbosity()
     logging.disable_progress_bar()
-    yield
-    if restore:
-        restore()
-
-
-def preprocessor(name: str) -> dict[str, Any]:
-    """The values of an encoder's preprocessor_config.json, by Hub id or local folder."""
-    return ImageProcessingMixin.get_image_processor_dict(name)[0]
-
-
-def pixel_statistics(values: dict[str, Any]) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of the channels that a preprocessor_config.json names."""
-    if not values.get("do_normalize", True):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    mean, std = values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
-    (r, g, b), (r_std, g_std, b_std) = mean, std
-    return (r, g, b), (r_std, g_std, b_std)
-
-
-def encoder_statistics(encoder: str) -> tuple[Channels, Channels]:
-    """Mean and standard deviation that an encoder was trained with; a fresh one takes -1 to 1."""
-    if encoder.startswith(FRESH):
-        return FRESH_MEAN, FRESH_STD
-    return pixel_statistics(preprocessor(encoder))
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if restore:
+            restore()
 
 
 def _build_fresh(
@@ -128,16 +150,19 @@ def build_encoder_decoder(
         build = AutoModel.from_config
         vision = _build_fresh(build, "encoder", encoder, encoder_config, data)
     else:
-        vision = AutoModel.from_pretrained(encoder)
+        vision = AutoModel.from_pretrained(local_folder(encoder), trust_remote_code=False)
     if decoder.startswith(FRESH):
         data = {"vocab_size": vocab_size, "bos_token_id": start_id, "eos_token_id": end_id}
         data |= {"pad_token_id": pad_id, "is_decoder": True, "add_cross_attention": True}
         build = AutoModelForCausalLM.from_config
         language = _build_fresh(build, "decoder", decoder, decoder_config, data)
     else:
-        config = AutoConfig.from_pretrained(decoder)
+        folder = local_folder(decoder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.is_decoder = config.add_cross_attention = True
-        language = AutoModelForCausalLM.from_pretrained(decoder, config=config)
+        language = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, trust_remote_code=False
+        )
     expected, known = vision.config.image_size, language.config.vocab_size
     remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"
     check(expected == image_size, "image_size", image_size, remedy)

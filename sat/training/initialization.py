@@ -37,7 +37,7 @@ def initial_captioner(
     if start is None and config.stages[0] > 1:
         start = f"{config.output_dir}/best"
     if start is None:
-        images = Preprocessing(size=train.image_size, resize=train.resize)  # type: ignore[arg-type]
+        images = Preprocessing(size=train.image_size, resize=train.resize)
         model, model_config = initialize_model(config, images, vocabulary)
         return Captioner(model, vocabulary, model_config)
     captioner = Captioner(*native.load(start))

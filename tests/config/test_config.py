@@ -34,6 +34,13 @@ LITERALS = [
 
 REFUSED = [
     (Preprocessing, {"size": 0}, "image size is 0: give a positive number of pixels"),
+    (Preprocessing, {"resize": "fit"}, "resize is 'fit': give squash, crop, inner_crop, or steps"),
+    (
+        Preprocessing,
+        {"resize": "shortest_edge=256,center_crop=224"},
+        "resize is 'shortest_edge=256,center_crop=224': give squash",
+    ),
+    (Preprocessing, {"resize": "size=256:cubic"}, "the filter of resize is 'cubic': give nearest"),
     (Preprocessing, {"std": (1.0, 0.0, 1.0)}, "std is (1.0, 0.0, 1.0): every channel needs"),
     (DecoderConfig, {"attention_dim": 0}, "attention_dim is 0: give a positive size"),
     (DecoderConfig, {"embed_dim": -1}, "embed_dim is -1: give a positive size"),
@@ -147,7 +154,7 @@ def test_config_with_an_unknown_choice_lists_the_choices(cls, name, choices):
 
 def test_literal_fields_include_the_known_choices():
     names = {name for _, name, _ in LITERALS}
-    assert {"resize", "activation", "gate", "initial_state", "output", "precision"} <= names
+    assert {"activation", "gate", "initial_state", "output", "precision"} <= names
 
 
 @pytest.mark.parametrize(
@@ -229,7 +236,7 @@ def test_train_config_stage_of_a_number_is_its_field():
 def test_add_flags_of_a_config_parses_its_fields(capsys):
     parser = ArgumentParser(prog="toy")
     add_flags(parser, DecodingConfig, skip=("seed",))
-    defaults = vars(parser.parse_args([]))
+    defaults = parser.parse_args([]).as_dict()
     expected = to_dict(DecodingConfig())
     del expected["seed"]
     assert defaults == expected

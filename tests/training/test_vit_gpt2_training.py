@@ -135,6 +135,19 @@ def test_captions_are_learnt_by_heart(data, tmp_path):
     assert max(line["Bleu_4"] for line in lines) > 0.9
 
 
+def test_fit_from_a_folder_of_hugging_face_saves_what_it_loads(data, tmp_path):
+    """Without num_beams, as most folders are: transformers refuses a length penalty beside it."""
+    start = fit(recipe(data, tmp_path / "start"))
+    (start / "sat.json").unlink()
+    generation = json.loads((start / "generation_config.json").read_text())
+    generation = {key: generation[key] for key in generation if key.endswith("_id")}
+    generation |= {"no_repeat_ngram_size": 2, "length_penalty": 0.7, "temperature": 0.5}
+    (start / "generation_config.json").write_text(json.dumps(generation))
+    found = sat.load(fit(recipe(data, tmp_path / "run", init=str(start)))).config.decoding
+    assert (found.rule, found.no_repeat_ngram_size) == ("hugging_face", 2)
+    assert (found.beam_size, found.length_penalty, found.samples) == (1, 0.7, False)
+
+
 def test_a_run_that_is_resumed_is_the_run_that_was_not_stopped(data, tmp_path):
     stage = StageConfig(epochs=2, batch_size=8, learning_rate=1e-2, warmup=5)
     shared = {"captions": "random"}
