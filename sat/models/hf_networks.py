@@ -17,14 +17,18 @@ from sat.config.checks import check
 from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
 from sat.models.hf_configs import FRESH
 
+logger = logging.get_logger(__name__)  # Python's own
+
 Channels = tuple[float, float, float]
 FRESH_MEAN: Channels = (0.5, 0.5, 0.5)
 FRESH_STD: Channels = (0.5, 0.5, 0.5)
 """pixels from -1 to 1, for encoders that start from random weights"""
 UNUSED = re.compile(
-    r"^encoder\.(vision_model\.)?(pooler|head)\.|\.position_ids$|\.attn\.(masked_)?bias$"
+    r"^(encoder\.)?(vision_model\.)?(pooler|head)\.|\.position_ids$|\.attn\.(masked_)?bias$"
 )
 """weights that no caption depends on: older folders lack them, or hold more of them"""
+JOINT = re.compile("crossattention|cross_attn|encoder_attn")
+"""weights of the attention to the image, which a language model alone does not have"""
 
 
 def read(folder: str | Path) -> VisionEncoderDecoderModel:
@@ -104,6 +108,16 @@ def encoder_statistics(encoder: str) -> tuple[Channels, Channels]:
     return pixel_statistics(preprocessor(encoder))
 
 
+def _pretrained(family: Any, name: str, **options: Any) -> Any:
+    """A part with its weights; a warning names those that start from random values."""
+    part, found = family.from_pretrained(
+        name, trust_remote_code=False, output_loading_info=True, **options
+    )
+    if lacking := _names(key for key in found["missing_keys"] if not JOINT.search(key)):
+        logger.warning(f"{name} has no weights {lacking}: they start from random values")
+    return part
+
+
 def build_encoder_decoder(
     encoder: str,
     decoder: str,
@@ -126,16 +140,14 @@ def build_encoder_decoder(
         config = AutoConfig.for_model(encoder.removeprefix(FRESH), **fresh_encoder)
         vision = AutoModel.from_config(config)
     else:
-        vision = AutoModel.from_pretrained(encoder, trust_remote_code=False)
+        vision = _pretrained(AutoModel, encoder)
     if decoder.startswith(FRESH):
         config = AutoConfig.for_model(decoder.removeprefix(FRESH), **fresh_decoder)
         language = AutoModelForCausalLM.from_config(config)
     else:
         config = AutoConfig.from_pretrained(decoder, trust_remote_code=False)
         config.is_decoder = config.add_cross_attention = True
-        language = AutoModelForCausalLM.from_pretrained(
-            decoder, config=config, trust_remote_code=False
-        )
+        language = _pretrained(AutoModelForCausalLM, decoder, config=config)
     expected, known = vision.config.image_size, language.config.vocab_size
     remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"
     check(expected == image_size, "image_size", image_size, remedy)
