@@ -13,9 +13,17 @@ EXTRAS = {
     "metrics": ["pycocoevalcap>=1.2", "rouge-score>=0.1.2"],
     "log": ["tensorboard>=2.18", "wandb>=0.18.7"],
     "hf": ["transformers>=5", "tokenizers>=0.22.1", "huggingface_hub>=1.3"],
+    "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
     "dev": [
         *("pytest>=8", "pytest-xdist>=3", "pytest-randomly>=3.16", "hypothesis>=6.100"),
-        *("ruff>=0.8", "mypy>=1.13", "types-tqdm", "types-PyYAML", "types-setuptools"),
+        *(
+            "build>=1.2",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "types-tqdm",
+            "types-PyYAML",
+            "types-setuptools",
+        ),
     ],
 }
 
@@ -25,8 +33,15 @@ setup(
     description="Show, Attend and Tell in plain PyTorch: captions, and where the model looked",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="MIT",
-    package_data={"sat": ["py.typed", "pretrained/*/*"], "sat.recipes": ["*.yaml"]},
+    author="the sat developers",
+    license_expression="MIT",
+    license_files=["LICENSE"],
+    keywords="image captioning, visual attention, show attend and tell, PyTorch, ViT, GPT-2",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/1502.03044",
+        "Tutorial": "https://github.com/sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning",
+    },
+    package_data={"sat": ["py.typed", "pretrained/*/*", "samples/*"], "sat.recipes": ["*.yaml"]},
     package_dir={"sat.recipes": "configs"},
     entry_points={
         "console_scripts": [
@@ -34,6 +49,7 @@ setup(
             "sat-train = sat.commands.train:main",
             "sat-eval = sat.commands.evaluate:main",
             "sat-caption = sat.commands.caption:main",
+            "sat-export = sat.commands.export:main",
         ]
     },
     python_requires=">=3.10",
@@ -50,12 +66,19 @@ setup(
         "tqdm>=4.67.1",
         "safetensors>=0.8",
         "orjson>=3.10.11",
-        "jsonargparse[signatures]>=4.49",
+        "jsonargparse[signatures,shtab]>=4.50",
     ],
     extras_require=EXTRAS,
     classifiers=[
-        "License :: OSI Approved :: MIT License",
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
 )

@@ -37,7 +37,9 @@ def add_flags(
     With `given_only`, a flag that is left out leaves no value, so that other defaults can stand,
     and dataclasses within this one have no flags.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=True, add_print_completion_argument=True
+    )
     if given_only:
         hints = typing.get_type_hints(cls).items()
         skip += tuple(name for name, hint in hints if dataclasses.is_dataclass(hint))

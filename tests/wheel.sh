@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# make test-wheel: the library as pip installs it, far from this folder: it builds the wheel,
+# installs it into an empty environment, and runs each command in an empty folder.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PY=$PWD/.venv/bin/python
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+
+"$PY" -m build --outdir "$WORK/dist" . >"$WORK/build.log" 2>&1 || { cat "$WORK/build.log"; exit 1; }
+"$PY" -m venv "$WORK/venv"
+"$WORK/venv/bin/python" -m pip install --quiet "$WORK"/dist/*.whl
+mkdir "$WORK/empty" && cd "$WORK/empty"
+PATH=$WORK/venv/bin:$PATH
+
+sat-caption --img cat.jpg --output cat.png --json cat.json
+test -s cat.png && test -s cat.json
+sat-prepare --dataset shapes --number 60 --image_size 64 --min_word_freq 1 --output_folder data
+sat-train --config shapes --data_folder data --output_dir run --device cpu \
+    --encoder.backbone resnet18 --encoder.weights none --encoder.blocks 2 --stages '[1]' \
+    --stage1.epochs 1
+sat-eval --model run/best --data_folder data --beam_size 1
+python -m sat --help
+echo "the wheel works: $(ls -lh "$WORK"/dist/*.whl | awk '{print $5}')"
