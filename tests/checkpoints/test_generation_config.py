@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 from transformers import GenerationConfig
 
 from sat.checkpoints.generation_config import decoding_from_generation, generation_from_decoding
+from sat.config.checks import from_dict, to_dict
 from sat.config.decoding import DecodingConfig, TokenRules
 
 IDS = (1, 2, 3)
@@ -38,6 +40,7 @@ IDS = (1, 2, 3)
 )
 def test_generation_from_decoding_is_valid_and_reads_back(options, tmp_path):
     """transformers refuses to save options of beams or sampling where there are none."""
+    assert from_dict(DecodingConfig, json.loads(json.dumps(to_dict(options)))) == options
     GenerationConfig(**generation_from_decoding(options, *IDS)).save_pretrained(tmp_path)
     values = GenerationConfig.from_pretrained(tmp_path).to_dict()
     assert (values["decoder_start_token_id"], values["pad_token_id"]) == (1, 3)

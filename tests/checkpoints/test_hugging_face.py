@@ -180,8 +180,11 @@ def test_hugging_face_weights_that_no_caption_needs_may_be_missing_or_left_over(
     torch.testing.assert_close(logits(loaded.model, captioner), logits(captioner.model, captioner))
 
 
-def test_hugging_face_folder_with_code_of_its_own_runs_none_of_it(captioner, folder, tmp_path):
-    """Nothing is asked either: standard input is closed under pytest."""
+def test_hugging_face_folder_with_code_of_its_own_runs_none_of_it(
+    captioner, folder, tmp_path, monkeypatch
+):
+    """Not even where the question of transformers, whether to run it, would be answered by yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
     code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
     part = tmp_path / "part"
     captioner.model.encoder.save_pretrained(part)
