@@ -74,5 +74,6 @@ def test_decoding_from_generation_names_in_one_warning_what_is_not_supported(cap
     for name in (*values, "typical_p", "num_beams with do_sample"):
         assert name in record.message
     caplog.clear()
-    decoding_from_generation({"num_beams": 3, "typical_p": 0.4, "renormalize_logits": False})
+    harmless = {"renormalize_logits": False, "num_assistant_tokens": 20, "output_scores": True}
+    decoding_from_generation(harmless | {"num_beams": 3, "typical_p": 0.4})
     assert not caplog.records, "what has no effect in transformers is not named"
