@@ -26,13 +26,13 @@ SHARED = (
 """fields with the same name and meaning on both sides"""
 OTHER_SAMPLING = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 HARMLESS = (
-    *("use_cache", "cache_implementation", "return_dict_in_generate", "transformers_version"),
-    *("pad_token_id", "bos_token_id", "decoder_start_token_id", "eos_token_id", "num_beams"),
-    *("encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "output_attentions"),
-    *("output_hidden_states", "output_scores", "output_logits", "compile_config"),
+    *("use_cache", "return_dict_in_generate", "transformers_version", "compile_config"),
     *("disable_compile", "low_memory", "prefill_chunk_size", "trust_remote_code"),
+    *("encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "num_beams"),
+    *("pad_token_id", "bos_token_id", "decoder_start_token_id", "eos_token_id"),
 )
 """values that change no caption, and those that are read apart"""
+HARMLESS_STARTS = ("_", "output_", "cache_", "assistant_", "num_assistant_", "is_assistant")
 
 
 def decoding_from_generation(values: dict[str, Any]) -> DecodingConfig:
@@ -116,13 +116,13 @@ def _warn_of_unsupported(values: dict[str, Any], samples: bool) -> None:
         name
         for name, value in values.items()
         if name not in known
-        and not name.startswith("_")
+        and not name.startswith(HARMLESS_STARTS)
         and (value is True or value not in neutral)
     ]
     if samples and values.get("num_beams", 1) > 1:
         names.append("num_beams with do_sample")
     if names:
         logger.warning(
-            f"captions will differ from Hugging Face's generate: {', '.join(names)} of the "
+            f"captions may differ from Hugging Face's generate: {', '.join(names)} of the "
             "generation config is not supported"
         )

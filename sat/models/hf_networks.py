@@ -22,16 +22,20 @@ from transformers.utils import logging
 from sat.config.checks import check
 from sat.hub import local_folder
 
+logger = logging.get_logger(__name__)  # Python's own
 FRESH = "fresh:"
 """before the model type of a part that starts from random weights"""
+
 Channels = tuple[float, float, float]
 FRESH_MEAN: Channels = (0.5, 0.5, 0.5)
 FRESH_STD: Channels = (0.5, 0.5, 0.5)
 """pixels from -1 to 1, for encoders that start from random weights"""
 UNUSED = re.compile(
-    r"^encoder\.(vision_model\.)?(pooler|head)\.|\.position_ids$|\.attn\.(masked_)?bias$"
+    r"^(encoder\.)?(vision_model\.)?(pooler|head)\.|\.position_ids$|\.attn\.(masked_)?bias$"
 )
 """weights that no caption depends on: older folders lack them, or hold more of them"""
+JOINT = re.compile("crossattention|cross_attn|encoder_attn")
+"""weights of the attention to the image, which a language model alone does not have"""
 
 
 def read(folder: str | Path) -> VisionEncoderDecoderModel:
@@ -127,6 +131,16 @@ def _build_fresh(
         raise ValueError(f"{field} is {values}, with which {kind} fails: {error}") from error
 
 
+def _pretrained(family: Any, name: str | Path, **options: Any) -> Any:
+    """A part with its weights; a warning names those that start from random values."""
+    part, found = family.from_pretrained(
+        name, trust_remote_code=False, output_loading_info=True, **options
+    )
+    if lacking := _names(key for key in found["missing_keys"] if not JOINT.search(key)):
+        logger.warning(f"{name} has no weights {lacking}: they start from random values")
+    return part
+
+
 def build_encoder_decoder(
     encoder: str,
     decoder: str,
@@ -150,7 +164,7 @@ def build_encoder_decoder(
         build = AutoModel.from_config
         vision = _build_fresh(build, "encoder", encoder, encoder_config, data)
     else:
-        vision = AutoModel.from_pretrained(local_folder(encoder), trust_remote_code=False)
+        vision = _pretrained(AutoModel, local_folder(encoder))
     if decoder.startswith(FRESH):
         data = {"vocab_size": vocab_size, "bos_token_id": start_id, "eos_token_id": end_id}
         data |= {"pad_token_id": pad_id, "is_decoder": True, "add_cross_attention": True}
@@ -160,9 +174,7 @@ def build_encoder_decoder(
         folder = local_folder(decoder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.is_decoder = config.add_cross_attention = True
-        language = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, trust_remote_code=False
-        )
+        language = _pretrained(AutoModelForCausalLM, folder, config=config)
     expected, known = vision.config.image_size, language.config.vocab_size
     remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"
     check(expected == image_size, "image_size", image_size, remedy)

@@ -22,7 +22,8 @@ from sat.models.base import FrozenPart, Normalize, Output
 from sat.models.hf_networks import FRESH_MEAN, FRESH_STD
 from sat.ops.packed_captions import captions_per_image
 
-CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")  # in names of weights
+CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "encoder_attn", "enc_to_dec_proj")
+"""in the names of its weights"""
 
 
 class State(NamedTuple):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 from transformers import GenerationConfig
 
 from sat.checkpoints.generation_config import decoding_from_generation, generation_from_decoding
+from sat.config.checks import from_dict, to_dict
 from sat.config.decoding import DecodingConfig, TokenRules
 
 IDS = (1, 2, 3)
@@ -38,6 +40,7 @@ IDS = (1, 2, 3)
 )
 def test_generation_from_decoding_is_valid_and_reads_back(options, tmp_path):
     """transformers refuses to save options of beams or sampling where there are none."""
+    assert from_dict(DecodingConfig, json.loads(json.dumps(to_dict(options)))) == options
     GenerationConfig(**generation_from_decoding(options, *IDS)).save_pretrained(tmp_path)
     values = GenerationConfig.from_pretrained(tmp_path).to_dict()
     assert (values["decoder_start_token_id"], values["pad_token_id"]) == (1, 3)
@@ -71,5 +74,6 @@ def test_decoding_from_generation_names_in_one_warning_what_is_not_supported(cap
     for name in (*values, "typical_p", "num_beams with do_sample"):
         assert name in record.message
     caplog.clear()
-    decoding_from_generation({"num_beams": 3, "typical_p": 0.4, "renormalize_logits": False})
+    harmless = {"renormalize_logits": False, "num_assistant_tokens": 20, "output_scores": True}
+    decoding_from_generation(harmless | {"num_beams": 3, "typical_p": 0.4})
     assert not caplog.records, "what has no effect in transformers is not named"

@@ -196,8 +196,11 @@ def test_hugging_face_weights_that_no_caption_needs_may_be_missing_or_left_over(
     torch.testing.assert_close(logits(loaded.model, captioner), logits(captioner.model, captioner))
 
 
-def test_hugging_face_folder_with_code_of_its_own_runs_none_of_it(captioner, folder, tmp_path):
-    """Nothing is asked either: standard input is closed under pytest."""
+def test_hugging_face_folder_with_code_of_its_own_runs_none_of_it(
+    captioner, folder, tmp_path, monkeypatch
+):
+    """Not even where the question of transformers, whether to run it, would be answered by yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
     code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
     part = tmp_path / "part"
     captioner.model.encoder.save_pretrained(part)
@@ -215,7 +218,7 @@ def test_hugging_face_folder_with_code_of_its_own_runs_none_of_it(captioner, fol
     assert not (tmp_path / "ran").exists()
 
 
-def test_build_model_hugging_face_parts_keep_their_weights(captioner, tmp_path):
+def test_build_model_hugging_face_parts_keep_their_weights(captioner, tmp_path, caplog):
     """What from_encoder_decoder_pretrained does: the parts keep their weights."""
     model = captioner.model
     model.encoder.save_pretrained(tmp_path / "sight")
@@ -228,6 +231,13 @@ def test_build_model_hugging_face_parts_keep_their_weights(captioner, tmp_path):
     assert not tiny.changed(tiny.weights(model.decoder), joined.decoder)
     expected = captioner.preprocessing
     assert encoder_statistics(parts["encoder"]) == (expected.mean, expected.std)
+    assert not caplog.records, "cross-attention is expected to be new"
+    weights = load_file(tmp_path / "sight" / "model.safetensors")
+    del weights["layernorm.bias"]
+    save_file(weights, tmp_path / "sight" / "model.safetensors", {"format": "pt"})
+    build_model(tiny_vit.config(**parts), captioner.vocabulary)
+    (record,) = (record for record in caplog.records if record.name.startswith("sat"))
+    assert "sight has no weights layernorm.bias: they start from random values" in record.message
     tiny_vit.model(tiny_vit.Words(5)).decoder.save_pretrained(tmp_path / "small")
     with pytest.raises(ValueError, match="has 5: prepare the data with --tokenizer"):
         build_model(tiny_vit.config(decoder=str(tmp_path / "small")), captioner.vocabulary)
