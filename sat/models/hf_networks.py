@@ -133,9 +133,10 @@ def _build_fresh(
 
 def _pretrained(family: Any, name: str | Path, **options: Any) -> Any:
     """A part with its weights; a warning names those that start from random values."""
-    part, found = family.from_pretrained(
-        name, trust_remote_code=False, output_loading_info=True, **options
-    )
+    with without_progress_bars():
+        part, found = family.from_pretrained(
+            name, trust_remote_code=False, output_loading_info=True, **options
+        )
     if lacking := _names(key for key in found["missing_keys"] if not JOINT.search(key)):
         logger.warning(f"{name} has no weights {lacking}: they start from random values")
     return part
