@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sat.atomic_io import atomic_write_text
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
 
 END_OF_TEXT = "<|endoftext|>"
 STARTS = (END_OF_TEXT, "[CLS]", "<s>")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sat.config.data import InputFilesConfig
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
 from sat.data.image_files import read_image
 from sat.data.prepare import create_input_files
 from sat.data.transforms import resize
