@@ -65,8 +65,14 @@ class CaptionDataset(Dataset[Sample]):
         self.source = Path(features) if features else self.path("IMAGES", ".hdf5")
         self._open_file: h5py.File | None = None
         self._open_in = -1
-        self._check_split()
-        self.captions = _read_captions(_existing(self.path("CAPTIONS", ".json")))
+        captions = self.path("CAPTIONS", ".json")
+        trained_on = self.folder / f"TRAIN_CAPTIONS_{self.name}.json"
+        if self.split == "test" and trained_on.exists() and not captions.exists():
+            raise FileNotFoundError(
+                f"{self.folder} was prepared without a test split: choose val, or prepare it again"
+                " with --split 0.8,0.1,0.1"
+            )
+        self.captions = _read_captions(_existing(captions))
         lengths = orjson.loads(_existing(self.path("CAPLENS", ".json")).read_bytes())
         self.lengths = np.asarray(lengths, dtype=np.int64)
         with h5py.File(_existing(self.path("IMAGES", ".hdf5")), "r") as file:
@@ -80,18 +86,6 @@ class CaptionDataset(Dataset[Sample]):
                 f"{self.path('CAPTIONS', '.json')} holds {len(self.captions)} captions, "
                 f"{len(self.lengths)} lengths, but {self.num_images} images of "
                 f"{self.captions_per_image} captions each: prepare the data again"
-            )
-
-    def _check_split(self) -> None:
-        """Raise `FileNotFoundError` if the set was prepared, but without this split."""
-        others = [
-            path.name.split("_")[0].lower()
-            for path in self.folder.glob(f"*_CAPTIONS_{self.name}.json")
-        ]
-        if others and self.split not in others:
-            raise FileNotFoundError(
-                f"{self.folder} was prepared without a {self.split} split: choose one of"
-                f" {', '.join(sorted(others))}, or prepare it again with --split 0.8,0.1,0.1"
             )
 
     def reading(self, features: str | Path) -> CaptionDataset:

@@ -51,7 +51,8 @@ def read_annotations(
 ) -> list[Record]:
     """The records of all files, with their splits, captions split into words and unfit ones gone.
 
-    As many image folders as files: each file's images are looked for in its own folder first.
+    As many image folders as files: each file's images are looked for in its own folder, then in
+    those that share no name with it.
     `workspace` gives a folder for images that have to be unpacked. The rest is told by the flags of
     create_input_files.py. Ids that several files use get the name of the file before them. Raises
     `ValueError` for files of no known layout and `FileNotFoundError` for missing ones.
@@ -62,11 +63,19 @@ def read_annotations(
         own = [path] if path.is_dir() else [] if roots else [path.parent]
         paired = len(roots) == len(paths) > 1
         first = [*own, *(roots[number : number + 1] if paired else roots)]
-        images = ImageFolders(first, roots if paired else ())
+        others = [root for root in roots if paired and _share_no_name(roots[number], root)]
+        images = ImageFolders(first, others)
         source = Source(path, images, columns or {}, workspace)
         groups.append((path, list(find_format(source, format).read(source))))
     records = assign_splits(_join(groups), read_splits(splits), fractions)
     return clean(records)
+
+
+def _share_no_name(one: Path, other: Path) -> bool:
+    """True if both folders hold something, and nothing of the same name."""
+    folders = (folder.glob("[!.]*") if folder.is_dir() else () for folder in (one, other))
+    names, others = ({path.name for path in paths} for paths in folders)
+    return bool(names and others) and names.isdisjoint(others)
 
 
 def find_format(source: Source, name: str | None) -> Format:

@@ -113,7 +113,7 @@ def parse_fractions(text: str) -> list[float]:
         shares = [float(part) for part in text.split(",")]
     except ValueError:
         shares = []
-    if len(shares) not in (2, 3) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) not in (2, 3) or min(shares) < 0 or not abs(sum(shares) - 1) < 1e-6:
         raise ValueError(
             f"split is {text!r}: give the shares of train, val and test that add up to 1, as in"
             " 0.8,0.1,0.1"
