@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -25,6 +26,8 @@ from sat.data.annotations.tables import COLUMNS
 from sat.data.prepare import check_output, create_input_files
 from sat.data.synthetic.scenes import draw_shapes
 
+LISTS = ("annotations", "image_folder", "splits")
+"""flags that take several values"""
 SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, references."
 
 
@@ -33,19 +36,38 @@ def parse(arguments: list[str]) -> Namespace:
     parser = ArgumentParser(description=SUMMARY)
     add = parser.add_argument
     add("--config", action="config", help="YAML file of flags; flags given win")
-    add("--annotations", type=str, nargs="+", default=[], help="files or folders of captions")
+    add("--annotations", type=list[str] | str, default=[], help="files or folders of captions")
     add("--karpathy_json", type=str | None, help="the same as --annotations, in Karpathy's layout")
-    add("--image_folder", type=str, nargs="+", default=[], help="the folders the images are in")
+    add("--image_folder", type=list[str] | str, default=[], help="the folders the images are in")
     add("--format", type=str | None, help=f"if not recognised: {', '.join(FORMATS)}")
     add("--columns", type=str | None, help="names in tables: image=NAME,caption=NAME,split=NAME")
-    add("--splits", type=str, nargs="+", default=[], help="Karpathy's JSON, {split: [ids]}, lists")
+    add("--splits", type=list[str] | str, default=[], help="Karpathy's JSON, {split: [ids]}, lists")
     add("--split", type=str | None, help="shares drawn by file name, such as 0.8,0.1,0.1")
     add("--missing", choices=("stop", "drop"), help="for --on_bad_image error, skip")
     add("--output_folder", type=str, default="data", help="gets the files")
     add("--number", type=int, default=2000, help="scenes that shapes draws")
     add("--overwrite", action="store_true", help="replace an earlier run's files")
     add_flags(parser, InputFilesConfig)
-    return parser.parse_args(complete_flags(InputFilesConfig, arguments))
+    flags = parser.parse_args(complete_flags(InputFilesConfig, join_values(arguments)))
+    for name in LISTS:  # a YAML file may hold one value without brackets
+        flags[name] = [flags[name]] if isinstance(flags[name], str) else flags[name]
+    return flags
+
+
+def join_values(arguments: list[str]) -> list[str]:
+    """The arguments with the values of each flag of `LISTS` as one JSON list.
+
+    (With nargs="+", jsonargparse refuses a YAML file that holds a single value.)
+    """
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        values = []
+        while word.removeprefix("--") in LISTS and rest and not rest[0].startswith("-"):
+            values.append(rest.pop(0))
+        joined.append(f"{word}={json.dumps(values)}" if values else word)
+    return joined
 
 
 @cli_errors()

@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from sat.commands.prepare import parse
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -76,6 +78,17 @@ def test_create_input_files_of_own_tables_prepares_them_together(tmp_path):
     assert stopped.returncode == 1
     told = r"error: .*b.1\.png: there is no such image, .* --missing drop"
     assert re.fullmatch(told, stopped.stderr.splitlines()[-1])
+
+
+def test_flags_of_several_values_come_from_words_or_yaml(tmp_path):
+    (tmp_path / "one.yaml").write_text("image_folder: my photos\nannotations: a.json\n")
+    (tmp_path / "two.yaml").write_text("image_folder: [a, b]\nsplits: [s.txt]\n")
+    one = parse(["--config", str(tmp_path / "one.yaml"), "--overwrite"])
+    assert (one.image_folder, one.annotations, one.splits) == (["my photos"], ["a.json"], [])
+    two = parse(["--config", str(tmp_path / "two.yaml"), "--annotations", "a, b.json", "[c]"])
+    assert (two.image_folder, two.annotations) == (["a", "b"], ["a, b.json", "[c]"])
+    assert two.splits == ["s.txt"]
+    assert parse(["--image_folder=a", "--annotations", "1"]).image_folder == ["a"]
 
 
 def test_create_input_files_of_tar_shards_leaves_no_unpacked_image(tmp_path):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sat.data.annotations import coco, flickr, folders, karpathy, tables
 from sat.data.annotations.clean import clean
 from sat.data.annotations.record import Record
-from sat.data.annotations.source import ImageFolders, Source
+from sat.data.annotations.source import ImageFolders, Source, check_exists
 from sat.data.annotations.splits import assign_splits, read_splits
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,7 @@ def find_format(source: Source, name: str | None) -> Format:
     """The format of that name, or the first that recognises the file."""
     if name is not None and name not in FORMATS:
         raise ValueError(f"format is {name!r}: choose one of {', '.join(FORMATS)}")
-    if not source.path.exists():
-        raise FileNotFoundError(f"{source.path}: there is no such annotation file")
+    check_exists(source.path)
     if name is None:
         found = (name for name, each in FORMATS.items() if each.recognise(source))
         name = next(found, None)
@@ -117,13 +116,20 @@ def _join(groups: Sequence[tuple[Path, list[Record]]]) -> list[Record]:
 
 
 def _check_ids(records: Sequence[Record], path: Path) -> None:
-    """Raise `ValueError` for ids that are neither numbers nor texts, or stand for two images."""
+    """Raise `ValueError` for ids that are no numbers or texts or UTF-8, or stand for two images."""
     odd = next((r.image_id for r in records if type(r.image_id) not in (int, str)), None)
     if odd is not None:
         raise ValueError(f"{path}: image id {odd!r} is neither a whole number nor a text")
+    unsafe = next((r.path for r in records if not _is_unicode(f"{r.image_id}{r.path.name}")), None)
+    if unsafe is not None:
+        raise ValueError(f"{path}: the name {str(unsafe)!r} is not UTF-8: rename the image")
     repeated, count = next(iter(Counter(str(r.image_id) for r in records).most_common(1)), ("", 0))
     if count > 1:
         raise ValueError(
             f"{path}: image id {repeated} occurs {count} times: scores are per image, so"
             " every image needs an id of its own"
         )
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or text.encode("utf-8", "ignore").decode() == text

@@ -50,7 +50,7 @@ def read(source: Source) -> Iterator[Record]:
             split,
             tuple(words for words, _ in sentences),
             tuple(raw for _, raw in sentences),
-            image.get("boxes"),
+            _boxes(image.get("boxes"), where),
         )
 
 
@@ -62,6 +62,18 @@ def _sentence(sentence: Any, where: str) -> tuple[tuple[str, ...], Any]:
     if not isinstance(tokens, (list, tuple)) or not all(isinstance(word, str) for word in tokens):
         raise ValueError(f"{where} has a sentence without a list 'tokens' of words")
     return tuple(tokens), raw if isinstance(raw, str) else " ".join(tokens)
+
+
+def _boxes(boxes: Any, where: str) -> list[dict[str, Any]] | None:
+    """The named objects, checked to be as `Record.boxes` says."""
+    for box in boxes if isinstance(boxes, list) else [] if boxes is None else [boxes]:
+        corners = box.get("box") if isinstance(box, dict) else None
+        numbers = isinstance(corners, list) and all(isinstance(n, (int, float)) for n in corners)
+        if not numbers or len(corners or ()) != 4 or not isinstance(box.get("words"), list):
+            raise ValueError(
+                f"{where} has the box {str(box)[:60]}: give 'words' and 'box' [x0, y0, x1, y1]"
+            )
+    return boxes
 
 
 def _get(image: dict[str, Any], key: str, kind: type, where: str) -> Any:

@@ -19,17 +19,20 @@ COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
 HEAD_BYTES = 65536
 
 
+def check_exists(path: Path) -> None:
+    """Raise `FileNotFoundError` unless it is a file or a folder; others could block for ever."""
+    if not path.is_file() and not path.is_dir():
+        raise FileNotFoundError(f"{path}: there is no such annotation file")
+
+
 def read_text(path: Path, size: int = -1) -> str:
     """The text of a UTF-8 file (or UTF-16 with a byte order mark), without mark and NULs.
 
-    `size` reads this many bytes only. Raises `ValueError` for another encoding and
-    `FileNotFoundError` for a missing file.
+    `size` reads this many bytes only. Raises `ValueError` for another encoding.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(size)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: there is no such annotation file") from error
+    check_exists(path)
+    with path.open("rb") as file:
+        content = file.read(size)
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
     try:
@@ -40,13 +43,12 @@ def read_text(path: Path, size: int = -1) -> str:
 
 def read_json(path: Path) -> Any:
     """The value of a JSON file, with or without a byte order mark."""
+    check_exists(path)
+    content = path.read_bytes()
     try:
-        content = path.read_bytes()
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             content = content.decode("utf-16").encode()
         return orjson.loads(content.removeprefix(codecs.BOM_UTF8))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: there is no such annotation file") from error
     except ValueError as error:
         raise ValueError(f"{path}: is not a UTF-8 JSON file ({error})") from error
 

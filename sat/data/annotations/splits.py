@@ -77,7 +77,7 @@ def assign_splits(
     shares = parse_fractions(fractions or FRACTIONS)
     order = {key: number for number, key in enumerate(splits)}
     kept: list[tuple[int, Record]] = []
-    left_out: Counter[str | None] = Counter()
+    left_out: Counter[str] = Counter()
     drawn = 0
     for record in records:
         key = next((key for key in _keys(record) if key in order), "")
@@ -87,10 +87,10 @@ def assign_splits(
         if split := split_of(name):
             kept.append((order.get(key, 0), replace(record, split=split)))
         else:
-            left_out[name] += 1
+            left_out[repr(name)[:60]] += 1
     for name, count in left_out.items():
         logger.warning(
-            "%d images of split %r are left out; known splits are %s",
+            "%d images of split %s are left out; known splits are %s",
             *(count, name, ", ".join(SPLIT_OF)),
         )
     if drawn:

@@ -1,6 +1,7 @@
 """Several files and folders together, their ids, and how splits are found."""
 
 import json
+import os
 
 import pytest
 from annotation_files import read, split_by_name, touch, write_json
@@ -74,6 +75,27 @@ def test_images_without_a_split_are_drawn_by_their_names_alone(tmp_path):
         name: split for name, split in found.items() if split != "train" and name in names[:12]
     }
     assert others == {"3.jpg": "val", "6.jpg": "test"}
+
+
+def test_splits_that_are_no_names_leave_their_images_out(tmp_path, caplog):
+    odd = [["train"], {"train": 1}, 7, "train"]
+    lines = [{"image": f"{i}.jpg", "caption": "a", "split": split} for i, split in enumerate(odd)]
+    path = write_json(tmp_path / "a.json", lines)
+    assert split_by_name(read(path, tmp_path)) == {"3.jpg": "train"}
+    assert "1 images of split ['train'] are left out" in caplog.text
+
+
+def test_pipes_and_names_that_are_not_unicode_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(FileNotFoundError, match=r"pipe\.json: there is no such annotation file"):
+        read(tmp_path / "pipe.json", tmp_path)
+    try:
+        touch(tmp_path / "b", "\udcff.jpg")
+        (tmp_path / "b" / "\udcff.txt").write_text("A dog")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with pytest.raises(ValueError, match="is not UTF-8: rename the image"):
+        read(tmp_path / "b")
 
 
 def test_fractions_overrule_the_splits_of_the_annotation(tmp_path):

@@ -124,6 +124,13 @@ def test_karpathy_with_special_words_takes_them_out(tmp_path, caplog):
             json.dumps({"images": [image(f"{i}", "train", "a", imgid=i) for i in (42, "42")]}),
             "image id 42 occurs 2 times",
         ),
+        *(
+            (
+                json.dumps({"images": [image("1", "train", "a", boxes=boxes)]}),
+                "has the box .*: give",
+            )
+            for boxes in (5, [5], [{"words": ["a"]}], [{"words": 1, "box": [0, 0, 1, 1]}])
+        ),
         (
             json.dumps({"images": [image("1", "train", "a", imgid=[1])]}),
             r"image id \[1\] is neither a whole number nor a text",
