@@ -32,7 +32,7 @@ def read(source: Source) -> Iterator[Record]:
     for number, line in enumerate(read_text(source.path).split("\n"), start=1):
         if not line.strip():
             continue
-        match = LINE.fullmatch(line.rstrip("\r"))
+        match = LINE.fullmatch(line)
         if match is None:
             raise ValueError(
                 f"{source.path}: line {number} is {line[:60]!r}: each must be name#number, a tab"

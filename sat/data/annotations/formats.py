@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +41,19 @@ FORMATS = {
 """adding a format is one entry; the first that recognises a file reads it"""
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause the search for reference cycles: there are none, and it takes a fifth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_collector_paused()
 def read_annotations(
     paths: Sequence[str | Path],
     image_folders: Sequence[str | Path],

@@ -66,7 +66,7 @@ class ImageFolders:
             f"{Path(os.path.abspath(folder)).as_posix()}/" for folder in (*first, *others)
         ]
         self._name_of: dict[str, str] = {}
-        self._listings: dict[str, frozenset[str]] = {}
+        self._listings: dict[tuple[str, str], frozenset[str]] = {}
 
     def find(self, name: object, where: str) -> Path:
         """The path of an image; if it is missing, the path that it should have.
@@ -90,14 +90,15 @@ class ImageFolders:
 
     def _holds(self, folder: str, name: str) -> bool:
         """True if the name is in the folder; each folder is listed once, not asked for each."""
-        below, last = posixpath.split(name)
-        place = os.path.join(folder, below)
-        if place not in self._listings:
+        below, _, last = name.rpartition("/")
+        names = self._listings.get((folder, below))
+        if names is None:
             try:
-                self._listings[place] = frozenset(os.listdir(place))
+                names = frozenset(os.listdir(os.path.join(folder, below)))
             except (OSError, ValueError):  # no folder, or a name that no file system takes
-                self._listings[place] = frozenset()
-        return last in self._listings[place]
+                names = frozenset()
+            self._listings[folder, below] = names
+        return last in names
 
     def _claim(self, path: str, name: str, where: str) -> Path:
         """The path, unless another name was found there."""

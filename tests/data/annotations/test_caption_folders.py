@@ -31,6 +31,8 @@ def shard(path, members):
             member = tarfile.TarInfo(name)
             if content is None:
                 member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            if name == "sparse.jpg":
+                member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(10**12)}
             member.size = len(content or b"")
             archive.addfile(member, io.BytesIO(content or b""))
     return path
@@ -49,6 +51,8 @@ def test_webdataset_shards_give_images_and_captions(tmp_path, caplog):
         ("../../escape.jpg", b"four"),
         ("../../escape.txt", b"A fox"),
         ("000.cls", b"7"),
+        ("sparse.jpg", b"1"),  # would be a terabyte of zeros
+        ("sparse.txt", b"A bomb"),
     ]
     (tmp_path / "shards").mkdir()
     (tmp_path / "work").mkdir()
