@@ -21,11 +21,12 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 LAYERS = (
     ("config", "atomic_io", "ops", "metrics"),
     ("data", "device", "distributed"),
-    ("models", "tracking"),
-    ("decoding",),
-    ("checkpoints",),
+    ("models", "tracking", "attention_panels"),
+    ("decoding", "figure_layout"),
+    ("checkpoints", "visualize"),
+    ("caption_result",),
     ("captioner",),
-    ("evaluation", "visualize"),
+    ("evaluation",),
     ("training", "web", "export"),
     ("cli",),
     ("commands",),
@@ -40,6 +41,7 @@ OWNERS = {
     "torchvision": ("models.backbones",),
     "transformers": ("models.vit_gpt2", "models.hf_networks"),
     "tokenizers": ("data.tokenizer",),
+    "gradio": ("web.page",),
     "huggingface_hub": ("checkpoints.hub",),
 }
 
