@@ -6,12 +6,13 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
-from sat.data.annotations.record import Record, split_of
+from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source, read_text
-from sat.data.annotations.splits import split_in_name
+from sat.data.annotations.splits import split_in_name, split_of_folders
 from sat.data.image_files import SUFFIXES
 
 CAPTION_KEYS = ("caption", "captions", "text", "txt")
@@ -32,12 +33,11 @@ def read_texts(source: Source) -> Iterator[Record]:
     Folders named as splits (train, val, test) give the split.
     """
     for image in _images(source.path):
-        below = image.relative_to(source.path)
+        below = image.relative_to(source.path).as_posix()
         text = image.with_suffix(".txt")
         lines = read_text(text).splitlines() if text.is_file() else []
-        splits = (split_of(part) for part in below.parts[:-1])
-        split = next((split for split in splits if split), None)
-        yield Record(below.as_posix(), image, split, (), tuple(line for line in lines if line))
+        captions = tuple(line for line in lines if line)
+        yield Record(below, image, split_of_folders(below), (), captions)
 
 
 def _images(folder: Path) -> Iterator[Path]:
@@ -75,9 +75,9 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _unpack(shard: Path, folder: Path) -> tuple[dict[str, Path], dict[str, list[Any]]]:
-    """Write the images of a shard to `folder` under numbers; return them and the captions by key.
+    """Write the images of a shard to `folder`; return their paths and the captions by key.
 
-    No name of the tar file is used as a path, and nothing but plain files is read.
+    Slashes in keys are quoted, so that none leads elsewhere; nothing but plain files is read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths: dict[str, Path] = {}
@@ -94,7 +94,7 @@ def _unpack(shard: Path, folder: Path) -> tuple[dict[str, Path], dict[str, list[
                 if suffix in SUFFIXES:
                     if key in paths:
                         raise ValueError(f"{shard}: holds two images of the key {key!r}")
-                    paths[key] = folder / f"{len(paths):08d}{suffix}"
+                    paths[key] = folder / f"{quote(key, safe=' ')}{suffix}"
                     paths[key].write_bytes(content.read())
                 elif suffix in (".txt", ".json", ".caption") and member.size < CAPTION_BYTES:
                     where = f"{shard}: {member.name}"

@@ -26,6 +26,12 @@ def split_in_name(name: str) -> str | None:
     return next((split for split in words if split), None)
 
 
+def split_of_folders(path: str) -> str | None:
+    """The split that the first folder of an image's name is called by: validation/1.jpg."""
+    splits = (split_of(part) for part in path.split("/")[:-1])
+    return next((split for split in splits if split), None)
+
+
 def read_splits(paths: Sequence[str | Path]) -> dict[str, str]:
     """The split of each image, by its id or file name, in the order of the files.
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from sat.data.annotations.record import Record, split_of
+from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source, read_text
-from sat.data.annotations.splits import split_in_name
+from sat.data.annotations.splits import split_in_name, split_of_folders
 
 Row = tuple[str, dict[str, Any]]
 """where the row stands, for messages, and its values by column"""
@@ -177,6 +177,7 @@ def group_rows(rows: Iterable[Row], source: Source, below: Path = Path()) -> Ite
     image, or rows that give one image two splits.
     """
     images: dict[str, _Image] = {}
+    own_split = split_in_name(source.path.stem)
     for where, row in rows:
         name = _value(row, "image", source)
         name = name[0] if isinstance(name, list) and len(name) == 1 else name
@@ -186,7 +187,7 @@ def group_rows(rows: Iterable[Row], source: Source, below: Path = Path()) -> Ite
                 " the right ones with --columns image=…,caption=…"
             )
         path = (below / name).as_posix()
-        split = _value(row, "split", source) or _split_of_folder(path, source)
+        split = _value(row, "split", source) or split_of_folders(path) or own_split
         image = images.setdefault(path, _Image(where, _value(row, "image_id", source), split))
         if image.split != split:
             raise ValueError(f"{where}: {name!r} is in the splits {image.split!r} and {split!r}")
@@ -238,9 +239,3 @@ def _texts(value: Any) -> list[Any]:
         if turn.get("from", turn.get("role")) in ("gpt", "assistant")
     ]
     return spoken[:1] or [turn.get("raw", turn.get("caption")) for turn in value]
-
-
-def _split_of_folder(name: str, source: Source) -> str | None:
-    """The first folder of a name that is a split, else the split in the annotation's own name."""
-    folders = (split_of(part) for part in Path(name).parts[:-1])
-    return next((split for split in folders if split), split_in_name(source.path.stem))

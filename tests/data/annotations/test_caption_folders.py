@@ -67,6 +67,7 @@ def test_webdataset_shards_give_images_and_captions(tmp_path, caplog):
         ("set-val-0/000", "val", ("A dog",), b"one"),
     ]
     assert all(tmp_path / "work" in record.path.parents for record in found)
+    assert found[2].path.name == "b%2F002.jpeg"
     assert {path.name for path in tmp_path.iterdir()} == {"shards", "work"}
     (only, *_) = read(tmp_path / "shards" / "set-val-0.tar", workspace=lambda: tmp_path / "work")
     assert only.image_id == "000"
