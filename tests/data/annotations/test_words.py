@@ -38,7 +38,7 @@ def test_split_words_of_english_gives_karpathys_tokens(raw, words):
         ("एक कुत्ता दौड़ रहा है", "एक कुत्ता दौड़ रहा है"),  # vowel signs are no letters
         ("개가 달린다.", "개가 달린다"),
         ("一只狗在跑。", "一 只 狗 在 跑"),
-        ("2匹の犬 Dog", "2 匹 の 犬 dog"),
+        ("2匹の犬Dog", "2 匹 の 犬 dog"),
         ("หมาวิ่ง", "ห ม า ว ิ่ ง".replace(" ิ", "ิ")),
         ("a dog \U0001f436", "a dog"),
     ],
