@@ -38,6 +38,7 @@ STANDALONE = ("config", "ops", "metrics")
 
 # Packages that these files alone may import.
 OWNERS = {
+    "timm": ("models.backbones",),
     "torchvision": ("models.backbones",),
     "transformers": ("models.vit_gpt2", "models.hf_networks"),
     "tokenizers": ("data.tokenizer",),

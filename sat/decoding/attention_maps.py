@@ -49,6 +49,7 @@ def replay(
     ids = torch.tensor(padded, device=features.device)
     lengths = torch.tensor([len(words) for words in whole], device=features.device)
     output = model(features, ids, lengths)
+    assert output.alphas is not None, "asked for by default"
     side = math.isqrt(output.alphas.shape[-1])
     log_p = output.logits.float().log_softmax(dim=-1)
     log_p = log_p.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)  # (N, longest - 1)

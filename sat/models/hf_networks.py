@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, VisionEncoderDecoderModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    VisionEncoderDecoderModel,
+)
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils import logging
 
 from sat.config.checks import check
 from sat.config.decoding import DecodingConfig
 from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
-from sat.models.hf_configs import FRESH
 
+FRESH = "fresh:"
+"""before the model type of a part that starts from random weights"""
 Channels = tuple[float, float, float]
 FRESH_MEAN: Channels = (0.5, 0.5, 0.5)
 FRESH_STD: Channels = (0.5, 0.5, 0.5)
@@ -68,6 +76,35 @@ def encoder_statistics(encoder: str) -> tuple[Channels, Channels]:
     return pixel_statistics(preprocessor(encoder))
 
 
+def _build_fresh(
+    build: Callable[[Any], Any], part: str, name: str, values: dict[str, Any], data: dict[str, Any]
+) -> Any:
+    """The part "encoder" or "decoder" of a `name` "fresh:" and model type, with random weights.
+
+    Its configuration has `values`, and those that the `data` decide. Unless it is given,
+    `initializer_range` is width**-0.5, so that what passes through a layer neither shrinks nor
+    swells: the usual 0.02 suits a width of 768, a small network that starts with it learns slowly.
+    Raises `ValueError` for a type, key or value that Hugging Face does not take.
+    """
+    kind, field = name.removeprefix(FRESH), f"hf.{part}_config"
+    remedy = "give fresh: and a model type of Hugging Face, as fresh:vit or fresh:gpt2"
+    check(kind in CONFIG_MAPPING, f"hf.{part}", name, remedy)
+    default = CONFIG_MAPPING[kind]()
+    known = {*default.to_dict(), *default.attribute_map}
+    for key, value in values.items():
+        check(key not in data, f"{field}.{key}", value, "leave it out, the data decide it")
+        nearest = ", ".join(difflib.get_close_matches(key, known, cutoff=0))
+        remedy = f"{kind} has no such key, the nearest are {nearest}"
+        check(key in known, f"{field}.{key}", value, remedy)
+    try:
+        config = AutoConfig.for_model(kind, **values, **data)
+        if "initializer_range" not in values:
+            config.initializer_range = config.hidden_size**-0.5
+        return build(config)
+    except Exception as error:  # its kind differs between versions of transformers
+        raise ValueError(f"{field} is {values}, with which {kind} fails: {error}") from error
+
+
 def build_encoder_decoder(
     encoder: str,
     decoder: str,
@@ -77,23 +114,26 @@ def build_encoder_decoder(
     start_id: int,
     end_id: int,
     pad_id: int,
-    fresh_encoder: dict[str, Any],
-    fresh_decoder: dict[str, Any],
+    encoder_config: dict[str, Any],
+    decoder_config: dict[str, Any],
 ) -> VisionEncoderDecoderModel:
     """Join an encoder and a decoder with new cross-attention.
 
-    Each is named by Hub id, local folder, or "fresh:" and its kind: then its weights are random and
-    `fresh_encoder` or `fresh_decoder` holds the values of its configuration. Raises `ValueError`
-    where they do not fit the images or the vocabulary.
+    Each is named by Hub id, local folder, or "fresh:" and its model type: then its weights are
+    random, and `encoder_config` or `decoder_config` holds values of its configuration. Raises
+    `ValueError` where they do not fit the images or the vocabulary.
     """
     if encoder.startswith(FRESH):
-        config = AutoConfig.for_model(encoder.removeprefix(FRESH), **fresh_encoder)
-        vision = AutoModel.from_config(config)
+        data: dict[str, Any] = {"image_size": image_size}
+        build = AutoModel.from_config
+        vision = _build_fresh(build, "encoder", encoder, encoder_config, data)
     else:
         vision = AutoModel.from_pretrained(encoder)
     if decoder.startswith(FRESH):
-        config = AutoConfig.for_model(decoder.removeprefix(FRESH), **fresh_decoder)
-        language = AutoModelForCausalLM.from_config(config)
+        data = {"vocab_size": vocab_size, "bos_token_id": start_id, "eos_token_id": end_id}
+        data |= {"pad_token_id": pad_id, "is_decoder": True, "add_cross_attention": True}
+        build = AutoModelForCausalLM.from_config
+        language = _build_fresh(build, "decoder", decoder, decoder_config, data)
     else:
         config = AutoConfig.from_pretrained(decoder)
         config.is_decoder = config.add_cross_attention = True

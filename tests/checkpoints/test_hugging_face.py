@@ -69,8 +69,9 @@ def test_hugging_face_saved_captioner_loads_unchanged(captioner, folder, image):
     other = tiny_vit.model(captioner.vocabulary, seed=9)
     native.load_weights(other, folder)
     assert not tiny.changed(tiny.weights(captioner.model), other)
+    wider = tiny_vit.model(captioner.vocabulary, decoder_config={"n_embd": 16})
     with pytest.raises(ValueError, match="is of another architecture"):
-        native.load_weights(tiny_vit.model(captioner.vocabulary, decoder_width=16), folder)
+        native.load_weights(wider, folder)
 
 
 def test_hugging_face_saved_folder_is_read_by_plain_transformers(captioner, folder, image):
@@ -94,6 +95,23 @@ def test_hugging_face_saved_folder_is_read_by_plain_transformers(captioner, fold
         lengths = torch.tensor([captions.shape[1]])
         found = captioner.model(captioner.model.encode(ours), captions, lengths).logits
     torch.testing.assert_close(found, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_hugging_face_folder_with_the_size_keys_of_earlier_versions_loads(captioner, folder):
+    """They said what the networks' own config.json says."""
+    header = json.loads((folder / "sat.json").read_text())
+    header["model"]["hf"] = {
+        "encoder": "fresh:vit", "decoder": "fresh:gpt2", "patch_size": 8, "encoder_layers": 2,
+        "encoder_width": 16, "encoder_heads": 2, "decoder_layers": 2, "decoder_width": 12,
+        "decoder_heads": 2, "positions": 24, "dropout": 0.1, "attention_layer": 0,
+        "attention_head": 1,
+    }  # fmt: skip
+    (folder / "sat.json").write_text(json.dumps(header))
+    loaded = sat.load(folder)
+    assert not tiny.changed(tiny.weights(captioner.model), loaded.model)
+    assert (loaded.model.attention_layer, loaded.model.attention_head) == (0, 1)
+    native.save(folder, loaded.model, loaded.vocabulary, loaded.config)
+    assert sat.load(folder).config == loaded.config
 
 
 @pytest.mark.parametrize("resize_rule", ["squash", "crop"])

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from sat.cli import add_flags
 from sat.config.checks import from_dict, to_dict
 from sat.config.decoding import DecodingConfig
-from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
+from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing, VitGpt2Config
 from sat.config.objectives import HardAttentionConfig
 from sat.config.training import StageConfig, TrainConfig
 
@@ -189,6 +189,11 @@ def test_from_dict_with_unknown_keys_or_values_names_them(values, sentence):
     assert str(caught.value).startswith(sentence)
 
 
+def test_from_dict_of_an_earlier_version_leaves_out_its_sizes():
+    earlier = {"hf": {"positions": 64, "encoder_layers": 4, "attention_layer": 2}}
+    assert from_dict(ModelConfig, earlier).hf == VitGpt2Config(attention_layer=2)
+
+
 def test_config_field_assignment_raises_frozen_instance_error():
     for cls in CONFIGS:
         config = cls()
@@ -235,3 +240,17 @@ def test_add_flags_of_a_config_parses_its_fields(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "sample from this many likeliest words; 0: from all" in text
     assert "--seed" not in text
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--decoder_config.n_layer", "2", "--decoder_config.attn_pdrop", "0.3"],
+        ["--decoder_config", '{"n_layer": 2, "attn_pdrop": 0.3}'],
+        ["--decoder_config", "{n_layer: 4, attn_pdrop: 0.3}", "--decoder_config.n_layer=2"],
+    ],
+)
+def test_add_flags_of_a_dict_field_parses_keys_and_json(flags):
+    parser = ArgumentParser(prog="toy")
+    add_flags(parser, VitGpt2Config)
+    assert parser.parse_args(flags).decoder_config == {"n_layer": 2, "attn_pdrop": 0.3}
