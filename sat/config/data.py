@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +14,8 @@ from sat.config.model import Preprocessing
 class InputFilesConfig:
     """How images and captions are prepared; `create_input_files.py` makes its flags from this."""
 
-    dataset: Literal["coco", "flickr8k", "flickr30k", "shapes"] = "coco"
-    """where images lie below the image folder; the names of the files begin with it"""
+    dataset: str = "coco"
+    """any name: the names of the files begin with it; shapes without annotations draws scenes"""
     captions_per_image: int = 5
     """captions of each image: more are sampled from, fewer are repeated"""
     min_word_freq: int = 5
@@ -43,6 +44,8 @@ class InputFilesConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        fit = re.fullmatch(r"[^\W_][\w.+-]{,99}", self.dataset) is not None
+        check(fit, "dataset", self.dataset, "give a name of letters, digits, - and _")
         positive = "give a whole number of at least 1"
         for name in ("captions_per_image", "min_word_freq", "max_len", "tokenizer_size"):
             check(getattr(self, name) >= 1, name, getattr(self, name), positive)

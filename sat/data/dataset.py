@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from sat.data.annotations import SPLITS
+from sat.data.annotations.record import SPLITS
 from sat.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,14 @@ class CaptionDataset(Dataset[Sample]):
         self.source = Path(features) if features else self.path("IMAGES", ".hdf5")
         self._open_file: h5py.File | None = None
         self._open_in = -1
-        self.captions = _read_captions(_existing(self.path("CAPTIONS", ".json")))
+        captions = self.path("CAPTIONS", ".json")
+        trained_on = self.folder / f"TRAIN_CAPTIONS_{self.name}.json"
+        if self.split == "test" and trained_on.exists() and not captions.exists():
+            raise FileNotFoundError(
+                f"{self.folder} was prepared without a test split: choose val, or prepare it again"
+                " with --split 0.8,0.1,0.1"
+            )
+        self.captions = _read_captions(_existing(captions))
         lengths = orjson.loads(_existing(self.path("CAPLENS", ".json")).read_bytes())
         self.lengths = np.asarray(lengths, dtype=np.int64)
         with h5py.File(_existing(self.path("IMAGES", ".hdf5")), "r") as file:
@@ -131,14 +138,19 @@ class CaptionDataset(Dataset[Sample]):
         return self.transform(image) if self.transform else image
 
     def references(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
-        """The "image_id", "file_name" and original "captions" of each image.
+        """The "image_id", "file_name" and "captions" of each image, as scores compare them.
 
+        These are the original captions, or, where the file says "scored": "tokens", their tokens
+        joined by blanks (languages that are written without blanks).
         Files made by the tutorial do not hold the original captions. Captions decoded by the word
         map then take their place, which flatters the scores, and a warning says so.
         """
         path = self.path("REFERENCES", ".json")
         if path.exists():
-            images: list[dict[str, Any]] = orjson.loads(path.read_bytes())["images"]
+            content = orjson.loads(path.read_bytes())
+            images: list[dict[str, Any]] = content["images"]
+            if content.get("scored") == "tokens":
+                return [image | {"captions": image["tokens"]} for image in images]
             return images
         logger.warning("%s is missing: scores use captions from the word map, not as written", path)
         groups = self.captions.reshape(self.num_images, self.captions_per_image, -1)

@@ -16,7 +16,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sat.atomic_io import atomic_write_text, write_json
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
 from sat.data.special_tokens import special_ids
 from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer
 from sat.hub import local_folder

@@ -11,7 +11,7 @@ import tiny_vit
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from sat.config.data import InputFilesConfig
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
 from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary
 from sat.data.prepare import create_input_files
 from sat.data.tokenizer import END_OF_TEXT, SubwordTokenizer

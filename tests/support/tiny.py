@@ -20,7 +20,7 @@ from sat.config.data import InputFilesConfig
 from sat.config.decoding import DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
 from sat.config.training import StageConfig, TrainConfig
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
 from sat.data.prepare import create_input_files
 from sat.data.vocabulary import Vocabulary
 from sat.models.factory import build_model

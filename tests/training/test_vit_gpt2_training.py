@@ -19,7 +19,7 @@ from sat.config.data import InputFilesConfig
 from sat.config.decoding import DecodingConfig
 from sat.config.model import VitGpt2Config
 from sat.config.training import StageConfig, TrainConfig
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
 from sat.data.dataloader import Batch, CaptionBatchSampler
 from sat.data.prepare import create_input_files
 from sat.data.tokenizer import SubwordTokenizer
