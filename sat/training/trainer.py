@@ -172,7 +172,7 @@ class Trainer:
             **state.means(),
             **scores,
         }
-        after = state.after_epoch(scores["Bleu_4"], stage.config)
+        after = state.after_epoch(scores["Bleu_4"], scores["val_cross_entropy"], stage.config)
         if after.epochs_without_improvement == 0:
             self._save("best", stage, scores)
         add_line(self.folder, line | {"best": after.best})

@@ -164,7 +164,19 @@ def test_stage_2_alone_starts_from_best_and_keeps_what_is_better(data, tmp_path,
     later = tiny.script(monkeypatch, [0.4, 0.6])
     fit(tiny.config(data, tmp_path, stages=(2,)))
     assert tiny.equal(tiny.weights(native.load(tmp_path / "best")[0]), later[1])
-    assert native.scores(tmp_path / "best") == {"Bleu_4": 0.6}
+    assert native.scores(tmp_path / "best")["Bleu_4"] == 0.6
+
+
+def test_of_epochs_that_score_alike_the_lower_cross_entropy_is_best(data, tmp_path, monkeypatch):
+    entropies = [4.0, 3.0, 3.5, 3.0, 2.0]
+    validated = tiny.script(monkeypatch, [0.0, 0.0, 0.0, 0.0, 0.0], entropies)
+    patience = {"decay": 0.5, "decay_patience": 1, "epochs": 4}
+    fit(tiny.config(data, tmp_path, stage1=patience))
+    assert tiny.equal(tiny.weights(native.load(tmp_path / "best")[0]), validated[1])
+    rates = [line["learning_rate"] for line in tiny.log(tmp_path)]
+    assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005])
+    fit(tiny.config(data, tmp_path, stages=(2,), stage2={"epochs": 1}))
+    assert tiny.equal(tiny.weights(native.load(tmp_path / "best")[0]), validated[4])
 
 
 def test_rates_fall_and_training_stops_as_the_scores_say(data, tmp_path, monkeypatch):
