@@ -11,6 +11,9 @@ from sat.cli import add_flags, cli_errors, complete_flags, given
 from sat.config.decoding import DecodingConfig
 from sat.config.model import AttentionMode
 
+BEAM_SIZES = (1, 3, 5)
+"""that are tried besides the model's own"""
+
 
 def parse(arguments: list[str]) -> Any:
     """The flags; every decoding option is one."""
@@ -42,8 +45,7 @@ def parse(arguments: list[str]) -> Any:
         *("--beam_size", "--num_beams", "-b"),
         type=int,
         nargs="+",
-        default=[1, 3, 5],
-        help="one or more",
+        help="one or more; default: 1 3 5 and the model's own",
     )
     return parser.parse_args(complete_flags(DecodingConfig, arguments))
 
@@ -65,15 +67,16 @@ def main(arguments: list[str] | None = None) -> None:
         captioner.model.set_attention_mode(flags.test_attention)
     name = flags.data_name or find_data_name(flags.data_folder)
     dataset = CaptionDataset(flags.data_folder, name, flags.split)
-    choices = given(flags, DecodingConfig)
-    options = [choices | {"beam_size": width} for width in flags.beam_size]
-    runs = [decoding_options(captioner.config.decoding, **one) for one in options]
+    choices, own = given(flags, DecodingConfig), captioner.config.decoding
+    widths = choices.pop("beam_size") or sorted({*BEAM_SIZES, own.beam_size})
+    runs = [decoding_options(own, **choices, beam_size=width) for width in widths]
     how = {"metrics": flags.metrics, "batch_size": flags.batch_size, "workers": flags.workers}
     progress = partial(tqdm, desc=flags.split, unit="batch")
     evaluations = evaluation.evaluate(captioner, dataset, runs, progress=progress, **how)
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
     evaluation.write_results(folder, flags.split, runs, evaluations, per_image=flags.per_image)
     print(evaluation.table(runs, evaluations))
+    print(f"the model's own decoding: beam {own.beam_size}, length penalty {own.length_penalty:g}")
     references = dataset.references(captioner.vocabulary)
     if any("boxes" in reference for reference in references):
         loader, captions = evaluation_loader(dataset, flags.batch_size), evaluations[-1].captions

@@ -32,7 +32,8 @@ def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: Deco
     """Save the network as Hugging Face does, with our decoding options for its `generate`."""
     generation = network.generation_config
     generation.num_beams, generation.max_length = decoding.beam_size, decoding.max_length + 1
-    generation.length_penalty = decoding.length_penalty
+    searches = decoding.beam_size > 1  # one beam with another penalty than 1.0 is not valid there
+    generation.length_penalty = decoding.length_penalty if searches else 1.0
     with without_progress_bars():
         network.save_pretrained(folder)
 

@@ -69,6 +69,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.train, self.val, vocabulary = open_data(config)
         self.captioner = initial_captioner(config, self.train, vocabulary)
+        own = self.captioner.config  # checkpoints are decoded, by default, as validation decodes
+        self.captioner.config = dataclasses.replace(own, decoding=config.validation)
         check_preprocessing(self.captioner.preprocessing, self.val)
         self.captioner.to(self.device)
         self.folder = prepare_run_folder(config)

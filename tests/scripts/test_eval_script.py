@@ -1,0 +1,58 @@
+"""eval.py in this process: which beams it tries, what it prints, and what it writes where."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+from sat.checkpoints import native
+from sat.commands.evaluate import main
+from sat.config.decoding import DecodingConfig
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.prepare(tmp_path_factory.mktemp("data"), known=2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose own decoding is none of the default beams."""
+    captioner, folder = tiny.captioner(), tmp_path_factory.mktemp("model") / "best"
+    decoding = DecodingConfig(beam_size=2, length_penalty=0.5, max_length=6)
+    config = dataclasses.replace(captioner.config, decoding=decoding)
+    native.save(folder, captioner.model, captioner.vocabulary, config)
+    return folder
+
+
+def evaluate(model: Path, data: Path, *flags: object) -> None:
+    arguments = ["--model", model, "--data_folder", data, "--device", "cpu", "--workers", 0]
+    main([str(word) for word in (*arguments, *flags)])
+
+
+def beams(printed: str) -> list[str]:
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    return [row.split("|")[1].strip() for row in rows[2:]]
+
+
+def test_eval_without_beam_size_tries_the_models_own_too(model, data, tmp_path, capsys):
+    evaluate(model, data, "--output_dir", tmp_path)
+    printed = capsys.readouterr().out
+    assert beams(printed) == ["1", "2", "3", "5"]
+    assert "the model's own decoding: beam 2, length penalty 0.5" in printed
+    captions = json.loads((tmp_path / "captions_test_beam2_results.json").read_text())
+    captioner = tiny.captioner()
+    options = DecodingConfig(beam_size=2, length_penalty=0.5, max_length=6)
+    photos = [data / f"{(i - 10) % 12}.png" for i in range(12)]  # as `tiny.prepare` turns them
+    assert [caption["caption"] for caption in captions] == [
+        result.text for result in captioner.caption_all(photos, options)
+    ]
+
+
+def test_eval_with_beam_size_tries_those_alone(model, data, tmp_path, capsys):
+    evaluate(model, data, "--output_dir", tmp_path, "-b", 3)
+    assert beams(capsys.readouterr().out) == ["3"]
