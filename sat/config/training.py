@@ -42,7 +42,8 @@ class StageConfig:
     stop_patience: int = 20
     """the stage ends after so many epochs without a better validation BLEU-4"""
     ema: float = 0.0
-    """validate and keep a moving average of the weights, with this decay a step (0.999)"""
+    """validate and keep a moving average of the weights, with this decay a step (0.999); less in
+    the first steps of the stage"""
     objective: Literal["likelihood", "self_critical"] = "likelihood"
     """self_critical: reward captions drawn from the model by CIDEr-D; batch_size counts images"""
     samples: int = 5
@@ -137,7 +138,7 @@ class TrainConfig:
     init: str | None = None
     """start from this checkpoint's weights; stages 2 and 3 alone start from output_dir's best/"""
     validation: DecodingConfig = field(default_factory=lambda: DecodingConfig(beam_size=1))
-    """how the validation images are captioned after each epoch"""
+    """how the validation images are captioned after each epoch; kept with the checkpoints"""
     validation_batch_size: int = 64
     workers: int = 1
     """processes that read images; features are read by the main process"""

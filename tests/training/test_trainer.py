@@ -15,6 +15,7 @@ import torch
 
 import sat
 from sat.checkpoints import native
+from sat.config.decoding import DecodingConfig
 from sat.training import trainer as trainer_module
 from sat.training.objectives import cross_entropy
 from sat.training.trainer import Trainer, fit
@@ -151,6 +152,16 @@ def test_stage_2_starts_from_the_best_of_stage_1(data, tmp_path, monkeypatch):
     assert [line["best"] for line in lines] == [0.1, 0.5, 0.5, 0.5, 0.5]
     best = native.load(tmp_path / "best")[0]
     assert tiny.equal(tiny.weights(best), validated[1])  # stage 2 brought nothing better
+
+
+def test_a_checkpoint_keeps_the_decoding_that_it_was_chosen_with(data, tmp_path):
+    decoding = DecodingConfig(beam_size=2, length_penalty=0.3, forbid_unknown=True, max_length=8)
+    fit(tiny.config(data, tmp_path / "one", stage1={"epochs": 1}, validation=decoding))
+    for name in ("best", "last"):
+        assert sat.load(tmp_path / "one" / name).config.decoding == decoding
+    init = str(tmp_path / "one" / "best")
+    fit(tiny.config(data, tmp_path / "two", stage1={"epochs": 1}, init=init))
+    assert sat.load(tmp_path / "two" / "best").config.decoding == DecodingConfig(1, max_length=8)
 
 
 def test_stage_2_alone_starts_from_best_and_keeps_what_is_better(data, tmp_path, monkeypatch):
@@ -299,14 +310,15 @@ def test_a_seed_gives_the_same_20_steps_again(tmp_path, steps):
 def test_the_weights_kept_are_their_average_where_one_is_asked_for(data, tmp_path, monkeypatch):
     seen = tiny.weights_before(monkeypatch, lambda number: True)
     validated = tiny.script(monkeypatch, [0.2, 0.1])
-    trainer = Trainer(tiny.config(data, tmp_path, stage1={"ema": 0.75}))
+    trainer = Trainer(tiny.config(data, tmp_path, stage1={"ema": 0.3}))
     trainer.run()
     after = [*seen[1:], tiny.weights(trainer.captioner.model)]  # each of the six steps
     for kept, steps in ((validated[0], 3), (validated[1], 6)):
         for name, value in kept.items():
             average = after[0][name].double()
-            for step in after[1:steps]:
-                average = 0.75 * average + 0.25 * step[name].double()
+            for n, step in enumerate(after[1:steps], 1):
+                decay = min(0.3, (1 + n) / (10 + n))
+                average = decay * average + (1 - decay) * step[name].double()
             assert torch.allclose(value.double(), average, atol=1e-6)
     best, last = (native.load(tmp_path / name)[0] for name in ("best", "last"))
     assert tiny.equal(tiny.weights(best), validated[0])
