@@ -77,6 +77,9 @@ def save(
         (temporary / "README.md").write_text(card, encoding="utf-8")
         if trainer is not None:
             torch.save(trainer, temporary / TRAINER)
+        mode = (temporary / form.header).stat().st_mode
+        for path in temporary.iterdir():
+            path.chmod(mode)  # the umask's; safetensors lets only the owner read
         replace_folder(temporary, folder)
     except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,25 @@ def test_a_checkpoint_keeps_the_decoding_that_it_was_chosen_with(data, tmp_path)
     init = str(tmp_path / "one" / "best")
     fit(tiny.config(data, tmp_path / "two", stage1={"epochs": 1}, init=init))
     assert sat.load(tmp_path / "two" / "best").config.decoding == DecodingConfig(1, max_length=8)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_files_of_a_run_have_the_mode_of_the_umask(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        folder = tiny.prepare(tmp_path / "data", known=2)
+        config = tiny.config(folder, tmp_path / "run", stage1={"epochs": 1}, cache_features=True)
+        fit(config)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {
+        path.name: mode for path in files
+    }
+    folders = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o777 & ~mask}
 
 
 def test_stage_2_alone_starts_from_best_and_keeps_what_is_better(data, tmp_path, monkeypatch):
