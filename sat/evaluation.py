@@ -206,15 +206,21 @@ def write_results(
 
 
 def table(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) -> str:
-    """The scores as a Markdown table, a row for each run; scores times 100."""
+    """The scores as a Markdown table, a row for each run; scores times 100.
+
+    Where the runs differ in their length penalty, it has a column too.
+    """
     names = list(evaluations[0].scores)
-    rows = [["beam", *names, "unfinished"], ["---"] * (len(names) + 2)]
+    penalized = len({options.length_penalty for options in runs}) > 1
+    heading = ["beam", *["length_penalty"] * penalized, *names, "unfinished"]
+    rows = [heading, ["---"] * len(heading)]
     for options, evaluation in zip(runs, evaluations):
         values = [
             f"{value:.3f}" if name in NOT_PERCENT else f"{100 * value:.1f}"
             for name, value in evaluation.scores.items()
         ]
-        rows.append([str(options.beam_size), *values, str(evaluation.unfinished)])
+        penalty = [f"{options.length_penalty:g}"] * penalized
+        rows.append([str(options.beam_size), *penalty, *values, str(evaluation.unfinished)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -139,6 +139,9 @@ class TrainConfig:
     """start from this checkpoint's weights; stages 2 and 3 alone start from output_dir's best/"""
     validation: DecodingConfig = field(default_factory=lambda: DecodingConfig(beam_size=1))
     """how the validation images are captioned after each epoch; kept with the checkpoints"""
+    choose_decoding: bool = True
+    """at the end caption the validation images with beams 1, 3 and 5 and length penalties 0, 0.5
+    and 1, and keep with best/ what scores highest"""
     validation_batch_size: int = 64
     workers: int = 1
     """processes that read images; features are read by the main process"""

@@ -13,6 +13,8 @@ from sat.tracking.backends import EVENTS, RUNS
 from sat.training.state import TrainerState
 
 LOG = "log.jsonl"
+EPOCH_SCORE = "epoch_Bleu_4"
+"""of best/, decoded as validation decodes, where another decoding has been chosen for it since"""
 
 
 def check_folder(config: TrainConfig) -> None:
@@ -76,7 +78,7 @@ def initial_state(config: TrainConfig, folder: Path) -> TrainerState:
     state = TrainerState(log_lines=len(log_lines(folder)))
     if config.stages[0] > 1 and native.exists(folder / "best"):
         scores = native.scores(folder / "best")
-        state.best = scores.get("Bleu_4", state.best)
+        state.best = scores.get(EPOCH_SCORE, scores.get("Bleu_4", state.best))
         state.best_cross_entropy = scores.get("val_cross_entropy", state.best_cross_entropy)
     if config.stages[0] > 1 and native.exists(folder / "last"):
         before = native.load_trainer(folder / "last")["position"]

@@ -29,6 +29,7 @@ from sat.tracking.logger import RunLogger
 from sat.training.initialization import initial_captioner, open_data
 from sat.training.optim import defer_keyboard_interrupt, set_learning_rates
 from sat.training.run_folder import (
+    EPOCH_SCORE,
     add_line,
     check_folder,
     initial_state,
@@ -38,7 +39,7 @@ from sat.training.run_folder import (
 )
 from sat.training.stage import Stage, build_stage, training_step
 from sat.training.state import random_state, set_random_state
-from sat.training.validation import validate
+from sat.training.validation import choose_decoding, validate
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,9 @@ class Trainer:
                 elif index:
                     self._save("last", stage)  # best/ may be of this stage from here on
                 self._run_stage(stage, run_logger)
+        chooses = self.config.choose_decoding and not self.config.validation.samples
+        if chooses and native.exists(self.folder / "best"):
+            self._choose_decoding(stage)
 
     def _enter(self, index: int) -> None:
         """Set the state to the beginning of a later stage, and the weights to the best so far."""
@@ -185,6 +189,18 @@ class Trainer:
             f"stage {stage.number}, epoch {after.epoch}: validation BLEU-4 "
             f"{scores['Bleu_4']:.4f}, best {after.best:.4f}"
         )
+
+    def _choose_decoding(self, stage: Stage) -> None:
+        """Store with best/ the decoding that scores highest on the validation split."""
+        folder = self.folder / "best"
+        best = Captioner(*native.load(folder)).to(self.device)
+        best.model.set_trainable(stage.config, embeddings=True)  # to read the stage's features
+        progress = partial(self.bar, desc="choosing the decoding", unit="batch", leave=False)
+        decoding, scores = choose_decoding(best, stage.val, self.config, progress)
+        config = dataclasses.replace(best.config, decoding=decoding)
+        before = native.scores(folder)
+        scores = before | scores | {EPOCH_SCORE: before.get(EPOCH_SCORE, before["Bleu_4"])}
+        native.save(folder, best.model, best.vocabulary, config, scores=scores)
 
     def _kept(self, stage: Stage) -> Captioner:
         """The captioner that is validated and kept: of the average weights, where one is taken."""

@@ -90,6 +90,7 @@ def config(data: Path, output: Path, **changes: Any) -> TrainConfig:
         stage1=stage,
         stage2=finer,
         validation=DecodingConfig(beam_size=1, max_length=8),
+        choose_decoding=False,
         workers=0,
         device="cpu",
         log="none",
