@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 from sat.cli import cli_errors, parse_config
+from sat.commands.train_help import DESCRIPTION, TrainHelpFormatter
 from sat.config.training import TrainConfig
 
 
 def parse(arguments: list[str]) -> TrainConfig:
     """The run that recipe and flags describe; flags win, wherever they stand."""
-    return parse_config(TrainConfig, arguments)
+    how = {"description": DESCRIPTION, "formatter_class": TrainHelpFormatter}
+    return parse_config(TrainConfig, arguments, **how)
 
 
 @cli_errors()

@@ -61,9 +61,13 @@ class DecoderConfig:
     """The recurrent decoder: its sizes, and the choices in which published systems differ."""
 
     attention_dim: int = 512
+    """width of f_att's hidden layers"""
     embed_dim: int = 512
+    """width of the word vectors"""
     decoder_dim: int = 512
+    """width of the LSTM's state"""
     dropout: float = 0.5
+    """share of the units that are dropped in training"""
     dropout_sites: tuple[str, ...] = ("hidden", "readout")
     """where dropout is applied: mean (the mean feature before the initial state, as
     arctic-captions), hidden (the state before the output), readout (the deep output's tanh)"""
@@ -106,11 +110,17 @@ class VitGpt2Config:
     patch_size: int = 16
     """side of the encoder's patches, in pixels"""
     encoder_layers: int = 4
+    """transformer blocks"""
     encoder_width: int = 128
+    """of its hidden states"""
     encoder_heads: int = 4
+    """attention heads of a block"""
     decoder_layers: int = 4
+    """transformer blocks"""
     decoder_width: int = 128
+    """of its hidden states"""
     decoder_heads: int = 4
+    """attention heads of a block"""
     positions: int = 64
     """tokens that a caption may have, the start included"""
     dropout: float = 0.1

@@ -117,6 +117,7 @@ class TrainConfig:
     """sum: eq. 14, per word; mean: over captions and regions, as the tutorial does"""
     hard: HardAttentionConfig = field(default_factory=HardAttentionConfig)
     label_smoothing: float = 0.0
+    """share of each target's probability that all words get"""
     grad_clip: float = 5.0
     """largest norm of the gradient, or of its elements; 0: no clipping"""
     grad_clip_by: Literal["norm", "value"] = "norm"
@@ -136,13 +137,14 @@ class TrainConfig:
     fine_tune_embeddings: bool = True
     """train the word vectors"""
     init: str | None = None
-    """start from this checkpoint's weights; stages 2 and 3 alone start from output_dir's best/"""
+    """checkpoint to start from; stages 2 and 3 alone start from output_dir's best/"""
     validation: DecodingConfig = field(default_factory=lambda: DecodingConfig(beam_size=1))
     """how the validation images are captioned after each epoch; kept with the checkpoints"""
     choose_decoding: bool = True
     """at the end caption the validation images with beams 1, 3 and 5 and length penalties 0, 0.5
     and 1, and keep with best/ what scores highest"""
     validation_batch_size: int = 64
+    """images captioned together"""
     workers: int = 1
     """processes that read images; features are read by the main process"""
     device: str = "auto"
@@ -156,12 +158,13 @@ class TrainConfig:
     log_every: int = 100
     """steps between points of a curve, and between histograms of weights and gradients"""
     seed: int = 0
+    """of the first weights, the order of the captions and dropout"""
     resume: bool = False
     """continue the run in output_dir"""
     overwrite: bool = False
     """replace the run in output_dir"""
     push_to_hub: str | None = None
-    """upload best/ at the end to this repository of the Hugging Face Hub (user/name)"""
+    """upload best/ at the end to this repository of the Hub (user/name)"""
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import runpy
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -183,8 +186,10 @@ def test_help_is_quick_and_tells_what_flags_mean():
     assert done.stdout.splitlines()[-1] == "ended 0 False False"
     text = " ".join(done.stdout.split())
     for words in (
-        "--stage1.epochs",
+        "--stageN.epochs at most [120; stage3: 20]",
         "--decoder.attention_dim",
+        "--decoder.gate {vector,scalar,none} on the context; the paper: scalar, the tutorial: "
+        "vector [vector]",
         "weight of the doubly stochastic penalty",
         "the learning rates are multiplied by this",
     ):
@@ -228,3 +233,24 @@ def test_train_and_evaluate(tmp_path, monkeypatch, capsys):
 
     told = mistaken(monkeypatch, capsys, "eval.py", "--model", runs, *options, *beams)
     assert told.startswith(f"error: {runs} is not a checkpoint folder")
+
+
+def flags_of(cls: type, prefix: str = "--") -> set[str]:
+    found: set[str] = set()
+    for name, hint in typing.get_type_hints(cls).items():
+        whole = dataclasses.is_dataclass(hint)
+        found |= flags_of(hint, f"{prefix}{name}.") if whole else {prefix + name}
+    return found
+
+
+def test_help_explains_every_flag_once_in_fewer_than_200_lines(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = capsys.readouterr().out
+    assert text.count("\n") < 200
+    explained = re.findall(r"^ +(--[\w.]+)(?: \{.*\})?  \w", text, re.MULTILINE)
+    of_stages = {re.sub(r"--stage\d\.", "--stageN.", flag) for flag in flags_of(TrainConfig)}
+    general = ["--config", "--print_config", "--print_completion"]
+    assert sorted(explained) == sorted([*of_stages, *general])
+    assert "None" not in text
