@@ -41,6 +41,7 @@ OWNERS = {
     "transformers": ("models.vit_gpt2", "models.hf_networks"),
     "tokenizers": ("data.tokenizer",),
     "huggingface_hub": ("checkpoints.hub",),
+    "tqdm": ("data.progress",),
 }
 
 

@@ -77,16 +77,15 @@ def caption_images(
 
     An image that cannot be read gets a line on stderr.
     """
-    from tqdm import tqdm
-
+    from sat.data.progress import print_above, progress_bar
     from sat.visualize import visualize_att
 
     records: list[dict[str, Any]] = []
     captioned = 0
     stream = captioner.caption_stream(
-        images, options, on_error=lambda error: tqdm.write(f"error: {error}", file=sys.stderr)
+        images, options, on_error=lambda error: print_above(f"error: {error}", file=sys.stderr)
     )
-    with tqdm(total=len(images), unit="image", disable=len(images) <= FEW) as bar:
+    with progress_bar(total=len(images), unit="image", disable=len(images) <= FEW) as bar:
         for i, results in stream:
             captioned += 1
             bar.update(i + 1 - bar.n)
@@ -96,7 +95,7 @@ def caption_images(
                 if flags.json != "-":
                     name = f"{images[i]}: " if len(images) > 1 else ""
                     score = f" ({one.score:.2f})" if len(results) > 1 else ""
-                    tqdm.write(name + one.text + score)
+                    print_above(name + one.text + score)
             if figures[i] or flags.show:
                 smooth = not flags.dont_smooth
                 visualize_att(results[0], figures[i], smooth=smooth, show=flags.show)

@@ -53,13 +53,12 @@ def parse(arguments: list[str]) -> Any:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
-    from tqdm import tqdm
-
     from sat import evaluation
     from sat.atomic_io import write_json
     from sat.captioner import decoding_options, load
     from sat.data.dataloader import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
+    from sat.data.progress import progress_bar
     from sat.device import resolve_device
 
     captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
@@ -71,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     widths = choices.pop("beam_size") or sorted({*BEAM_SIZES, own.beam_size})
     runs = [decoding_options(own, **choices, beam_size=width) for width in widths]
     how = {"metrics": flags.metrics, "batch_size": flags.batch_size, "workers": flags.workers}
-    progress = partial(tqdm, desc=flags.split, unit="batch")
+    progress = partial(progress_bar, desc=flags.split, unit="batch")
     evaluations = evaluation.evaluate(captioner, dataset, runs, progress=progress, **how)
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
     evaluation.write_results(folder, flags.split, runs, evaluations, per_image=flags.per_image)

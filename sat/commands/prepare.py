@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from tqdm import tqdm
 
 from sat.cli import add_flags, cli_errors, complete_flags, given
 from sat.config.data import InputFilesConfig
 from sat.data.annotations import read_karpathy
 from sat.data.prepare import check_output, create_input_files
+from sat.data.progress import progress_bar
 from sat.data.synthetic.scenes import draw_shapes
 
 SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, references."
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = InputFilesConfig(**given(flags, InputFilesConfig))
     if not flags.overwrite:
         check_output(flags.output_folder, config)  # before scenes are drawn
-    progress = partial(tqdm, unit="image", disable=None)
+    progress = partial(progress_bar, unit="image")
     json_path, image_folder = find_input(flags, config, progress)
     records = read_karpathy(json_path, image_folder, config.dataset)
     name = create_input_files(

@@ -18,14 +18,13 @@ def parse(arguments: list[str]) -> TrainConfig:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     config = parse(sys.argv[1:] if arguments is None else arguments)
-    from tqdm import tqdm
-
     from sat.checkpoints.hub import check_pushable, push
+    from sat.data.progress import progress_bar
     from sat.training.trainer import fit
 
     if config.push_to_hub:
         check_pushable(config.push_to_hub)
-    best = fit(config, tqdm)
+    best = fit(config, progress_bar)
     print(f"best checkpoint: {best}")
     if config.push_to_hub:
         print(f"on the Hub: {push(best, config.push_to_hub)}")

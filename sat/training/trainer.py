@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from tqdm import tqdm
 
 from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.training import TrainConfig
+from sat.data.progress import progress_bar
 from sat.device import grad_scaler, resolve_device
 from sat.evaluation import check_preprocessing
 from sat.models.base import CaptionModel
@@ -44,14 +44,15 @@ from sat.training.validation import choose_decoding, validate
 logger = logging.getLogger(__name__)
 
 Bar = Callable[..., Any]
-quiet: Bar = partial(tqdm, disable=True)
+quiet: Bar = partial(progress_bar, disable=True)
 
 
 def fit(config: TrainConfig, bar: Bar = quiet) -> Path:
     """Train as the config says and return the folder of the best checkpoint.
 
-    `bar` makes progress bars (`tqdm`); by default none are shown. Raises `FloatingPointError` when
-    the loss is no longer finite, and `ValueError` or `OSError` for a run that cannot work.
+    `bar` makes progress bars (`progress_bar`); by default none are shown. Raises
+    `FloatingPointError` when the loss is no longer finite, and `ValueError` or `OSError` for a run
+    that cannot work.
     """
     trainer = Trainer(config, bar)
     trainer.run()

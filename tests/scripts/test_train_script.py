@@ -249,7 +249,7 @@ def test_help_explains_every_flag_once_in_fewer_than_200_lines(monkeypatch, caps
         parse(["--help"])
     text = capsys.readouterr().out
     assert text.count("\n") < 200
-    explained = re.findall(r"^ +(--[\w.]+)(?: \{.*\})?  \w", text, re.MULTILINE)
+    explained = re.findall(r"^ +(--[\w.]+)(?: \{.*\})?  \S", text, re.MULTILINE)
     of_stages = {re.sub(r"--stage\d\.", "--stageN.", flag) for flag in flags_of(TrainConfig)}
     general = ["--config", "--print_config", "--print_completion"]
     assert sorted(explained) == sorted([*of_stages, *general])
