@@ -188,13 +188,17 @@ def write_results(
     split: str,
     runs: Sequence[DecodingConfig],
     evaluations: Sequence[Evaluation],
+    pointing: dict[str, float] | None = None,
     *,
     per_image: bool = False,
 ) -> None:
     """Write captions_SPLIT_beamK_results.json (COCO's layout) and ..._scores.json for each run.
 
-    With `per_image` the scores file holds each caption's own scores too, under "imgToEval".
+    With `per_image` the scores file holds each caption's own scores too, under "imgToEval". The
+    result of the `pointing` game goes to pointing_SPLIT.json.
     """
+    if pointing is not None:
+        write_json(folder / f"pointing_{split}.json", pointing)
     for options, evaluation in zip(runs, evaluations):
         stem = f"captions_{split}_beam{options.beam_size}"
         write_json(folder / f"{stem}_results.json", evaluation.results)

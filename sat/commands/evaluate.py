@@ -35,7 +35,8 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument("--per_image", action="store_true", help="write each caption's scores too")
     parser.add_argument("--batch_size", type=int, default=32, help="images decoded together")
     parser.add_argument("--workers", type=int, default=1, help="processes that read images")
-    parser.add_argument("--output_dir", type=str, help="of the results; the model's by default")
+    folder = ("--output_dir", "--results_dir")
+    parser.add_argument(*folder, type=str, help="of the results; the model's by default")
     parser.add_argument("--device", type=str, default="auto")
     parser.add_argument(
         "--test_attention", type=AttentionMode, help="expected, sampled or argmax; the model's own"
@@ -54,7 +55,6 @@ def parse(arguments: list[str]) -> Any:
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
     from sat import evaluation
-    from sat.atomic_io import write_json
     from sat.captioner import decoding_options, load
     from sat.data.dataloader import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
@@ -72,14 +72,19 @@ def main(arguments: list[str] | None = None) -> None:
     how = {"metrics": flags.metrics, "batch_size": flags.batch_size, "workers": flags.workers}
     progress = partial(progress_bar, desc=flags.split, unit="batch")
     evaluations = evaluation.evaluate(captioner, dataset, runs, progress=progress, **how)
-    folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
-    evaluation.write_results(folder, flags.split, runs, evaluations, per_image=flags.per_image)
     print(evaluation.table(runs, evaluations))
     print(f"the model's own decoding: beam {own.beam_size}, length penalty {own.length_penalty:g}")
-    references = dataset.references(captioner.vocabulary)
+    references, pointing = dataset.references(captioner.vocabulary), None
     if any("boxes" in reference for reference in references):
         loader, captions = evaluation_loader(dataset, flags.batch_size), evaluations[-1].captions
         pointing = evaluation.score_pointing_game(captioner, loader, captions, references)
-        write_json(folder / f"pointing_{flags.split}.json", pointing)
-        print(evaluation.pointing_report(pointing))
+        if pointing["nouns"]:
+            print(evaluation.pointing_report(pointing))
+    folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
+    parts = (flags.split, runs, evaluations, pointing)
+    try:
+        evaluation.write_results(folder, *parts, per_image=flags.per_image)
+    except OSError as error:
+        remedy = "name a folder that can be written with --results_dir"
+        raise OSError(f"{folder} does not take the results ({error}): {remedy}") from error
     print(f"captions and scores: {folder}/captions_{flags.split}_beam*_*.json")

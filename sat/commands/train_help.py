@@ -13,7 +13,7 @@ from jsonargparse import DefaultHelpFormatter
 SECTIONS = {
     "folders": "data_folder data_name output_dir init resume overwrite push_to_hub",
     "model": "family embeddings fine_tune_embeddings",
-    "captions and images": "captions batches mirror cache_features workers",
+    "captions and images": "captions batches mirror cache_features cache_dir workers",
     "loss": "alpha_c penalty_scaling label_smoothing grad_clip grad_clip_by",
     "the whole run": "stages choose_decoding validation_batch_size device precision seed "
     "save_minutes log log_every",

@@ -132,6 +132,8 @@ class TrainConfig:
     cache_features: bool = False
     """encode every image once by the frozen part of the encoder, and train from the features, kept
     in half precision"""
+    cache_dir: str | None = None
+    """folder of these features, where that of the data is read-only; data_folder when empty"""
     embeddings: str | None = None
     """text file of word vectors (GloVe, word2vec, fastText): sets embed_dim"""
     fine_tune_embeddings: bool = True

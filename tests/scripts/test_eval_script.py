@@ -56,3 +56,30 @@ def test_eval_without_beam_size_tries_the_models_own_too(model, data, tmp_path, 
 def test_eval_with_beam_size_tries_those_alone(model, data, tmp_path, capsys):
     evaluate(model, data, "--output_dir", tmp_path, "-b", 3)
     assert beams(capsys.readouterr().out) == ["3"]
+
+
+def test_eval_that_cannot_write_prints_the_scores_and_names_the_remedy(
+    model, data, tmp_path, capsys
+):
+    """The folder is a file, which not even root can write to."""
+    folder = tmp_path / "file"
+    folder.write_text("")
+    with pytest.raises(SystemExit) as ended:
+        evaluate(model, data, "--results_dir", folder, "-b", 1)
+    printed = capsys.readouterr()
+    assert ended.value.code == 1
+    assert beams(printed.out) == ["1"]
+    assert printed.err.startswith(f"error: {folder} does not take the results (")
+    assert printed.err.endswith("): name a folder that can be written with --results_dir\n")
+
+
+@pytest.mark.parametrize("nouns", [0, 3])
+def test_eval_says_nothing_of_pointing_where_no_noun_is_named(
+    model, data, tmp_path, capsys, monkeypatch, nouns
+):
+    pointing = dict.fromkeys(["peak_inside", "mass_inside", "chance", "all_named"], 0.0)
+    pointing["nouns"] = nouns
+    monkeypatch.setattr("sat.evaluation.score_pointing_game", lambda *_: pointing)
+    evaluate(model, data, "--output_dir", tmp_path, "-b", 1)
+    assert ("3 nouns" in capsys.readouterr().out) == (nouns == 3)
+    assert json.loads((tmp_path / "pointing_test.json").read_text()) == pointing

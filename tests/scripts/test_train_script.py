@@ -205,6 +205,7 @@ def test_train_and_evaluate(tmp_path, monkeypatch, capsys):
         "encoder: {backbone: efficientnet_lite0, weights: none, blocks: 2}\n"
         "decoder: {attention_dim: 8, embed_dim: 8, decoder_dim: 8}\n"
         "stage1: {epochs: 1, batch_size: 8}\n"
+        "choose_decoding: false\n"
     )
     common = ["--config", recipe, "--data_folder", data, "--output_dir", runs, "--device", "cpu"]
     trained = run("train.py", *common, "--cache_features")
@@ -220,7 +221,7 @@ def test_train_and_evaluate(tmp_path, monkeypatch, capsys):
     lines = evaluated.stdout.splitlines()
     assert lines[0].startswith("| beam | Bleu_1 | Bleu_2 | Bleu_3 | Bleu_4 | brevity_penalty |")
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["1", "2"]
-    assert "attention at the " in lines[4]
+    assert lines[4] == "the model's own decoding: beam 1, length penalty 0"
     for beam, row in zip((1, 2), lines[2:4]):
         stem = runs / "best" / f"captions_test_beam{beam}"
         results = json.loads(Path(f"{stem}_results.json").read_text())
@@ -229,6 +230,7 @@ def test_train_and_evaluate(tmp_path, monkeypatch, capsys):
         scores = json.loads(Path(f"{stem}_scores.json").read_text())
         assert row.split("|")[2].strip() == f"{100 * scores['Bleu_1']:.1f}"
     looked = json.loads((runs / "best" / "pointing_test.json").read_text())
+    assert lines[5].startswith("all objects named rightly") == (looked["nouns"] > 0)
     assert set(looked) == {"nouns", "peak_inside", "mass_inside", "chance", "all_named"}
 
     told = mistaken(monkeypatch, capsys, "eval.py", "--model", runs, *options, *beams)
