@@ -195,6 +195,12 @@ class TrainConfig:
         """The options of stage 1, 2 or 3."""
         return {1: self.stage1, 2: self.stage2, 3: self.stage3}[number]
 
+    @property
+    def freezes_random_encoder(self) -> bool:
+        """True when a new run's encoder begins with random weights that its stage 1 keeps."""
+        vit, fresh = self.family == "vit_gpt2", self.hf.encoder.startswith("fresh:")
+        return (fresh if vit else self.encoder.weights == "none") and not self.stage1.fine_tunes
+
     def _check_stage(self, name: str, stage: StageConfig) -> None:
         if self.captions == "random":
             group = stage.captions_per_sample
