@@ -39,7 +39,7 @@ from sat.training.run_folder import (
 )
 from sat.training.stage import Stage, build_stage, training_step
 from sat.training.state import random_state, set_random_state
-from sat.training.validation import choose_decoding, validate
+from sat.training.validation import attention_figures, choose_decoding, validate
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,8 @@ class Trainer:
         if after.epochs_without_improvement == 0:
             self._save("best", stage, scores)
         add_line(self.folder, line | {"best": after.best})
-        run_logger.after_epoch(state.global_step, line, results)
+        draw = partial(attention_figures, self._kept(stage), self.val, self.config.validation)
+        run_logger.after_epoch(state.global_step, line, results, draw)
         self.state = after  # at once: a run that is stopped before this repeats all the above
         set_learning_rates(stage.optimizer, stage.config, after.lr_scale)
         logger.info(

@@ -10,7 +10,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
@@ -20,7 +22,9 @@ from sat.data.dataset import CaptionDataset
 from sat.data.progress import Progress
 from sat.evaluation import caption_dataset, score, table
 from sat.models.base import device_of, encode_batch
+from sat.tracking.sample_grid import rasterize
 from sat.training.losses import cross_entropy, topk_accuracy
+from sat.visualize import visualize_att
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,18 @@ def validate(
         "val_cross_entropy": entropy / count,
         "teacher_forced_top5": top5 / count,
     }
+
+
+def attention_figures(
+    captioner: Captioner, dataset: CaptionDataset, options: DecodingConfig, images: list[int]
+) -> list[np.ndarray]:
+    """Figures uint8[H, W, 3] of the attention maps of captions decoded for these images."""
+    as_prepared = dataclasses.replace(captioner.preprocessing, resize="squash")  # changes nothing
+    config = dataclasses.replace(captioner.config, preprocessing=as_prepared)
+    photos = [Image.fromarray(dataset.image(i).permute(1, 2, 0).numpy()) for i in images]
+    captioner = Captioner(captioner.model, captioner.vocabulary, config)
+    results = captioner.caption_all(photos, options)
+    return [rasterize(visualize_att(result)) for result in results]
 
 
 def choose_decoding(
