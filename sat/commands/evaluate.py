@@ -56,7 +56,6 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
     from sat import evaluation
     from sat.captioner import decoding_options, load
-    from sat.data.dataloader import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
     from sat.data.progress import progress_bar
     from sat.device import resolve_device
@@ -71,15 +70,16 @@ def main(arguments: list[str] | None = None) -> None:
     runs = [decoding_options(own, **choices, beam_size=width) for width in widths]
     how = {"metrics": flags.metrics, "batch_size": flags.batch_size, "workers": flags.workers}
     progress = partial(progress_bar, desc=flags.split, unit="batch")
+    references, game = dataset.references(captioner.vocabulary), None
+    if any("boxes" in reference for reference in references):
+        game = evaluation.PointingGame(captioner, references)
+        how["on_batch"] = game.add
     evaluations = evaluation.evaluate(captioner, dataset, runs, progress=progress, **how)
     print(evaluation.table(runs, evaluations))
     print(f"the model's own decoding: beam {own.beam_size}, length penalty {own.length_penalty:g}")
-    references, pointing = dataset.references(captioner.vocabulary), None
-    if any("boxes" in reference for reference in references):
-        loader, captions = evaluation_loader(dataset, flags.batch_size), evaluations[-1].captions
-        pointing = evaluation.score_pointing_game(captioner, loader, captions, references)
-        if pointing["nouns"]:
-            print(evaluation.pointing_report(pointing))
+    pointing = game.scores() if game else None
+    if pointing and pointing["nouns"]:
+        print(evaluation.pointing_report(pointing))
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
     parts = (flags.split, runs, evaluations, pointing)
     try:

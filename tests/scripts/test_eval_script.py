@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from sat import evaluation
 from sat.checkpoints import native
 from sat.commands.evaluate import main
 from sat.config.decoding import DecodingConfig
@@ -79,7 +80,19 @@ def test_eval_says_nothing_of_pointing_where_no_noun_is_named(
 ):
     pointing = dict.fromkeys(["peak_inside", "mass_inside", "chance", "all_named"], 0.0)
     pointing["nouns"] = nouns
-    monkeypatch.setattr("sat.evaluation.score_pointing_game", lambda *_: pointing)
+    monkeypatch.setattr("sat.evaluation.PointingGame.scores", lambda game: pointing)
     evaluate(model, data, "--output_dir", tmp_path, "-b", 1)
     assert ("3 nouns" in capsys.readouterr().out) == (nouns == 3)
     assert json.loads((tmp_path / "pointing_test.json").read_text()) == pointing
+
+
+def test_eval_of_images_with_boxes_encodes_each_once(model, data, tmp_path, monkeypatch):
+    batches, encode = [], evaluation.encode_batch
+    monkeypatch.setattr(
+        evaluation,
+        "encode_batch",
+        lambda model, images: batches.append(len(images)) or encode(model, images),
+    )
+    evaluate(model, data, "--output_dir", tmp_path, "--batch_size", 5)
+    assert batches == [5, 5, 2]
+    assert (tmp_path / "pointing_test.json").exists()
