@@ -1,5 +1,6 @@
 # make demo   everything on drawn scenes: prepare, train, evaluate, caption, picture (CPU, minutes)
 # make test   lint, format check, types and all tests: what .ci/run runs
+# make test-wheel   build the wheel, install it into an empty environment, run its commands
 # make test-portable, test-oldest   the fast suite under other processors, Pythons, users; on the
 #             oldest versions that setup.py names
 # make bench  all benchmarks against the reference, into benchmarks/RESULTS.md (a quiet machine, minutes)
@@ -10,10 +11,10 @@ PY := .venv/bin/python
 READY := .venv/.ready
 DEMO ?= demo
 
-EXTRAS := .[demo,dev,metrics,log,hf,fast]
+EXTRAS := .[demo,dev,metrics,log,hf,fast,onnx]
 FAST := -n 2 --dist loadfile -m "not slow"
 
-.PHONY: demo lint test fast test-portable test-oldest bench curve clean
+.PHONY: demo lint test fast test-wheel test-portable test-oldest bench curve clean
 
 $(READY): setup.py
 	@echo "== setting up .venv (torch is large: a few minutes and 6 GB the first time)"
@@ -51,6 +52,9 @@ test: lint
 
 fast: $(READY)
 	$(PY) -m pytest -p no:randomly $(FAST)
+
+test-wheel: $(READY)
+	tests/wheel.sh
 
 test-portable: $(READY)
 	tests/portable.sh

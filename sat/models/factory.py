@@ -17,6 +17,7 @@ from sat.data.word_vectors import load_embeddings
 from sat.models.base import CaptionModel, Normalize
 from sat.models.decoder import DecoderWithAttention
 from sat.models.encoder import Encoder
+from sat.models.exported_parts import ExportedParts, show_attend_tell_parts, vit_gpt2_parts
 from sat.models.hf_configs import decoder_values, encoder_values
 from sat.models.show_attend_tell import ShowAttendTell
 
@@ -31,6 +32,8 @@ class Builder(NamedTuple):
     """from the config of a checkpoint"""
     initialize: Callable[[TrainConfig, Preprocessing, Vocabulary], tuple[CaptionModel, ModelConfig]]
     """from the config of a run and the size and resize rule of its data"""
+    export: Callable[[Any], ExportedParts]
+    """as two functions of tensors"""
 
 
 def build_model(config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:
@@ -48,6 +51,11 @@ def initialize_model(
     does not fit the family.
     """
     return BUILDERS[config.family].initialize(config, images, vocabulary)
+
+
+def exported_parts(model: CaptionModel, family: str) -> ExportedParts:
+    """The captioner's encoder and step as functions of tensors, for an exporter to trace."""
+    return BUILDERS[family].export(model)
 
 
 def _show_attend_tell(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell:
@@ -159,6 +167,6 @@ def _special_ids(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 BUILDERS = {
-    "show_attend_tell": Builder(_show_attend_tell, _new_show_attend_tell),
-    "vit_gpt2": Builder(_vit_gpt2, _new_vit_gpt2),
+    "show_attend_tell": Builder(_show_attend_tell, _new_show_attend_tell, show_attend_tell_parts),
+    "vit_gpt2": Builder(_vit_gpt2, _new_vit_gpt2, vit_gpt2_parts),
 }

@@ -159,7 +159,7 @@ class VitGpt2(nn.Module):
         There may be several captions of each image, one after another. Maps are of the
         patches: the share of class tokens is left out, the rest sums to one (after any dropout).
         """
-        repeats = captions_per_image(len(captions), len(features))
+        repeats = captions_per_image(captions.shape[0], features.shape[0])
         words = captions[:, :-1]
         self._check_length(words.shape[1])
         real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1
