@@ -61,6 +61,19 @@ def test_choose_decoding_returns_the_best_of_the_grid_and_the_cheaper_of_equals(
     assert sorted(told) == sorted({(one.beam_size, one.length_penalty) for one in tried})
 
 
+def test_choose_decoding_of_equal_scores_takes_the_smallest_beam(data, tmp_path, monkeypatch):
+    score = validation.score
+
+    def scored(*parts: Any) -> Any:
+        return dataclasses.replace(score(*parts), scores={"Bleu_4": 0.0})
+
+    monkeypatch.setattr(validation, "score", scored)
+    val = CaptionDataset(data, tiny.NAME.format(2), "val")
+    own = DecodingConfig(beam_size=3, max_length=8)
+    chosen, _ = choose_decoding(tiny.captioner(), val, tiny.config(data, tmp_path, validation=own))
+    assert chosen == dataclasses.replace(own, beam_size=1)
+
+
 def test_a_run_killed_while_it_chooses_goes_on_to_the_same_best(data, tmp_path, monkeypatch):
     chosen = DecodingConfig(beam_size=3, length_penalty=0.5, max_length=8)
     stages = {"stages": (1, 2), "stage1": {"epochs": 1}, "stage2": {"epochs": 1}}
