@@ -13,6 +13,7 @@ EXTRAS = {
     "metrics": ["pycocoevalcap>=1.2", "rouge-score>=0.1.2"],
     "log": ["tensorboard>=2.18", "wandb>=0.18.7"],
     "hf": ["transformers>=5", "tokenizers>=0.22.1", "huggingface_hub>=1.3"],
+    "web": ["gradio>=6"],
     "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
     "dev": [
         *("pytest>=8", "pytest-xdist>=3", "pytest-randomly>=3.16", "hypothesis>=6.100"),
@@ -49,6 +50,7 @@ setup(
             "sat-train = sat.commands.train:main",
             "sat-eval = sat.commands.evaluate:main",
             "sat-caption = sat.commands.caption:main",
+            "sat-web = sat.commands.web:main",
             "sat-export = sat.commands.export:main",
         ]
     },

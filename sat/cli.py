@@ -92,14 +92,18 @@ def _switches(cls: type, prefix: str = "--") -> set[str]:
     return found
 
 
+NO_FIGURE = "none"
+
+
 def name_figures(images: list[Path], output: str | None) -> list[Path | None]:
     """The path of each image's figure: STEM_att.png in a folder, or `output` itself for one image.
 
     `output` is a file if it has an extension, else a folder. Without it, the figure of one image
-    goes to the current folder, and several images get none, since they may be thousands. Images of
-    the same name get different figures. Raises `ValueError` if one file should hold many figures.
+    goes to the current folder, and several images get none, since they may be thousands; "none"
+    gives none. Images of the same name get different figures. Raises `ValueError` if one file
+    should hold many figures.
     """
-    if output is None and len(images) != 1:
+    if output == NO_FIGURE or (output is None and len(images) != 1):
         return [None] * len(images)
     folder = Path(output or "")
     if folder.suffix and not folder.is_dir():
@@ -129,6 +133,9 @@ def cli_errors() -> Iterator[None]:
     """
     set_up_logging()
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters of a name or a caption
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:

@@ -89,7 +89,7 @@ class CaptionModel(Protocol):
 
 
 class Normalize(nn.Module):
-    """float32[B, 3, S, S] as the encoder was trained on, from pixels uint8[B, 3, S, S].
+    """Images float[B, 3, S, S] as the encoder was trained on, from pixels uint8[B, 3, S, S].
 
     Mean and standard deviation (RGB, of values in 0..1) travel with the model, but not in its
     weights: the config holds them.
@@ -110,7 +110,8 @@ class Normalize(nn.Module):
                 f"images are {images.dtype}, not torch.uint8: pass the pixels (0 to 255) as they "
                 "were read, they are scaled here and must not be scaled twice"
             )
-        return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        mean, std = self.mean.float(), self.std.float()
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std).to(self.mean.dtype)
 
 
 def device_of(model: CaptionModel | nn.Module) -> torch.device:
