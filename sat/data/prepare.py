@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from sat.atomic_io import check_space
 from sat.config.data import InputFilesConfig
 from sat.data.annotations import SPLITS, Record, check_images_exist
-from sat.data.dataset import CaptionDataset, warn_of_unknown
 from sat.data.image_writer import Size, write_images
 from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
@@ -130,6 +129,8 @@ def create_input_files(
         vocabulary.save(Path(folder, config.vocabulary_file))
         for path in sorted(Path(folder).iterdir()):
             os.replace(path, output / path.name)
+    from sat.data.dataset import CaptionDataset, warn_of_unknown  # torch: not for --help
+
     warn_of_unknown(CaptionDataset(output, config.name, "train"), vocabulary.unk_id)
     return config.name
 
