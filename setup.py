@@ -12,7 +12,14 @@ EXTRAS = {
     "fast": ["simplejpeg>=1.8"],
     "metrics": ["pycocoevalcap>=1.2", "rouge-score>=0.1.2"],
     "log": ["tensorboard>=2.18", "wandb>=0.18.7"],
-    "hf": ["transformers>=5", "tokenizers>=0.22.1", "huggingface_hub>=1.3"],
+    "hf": [
+        "transformers>=5",
+        "tokenizers>=0.22.1",
+        "huggingface_hub>=1.3",
+        "sentencepiece>=0.2",
+        "protobuf",
+    ],
+    "timm": ["timm>=1.0.12"],
     "web": ["gradio>=6"],
     "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
     "dev": [

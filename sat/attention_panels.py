@@ -47,8 +47,9 @@ def upsample_map(alpha: np.ndarray, box: Box, size: tuple[int, int], smooth: boo
         sigma = [pixels / count / 3 for pixels, count in zip(shape, cells.shape)]
         grown = gaussian(grown, sigma=sigma, mode="nearest")
     whole = np.zeros((size[1], size[0]), dtype=np.float32)
-    inside = whole[top : top + shape[0], left : left + shape[1]]
-    inside += grown[: inside.shape[0], : inside.shape[1]]
+    seen = grown[max(-top, 0) :, max(-left, 0) :]  # the box of a padded image reaches beyond it
+    inside = whole[max(top, 0) : top + shape[0], max(left, 0) : left + shape[1]]
+    inside += seen[: inside.shape[0], : inside.shape[1]]
     return whole / max(grown.max(), np.finfo(np.float32).tiny)
 
 

@@ -18,16 +18,17 @@ from torch import Tensor
 
 from sat.caption_result import CaptionResult
 from sat.checkpoints import native, tutorial
+from sat.checkpoints.hub_mixin import HubMixin
 from sat.config.decoding import DecodingConfig
-from sat.config.model import ModelConfig, Preprocessing
+from sat.config.model import Preprocessing
 from sat.data.image_files import MAX_MEGAPIXELS, read_image
 from sat.data.image_sources import ImageSource
 from sat.data.transforms import resize, visible_box
 from sat.data.vocabulary import Vocabulary
-from sat.decoding.attention_maps import Replay, replay
+from sat.decoding.attention_maps import Replay, join_tokens, replay
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
-from sat.models.base import CaptionModel, device_of, encode_batch
+from sat.models.base import device_of, encode_batch
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +50,11 @@ class Seen(NamedTuple):
     photo: Image.Image
 
 
-class Captioner:
+class Captioner(HubMixin):
     """A model with its vocabulary, its preprocessing and its config.
 
     Training, evaluation and captioning all take this bundle; `load` returns one.
     """
-
-    def __init__(self, model: CaptionModel, vocabulary: Vocabulary, config: ModelConfig) -> None:
-        self.model: CaptionModel = model.eval()
-        self.vocabulary = vocabulary
-        self.config = config
 
     def __repr__(self) -> str:
         words = f"{len(self.vocabulary)} words"
@@ -195,15 +191,17 @@ class Captioner:
         return Seen(pixels, image)
 
     def _result(self, seen: Seen, caption: Hypothesis, replayed: Replay) -> CaptionResult:
+        words, lengths = self.vocabulary.words_and_lengths(caption.words)
+        maps, log_probs = join_tokens(replayed, lengths)
         ends = len(replayed.log_probs) if caption.finished else len(caption.words)
         return CaptionResult(
             text=self.vocabulary.decode(caption.words),
             score=caption.score,
             finished=caption.finished,
-            words=self.vocabulary.words(caption.words),
-            alphas=replayed.alphas.cpu().numpy(),
+            words=words,
+            alphas=maps.cpu().numpy(),
             token_log_probs=replayed.log_probs[:ends],
-            word_log_probs=replayed.log_probs[: len(caption.words)],
+            word_log_probs=log_probs,
             photo=seen.photo,
             box=visible_box(seen.photo.size, self.preprocessing),
         )
@@ -231,17 +229,16 @@ def load(
 ) -> Captioner:
     """The captioner in a checkpoint folder, or in the tutorial's BEST_checkpoint_*.pth.tar.
 
-    Without a path, the one that comes with the library. The tutorial's file is read without
-    executing its pickle, and needs the `word_map` file it was trained with. Raises
-    `FileNotFoundError` or `ValueError` for anything else.
+    "user/name" or "user/name@revision" is read from the Hugging Face Hub. Without a path, the one
+    that comes with the library. The tutorial's file is read without executing its pickle, and needs
+    the `word_map` file it was trained with. Raises `FileNotFoundError` or `ValueError` for anything
+    else.
     """
     path = PRETRAINED if path is None else path
     if not tutorial.is_tutorial(path):
         if word_map is not None:
-            raise ValueError(
-                f"{path} is not the tutorial's checkpoint: leave word_map out, folders hold their "
-                "own"
-            )
+            remedy = "leave word_map out, folders hold their own"
+            raise ValueError(f"{path} is not the tutorial's checkpoint: {remedy}")
         return Captioner(*native.load(path)).to(device).to(dtype)
     if word_map is None:
         raise ValueError(f"{path} does not hold its words: pass word_map, its WORDMAP_*.json")

@@ -37,11 +37,15 @@ def add_flags(
 ) -> None:
     """Add a flag to the parser for each field of a dataclass, with its docstring as the help.
 
-    With `given_only`, a flag that is left out leaves no value, so that other defaults can stand.
+    With `given_only`, a flag that is left out leaves no value, so that other defaults can stand,
+    and dataclasses within this one have no flags.
     """
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True, add_print_completion_argument=True
     )
+    if given_only:
+        hints = typing.get_type_hints(cls).items()
+        skip += tuple(name for name, hint in hints if dataclasses.is_dataclass(hint))
     names = parser.add_class_arguments(cls, skip=set(skip))
     if given_only:
         parser.set_defaults(dict.fromkeys(names, SUPPRESS))

@@ -22,7 +22,7 @@ from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
 from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
-from sat.decoding.attention_maps import attention_maps
+from sat.decoding.attention_maps import join_tokens, replay
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.metrics.bleu import bleu
@@ -157,8 +157,10 @@ class PointingGame:
         """Play with a batch: features float[B, P, D] and the caption of each image by its index."""
         side, vocabulary = self.captioner.preprocessing.size, self.captioner.vocabulary
         for one, (index, caption) in zip(features.split(1), captions.items()):
-            words = self.captions[index] = vocabulary.words(caption.words)
-            alphas = attention_maps(self.captioner.model, one, caption.words).cpu().numpy()
+            words, lengths = vocabulary.words_and_lengths(caption.words)
+            [replayed] = replay(self.captioner.model, one, [caption.words])
+            alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
+            self.captions[index] = words
             for position, box in named_objects(words, self.references[index].get("boxes", [])):
                 inside = cells_inside(box, side, alphas.shape[1:])
                 alpha = alphas[position]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from sat.attention_panels import Box
 from sat.config.figure import FigureConfig
+from sat.glyphs import drawable
 
 PANEL_INCHES, MAX_PANEL_INCHES, GAP_INCHES = 1.6, 2.6, 0.08
 """side of a square panel (others have its area), longest side of any panel, space between panels"""
@@ -84,7 +85,7 @@ def arrange(result: AttentionResult, config: FigureConfig) -> Layout:
         wanted = round(math.sqrt(panels * ASPECT_RATIO * cell[1] / cell[0]))
         rows = math.ceil(panels / min(max(wanted, MIN_COLUMNS), MAX_COLUMNS))
         columns = math.ceil(panels / rows)
-    text = (result.text or "(no words)") + ("" if result.finished else " …")
+    text = drawable(result.text or "(no words)") + ("" if result.finished else " …")
     wrapped = _wrap(text, columns * cell[0] - GAP_INCHES) if config.title else []
     return Layout(math.ceil(panels / columns), columns, panel, cell, wrapped)
 
@@ -109,6 +110,6 @@ def _inches(text: str) -> float:
 def headings(result: AttentionResult, config: FigureConfig) -> list[str]:
     """The text over the panel of each word: the word and, if wanted, its probability."""
     if not config.probabilities or not result.word_log_probs:
-        return result.words
+        return [drawable(word) for word in result.words]
     pairs = zip(result.words, result.word_log_probs)
-    return [f"{word} {math.exp(log_p):.2f}" for word, log_p in pairs]
+    return [f"{drawable(word)} {math.exp(log_p):.2f}" for word, log_p in pairs]

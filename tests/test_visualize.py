@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sat.attention_panels import DARK_BRIGHTNESS, LIGHT_WHITE
+from sat.attention_panels import DARK_BRIGHTNESS, LIGHT_WHITE, upsample_map
 from sat.captioner import CaptionResult
 from sat.config.model import Preprocessing
 from sat.data.image_files import SAMPLES
@@ -346,3 +347,19 @@ def test_visualize_att_of_a_real_image_fits_a_screen(tmp_path):
     photo = Image.open(SAMPLES / "coffee.jpg")
     visualize_att(result(["dog"] * 11, photo=photo), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size < 500_000
+
+
+def test_figure_of_characters_that_the_font_lacks_gives_no_warning(tmp_path):
+    words = ["\x00\x80", "\ufffd", "猫", "dog"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = visualize_att(result(words), tmp_path / "figure.png")
+    assert [axes.get_title() for axes in figure.axes[1:]] == ["��", "�", "�", "dog"]
+
+
+def test_upsample_map_over_a_box_that_begins_before_the_image_is_cut_there():
+    alpha = np.array([[0.0, 1.0], [0.5, 0.0]])
+    mask = upsample_map(alpha, (-2, -2, 6, 6), (4, 4), smooth=False)
+    expected = np.zeros((4, 4))
+    expected[:2, 2:], expected[2:, :2] = 1, 0.5
+    np.testing.assert_allclose(mask, expected)

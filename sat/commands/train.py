@@ -18,8 +18,8 @@ def parse(arguments: list[str]) -> TrainConfig:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     config = parse(sys.argv[1:] if arguments is None else arguments)
-    from sat.checkpoints.hub import check_pushable, push
     from sat.data.progress import progress_bar
+    from sat.hub import check_pushable, push
     from sat.training.trainer import fit
 
     if config.push_to_hub:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sat.config.checks import check, check_choices
-from sat.config.model import Preprocessing, ResizeMode
+from sat.config.model import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class InputFilesConfig:
     """words (tokens with a tokenizer); training leaves longer captions out"""
     image_size: int = Preprocessing.size
     """side of the square images, in pixels"""
-    resize: ResizeMode = Preprocessing.resize
-    """squash: ignore the aspect ratio; crop: the central square; inner_crop: 7/8 of its side"""
+    resize: str = Preprocessing.resize
+    """squash: ignore the aspect ratio; crop: the central square; inner_crop: 7/8 of its side; or
+    steps of a Hugging Face processor, such as shortest_edge=256:bicubic,center_crop=224"""
     workers: int | None = None
     """threads that decode and resize; one per core when empty"""
     seed: int = 123

@@ -5,6 +5,7 @@ N captions, T words, P regions, D features, h and w cells of the attention grid.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -22,6 +23,8 @@ class Replay(NamedTuple):
     """float[T, h, w], equal to those of single steps; none of start and padding within a caption"""
     log_probs: list[float]
     """log-probability of each of the T words, then of the end"""
+    shown: list[int]
+    """positions among the words of those that have a map"""
 
 
 class AttentionModel(Protocol):
@@ -49,6 +52,7 @@ def replay(
     ids = torch.tensor(padded, device=features.device)
     lengths = torch.tensor([len(words) for words in whole], device=features.device)
     output = model(features, ids, lengths)
+    assert output.alphas is not None, "asked for by default"
     side = math.isqrt(output.alphas.shape[-1])
     log_p = output.logits.float().log_softmax(dim=-1)
     log_p = log_p.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)  # (N, longest - 1)
@@ -56,10 +60,23 @@ def replay(
     for alphas, row, words in zip(output.alphas, log_p.tolist(), captions):
         shown = [i for i, word in enumerate(words) if word not in (model.start_id, model.pad_id)]
         maps = alphas[shown].unflatten(1, (side, side)).float()
-        replays.append(Replay(maps, row[: len(words) + 1]))
+        replays.append(Replay(maps, row[: len(words) + 1], shown))
     return replays
 
 
 def attention_maps(model: AttentionModel, features: Tensor, words: Sequence[int]) -> Tensor:
     """Attention maps float[T, h, w] of one caption of the image of `features` float[1, P, D]."""
     return replay(model, features, [words])[0].alphas
+
+
+def join_tokens(replayed: Replay, lengths: list[int]) -> tuple[Tensor, list[float]]:
+    """The mean map and the log-probability of each whole word of `lengths` tokens.
+
+    The mean is that of Clark et al. 2019, "What does BERT look at?", section 4.
+    """
+    log_probs = [replayed.log_probs[i] for i in replayed.shown]
+    ends = list(itertools.accumulate(lengths, initial=0))
+    parts = list(itertools.pairwise(ends))
+    maps = [replayed.alphas[start:end].mean(dim=0) for start, end in parts]
+    joined = torch.stack(maps) if maps else replayed.alphas[:0]
+    return joined, [sum(log_probs[start:end]) for start, end in parts]

@@ -19,7 +19,7 @@ class Output(NamedTuple):
     """Teacher-forced predictions; rows past a caption's length are zero maps and void logits."""
 
     logits: Tensor  # float[B, T-1, V]
-    alphas: Tensor  # float[B, T-1, P]
+    alphas: Tensor | None  # float[B, T-1, P]; None where they were not asked for
     locations: Tensor | None = None  # float[B, T-1, P], one-hot; None for the expected context
 
 
@@ -64,8 +64,18 @@ class CaptionModel(Protocol):
     def reorder(self, state: Any, index: Tensor) -> Any:
         """The state whose row i is row index[i] of this one."""
 
-    def __call__(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
-        """The unrolled `step` over captions int[B, T] of `lengths` int[B]."""
+    def __call__(
+        self,
+        features: Tensor,
+        captions: Tensor,
+        lengths: Tensor,
+        *,
+        output_attentions: bool = True,
+    ) -> Output:
+        """The unrolled `step` over captions int[B, T] of `lengths` int[B].
+
+        Without `output_attentions` there may be no maps.
+        """
 
     def set_trainable(self, stage: StageConfig, *, embeddings: bool) -> None:
         """Let the parts learn that the stage names, and freeze the others."""

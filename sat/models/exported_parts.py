@@ -50,6 +50,7 @@ class _Step(nn.Module):
         rows = RaggedRows.one_each(tokens.shape[0], tokens.device)
         state = State(features, projected, hidden, cell, rows)
         output, state = self.model.decoder.step_with_map(tokens, state, self.mode)
+        assert output.alphas is not None
         return output.logits, output.alphas, state.hidden, state.cell
 
 
@@ -78,6 +79,7 @@ class _VitStep(nn.Module):
         words = torch.cat([words[:, :-1], tokens.unsqueeze(1), words[:, -1:]], dim=1)
         lengths = torch.full((words.shape[0],), words.shape[1])
         output = self.model(features, words, lengths)
+        assert output.alphas is not None
         return output.logits[:, -1], output.alphas[:, -1], words
 
 

@@ -18,7 +18,6 @@ from sat.models.base import CaptionModel, Normalize
 from sat.models.decoder import DecoderWithAttention
 from sat.models.encoder import Encoder
 from sat.models.exported_parts import ExportedParts, show_attend_tell_parts, vit_gpt2_parts
-from sat.models.hf_configs import decoder_values, encoder_values
 from sat.models.show_attend_tell import ShowAttendTell
 
 if TYPE_CHECKING:
@@ -96,30 +95,16 @@ def _new_show_attend_tell(
 def _vit_gpt2(config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
     from sat.models.hf_networks import build_encoder_decoder
 
-    hf, size, ids = config.hf, config.preprocessing.size, _special_ids(vocabulary)
-    decoder = {"vocab_size": len(vocabulary)} | {k: i for k, i in ids.items() if k != "unk_id"}
+    hf, ids = config.hf, _special_ids(vocabulary)
+    del ids["unk_id"]
     network = build_encoder_decoder(
         hf.encoder,
         hf.decoder,
-        image_size=size,
-        fresh_encoder=encoder_values(
-            hf.encoder,
-            image_size=size,
-            patch_size=hf.patch_size,
-            layers=hf.encoder_layers,
-            width=hf.encoder_width,
-            heads=hf.encoder_heads,
-        ),
-        fresh_decoder=decoder_values(
-            hf.decoder,
-            positions=hf.positions,
-            layers=hf.decoder_layers,
-            width=hf.decoder_width,
-            heads=hf.decoder_heads,
-            dropout=hf.dropout,
-            **decoder,
-        ),
-        **decoder,
+        image_size=config.preprocessing.size,
+        vocab_size=len(vocabulary),
+        encoder_config=hf.encoder_config,
+        decoder_config=hf.decoder_config,
+        **ids,
     )
     return wrap_network(network, config, vocabulary)
 
@@ -141,7 +126,7 @@ def wrap_network(network: Any, config: ModelConfig, vocabulary: Vocabulary) -> V
 def _new_vit_gpt2(
     config: TrainConfig, images: Preprocessing, vocabulary: Vocabulary
 ) -> tuple[VitGpt2, ModelConfig]:
-    from sat.models.hf_networks import encoder_statistics
+    from sat.models.hf_pixels import encoder_statistics
 
     check(config.alpha_c == 0, "alpha_c", config.alpha_c, "vit_gpt2 has no such penalty, give 0")
     check(not config.embeddings, "embeddings", config.embeddings, "vit_gpt2 brings its own")
@@ -151,14 +136,15 @@ def _new_vit_gpt2(
             "--tokenizer, the decoder's own (or train)"
         )
     mean, std = encoder_statistics(config.hf.encoder)
-    longest = min(config.hf.positions - 1, DecodingConfig.max_length)
     model_config = ModelConfig(
         family=config.family,
         hf=config.hf,
         preprocessing=dataclasses.replace(images, mean=mean, std=std),
-        decoding=DecodingConfig(max_length=longest),
     )
-    return _vit_gpt2(model_config, vocabulary), model_config
+    model = _vit_gpt2(model_config, vocabulary)
+    longest = min(model.positions - 1, DecodingConfig.max_length)
+    decoding = DecodingConfig(max_length=longest)
+    return model, dataclasses.replace(model_config, decoding=decoding)
 
 
 def _special_ids(vocabulary: Vocabulary) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def initial_captioner(
                 "the encoder has random weights and stage 1 does not train it: give trained ones "
                 "(--encoder.weights, --hf.encoder) or a --stage1.encoder_learning_rate"
             )
-        images = Preprocessing(size=train.image_size, resize=train.resize)  # type: ignore[arg-type]
+        images = Preprocessing(size=train.image_size, resize=train.resize)
         model, model_config = initialize_model(config, images, vocabulary)
         return Captioner(model, vocabulary, model_config)
     captioner = Captioner(*native.load(start))

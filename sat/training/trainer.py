@@ -75,6 +75,8 @@ class Trainer:
         self.captioner.config = dataclasses.replace(own, decoding=config.validation)
         check_preprocessing(self.captioner.preprocessing, self.val)
         self.captioner.to(self.device)
+        parts = (self.captioner.model, vocabulary, self.captioner.config)
+        native.try_save(Path(config.output_dir), *parts)
         self.folder = prepare_run_folder(config)
         self.state = initial_state(config, self.folder)
 

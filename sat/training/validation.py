@@ -52,13 +52,14 @@ def validate(
     for batch in loader:
         words, targets = batch.lengths.to(device) - 1, batch.captions[:, 1:].to(device)
         features = encode_batch(model, batch.images)
-        logits = model(features, batch.captions.to(device), batch.lengths.to(device)).logits
+        captions, lengths = batch.captions.to(device), batch.lengths.to(device)
+        logits = model(features, captions, lengths, output_attentions=False).logits
         total = int(words.sum())
         entropy += total * cross_entropy(logits, targets, words).item()
         top5 += total * topk_accuracy(logits, targets, words).item()
         count += total
-    (captions,) = caption_dataset(captioner, loader, [config.validation], progress)
-    scored = score(captions, dataset, captioner.vocabulary)
+    (hypotheses,) = caption_dataset(captioner, loader, [config.validation], progress)
+    scored = score(hypotheses, dataset, captioner.vocabulary)
     on_results(scored.results)
     return {
         **scored.scores,

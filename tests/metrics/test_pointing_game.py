@@ -25,7 +25,7 @@ FLAT = (0.25, 0.25, 0.25, 0.25)
 class Scripted(nn.Module):
     """A captioning model whose features float[B, P, T] are its attention maps."""
 
-    start_id, end_id = VOCABULARY.start_id, VOCABULARY.end_id
+    start_id, end_id, pad_id = VOCABULARY.start_id, VOCABULARY.end_id, VOCABULARY.pad_id
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,8 @@ class Scripted(nn.Module):
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         assert captions[0, 0] == self.start_id
         assert captions.shape == (1, int(lengths))
-        return Output(torch.zeros(0), features.transpose(1, 2)[:, : captions.shape[1] - 1])
+        logits = torch.zeros(1, captions.shape[1] - 1, len(VOCABULARY))
+        return Output(logits, features.transpose(1, 2)[:, : captions.shape[1] - 1])
 
 
 def thing(words: str, box: list[float]) -> dict:

@@ -280,7 +280,7 @@ def test_help_is_fast_and_names_every_option():
     assert os.times().children_user - before < 1
     for name in ("--img", "--model", "--word_map", "--output", "--json", "--dont_smooth", "--show"):
         assert name in done.stdout
-    for name in DecodingConfig.__dataclass_fields__:
+    for name in DecodingConfig.__dataclass_fields__.keys() - {"tokens"}:
         assert f"--{name} " in done.stdout
 
 

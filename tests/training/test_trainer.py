@@ -22,6 +22,7 @@ from sat.training.objectives import cross_entropy
 from sat.training.trainer import Trainer, fit
 
 Steps = list[dict[str, float]]
+LSTM_FORMAT = native.FORMATS["show_attend_tell"]
 NEVER_LEARNS = "attention.full_att.bias"  # no softmax feels it
 
 
@@ -63,6 +64,22 @@ def test_a_tiny_set_is_learnt_by_heart(tmp_path):
     assert lines[0]["cross_entropy"] > 1
     assert lines[-1]["cross_entropy"] < 0.3  # 0.006 to 0.009 under three seeds
     assert max(line["Bleu_4"] for line in lines) == pytest.approx(1)
+
+
+def test_fit_checkpoint_that_cannot_be_saved_fails_before_the_first_step(
+    data, tmp_path, steps, monkeypatch
+):
+    def refuse(*parts: Any) -> None:
+        raise ValueError("GenerationConfig is invalid")
+
+    monkeypatch.setitem(native.FORMATS, "show_attend_tell", LSTM_FORMAT._replace(save=refuse))
+    with pytest.raises(ValueError, match="is invalid"):
+        fit(tiny.config(data, tmp_path / "run"))
+    assert not steps
+    assert not list((tmp_path / "run").iterdir()), "nothing is left of the trial"
+    monkeypatch.undo()
+    fit(tiny.config(data, tmp_path / "run", stages=(1,)))
+    assert not [path for path in (tmp_path / "run").iterdir() if "trial" in path.name]
 
 
 def test_a_frozen_encoder_is_frozen(data, tmp_path, monkeypatch):
