@@ -20,9 +20,12 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 T = TypeVar("T")
 
 
-def parse_config(cls: type[T], arguments: list[str]) -> T:
-    """Build a config from the flags of its fields and the YAML files of `--config`."""
-    parser = ArgumentParser(description=cls.__doc__, allow_abbrev=False)
+def parse_config(cls: type[T], arguments: list[str], **how: Any) -> T:
+    """Build a config from the flags of its fields and the YAML files of `--config`.
+
+    `how` is for jsonargparse's parser: its description and the form of its help.
+    """
+    parser = ArgumentParser(allow_abbrev=False, **how)
     parser.add_argument("--config", action="config", help="YAML file of flags; flags given win")
     add_flags(parser, cls)
     fields = given(parser.instantiate(parser.parse_args(complete_flags(cls, arguments))), cls)

@@ -49,6 +49,7 @@ OWNERS = {
     "tokenizers": ("data.tokenizer", "data.tokenizer_files"),
     "gradio": ("web.page",),
     "huggingface_hub": ("hub",),
+    "tqdm": ("data.progress",),
 }
 
 

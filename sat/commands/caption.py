@@ -93,8 +93,7 @@ def caption_images(
 
     An image that cannot be read gets a line on stderr.
     """
-    from tqdm import tqdm
-
+    from sat.data.progress import print_above, progress_bar
     from sat.visualize import visualize_att
 
     records: list[dict[str, Any]] = []
@@ -102,10 +101,10 @@ def caption_images(
     stream = captioner.caption_stream(
         images,
         options,
-        on_error=lambda error: tqdm.write(f"error: {error}", file=sys.stderr),
+        on_error=lambda error: print_above(f"error: {error}", file=sys.stderr),
         max_megapixels=flags.max_megapixels,
     )
-    with tqdm(total=len(images), unit="image", disable=len(images) <= FEW) as bar:
+    with progress_bar(total=len(images), unit="image", disable=len(images) <= FEW) as bar:
         for i, results in stream:
             captioned += 1
             bar.update(i + 1 - bar.n)
@@ -114,7 +113,7 @@ def caption_images(
                 if flags.json != "-":
                     name = f"{images[i]}: " if len(images) > 1 else ""
                     score = f" ({one.score:.2f})" if len(results) > 1 else ""
-                    tqdm.write(name + one.text + score)
+                    print_above(name + one.text + score)
             if figures[i] or flags.show:
                 looks = dataclasses.asdict(figure)
                 visualize_att(results[0], figures[i], show=flags.show, **looks)

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from tqdm import tqdm
 
 from sat.cli import add_flags, cli_errors, complete_flags, given
 from sat.config.data import InputFilesConfig
@@ -24,6 +23,7 @@ from sat.data.annotations.formats import FORMATS, read_annotations
 from sat.data.annotations.record import Record
 from sat.data.annotations.tables import COLUMNS
 from sat.data.prepare import check_output, create_input_files
+from sat.data.progress import progress_bar
 from sat.data.synthetic.scenes import draw_shapes
 
 LISTS = ("annotations", "image_folder", "splits")
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = replace(config, on_bad_image="skip" if flags.missing == "drop" else "error")
     if not flags.overwrite:
         check_output(flags.output_folder, config)  # before scenes are drawn
-    progress = partial(tqdm, unit="image", disable=None)
+    progress = partial(progress_bar, unit="image")
     with ExitStack() as stack:
         records = read_records(flags, config, progress, stack)
         name = create_input_files(

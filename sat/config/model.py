@@ -67,9 +67,13 @@ class DecoderConfig:
     """The recurrent decoder: its sizes, and the choices in which published systems differ."""
 
     attention_dim: int = 512
+    """width of f_att's hidden layers"""
     embed_dim: int = 512
+    """width of the word vectors"""
     decoder_dim: int = 512
+    """width of the LSTM's state"""
     dropout: float = 0.5
+    """share of the units that are dropped in training"""
     dropout_sites: tuple[str, ...] = ("hidden", "readout")
     """where dropout is applied: mean (the mean feature before the initial state, as
     arctic-captions), hidden (the state before the output), readout (the deep output's tanh)"""

@@ -26,6 +26,8 @@ from sat.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN_SHARE = 0.1
+"""of the training words: where more are <unk>, a warning says so"""
 MIRRORED = 1
 """the second view of an image; the first, 0, is the image as it is"""
 
@@ -208,6 +210,19 @@ def vocabulary_of(word_map: Path, tokenizer: Path) -> Vocabulary:
     from sat.data.tokenizer import SubwordTokenizer
 
     return cast(Vocabulary, SubwordTokenizer.load(tokenizer))  # it has the same methods
+
+
+def warn_of_unknown(train: CaptionDataset, unk_id: int | None) -> None:
+    """Log a warning where more than a tenth of the words in the training captions are <unk>."""
+    place = np.arange(train.captions.shape[1])
+    words = train.captions[(place > 0) & (place < train.lengths[:, None] - 1)]  # no start, no end
+    share = 0.0 if unk_id is None else (words == unk_id).mean()
+    if share > UNKNOWN_SHARE:
+        logger.warning(
+            "%.0f %% of the words in the training captions are <unk>, and so will captions be: "
+            "prepare the data with a lower --min_word_freq, or more of them",
+            100 * share,
+        )
 
 
 def _existing(path: Path) -> Path:

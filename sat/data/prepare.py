@@ -87,6 +87,9 @@ def create_input_files(
             os.replace(Path(folder, name), output / name)
     for name in {*_files(config), _dropped_file(config)} - set(written):
         (output / name).unlink(missing_ok=True)  # of an earlier run
+    from sat.data.dataset import CaptionDataset, warn_of_unknown  # torch: not for --help
+
+    warn_of_unknown(CaptionDataset(output, config.name, "train"), vocabulary.unk_id)
     return config.name
 
 
