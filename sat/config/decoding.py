@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sat.config.checks import check, check_at_least, check_choice, check_choices
@@ -98,3 +98,12 @@ class DecodingConfig:
     def keeps_width(self) -> bool:
         """True when a beam search stays as wide as it began, as Hugging Face's."""
         return self.rule == "hugging_face" and self.beam_size > 1 and not self.samples
+
+    def with_rules_of(self, other: DecodingConfig) -> DecodingConfig:
+        """These options with the rule and the token rules of `other`, unless these name their own.
+
+        A Hugging Face folder brings both.
+        """
+        if (self.rule, self.tokens) != (DecodingConfig.rule, TokenRules()):
+            return self
+        return replace(self, rule=other.rule, tokens=other.tokens)

@@ -72,7 +72,9 @@ class Trainer:
         self.train, self.val, vocabulary = open_data(config)
         self.captioner = initial_captioner(config, self.train, vocabulary)
         own = self.captioner.config  # checkpoints are decoded, by default, as validation decodes
-        self.captioner.config = dataclasses.replace(own, decoding=config.validation)
+        decoding = config.validation.with_rules_of(own.decoding)
+        self.config = config = dataclasses.replace(config, validation=decoding)
+        self.captioner.config = dataclasses.replace(own, decoding=decoding)
         check_preprocessing(self.captioner.preprocessing, self.val)
         self.captioner.to(self.device)
         parts = (self.captioner.model, vocabulary, self.captioner.config)

@@ -14,7 +14,7 @@ import torch
 
 from sat.checkpoints import native
 from sat.config.data import InputFilesConfig
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
 from sat.data.prepare import create_input_files
 from sat.training.initialization import open_data
 from sat.training.trainer import Trainer, fit
