@@ -145,8 +145,8 @@ def test_fit_from_a_folder_of_hugging_face_saves_what_it_loads(data, tmp_path):
     generation |= {"no_repeat_ngram_size": 2, "length_penalty": 0.7, "temperature": 0.5}
     (start / "generation_config.json").write_text(json.dumps(generation))
     found = sat.load(fit(recipe(data, tmp_path / "run", init=str(start)))).config.decoding
-    assert found.rule == "hugging_face"  # the other options are those of validation
-    assert (found.beam_size, found.length_penalty, found.samples) == (1, 0.7, False)
+    # The folder's rule; the other options are those that validation decoded with.
+    assert (found.rule, found.samples) == ("hugging_face", False)
 
 
 def test_a_run_that_is_resumed_is_the_run_that_was_not_stopped(data, tmp_path):
