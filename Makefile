@@ -1,5 +1,7 @@
 # make demo   everything on drawn scenes: prepare, train, evaluate, caption, picture (CPU, minutes)
 # make test   lint, format check, types and all tests: what .ci/run runs
+# make test-web     the page of sat-web in a real browser (installs Debian's Chromium)
+# make test-wheel   build the wheel, install it into an empty environment, run its commands
 # make test-portable, test-oldest   the fast suite under other processors, Pythons, users; on the
 #             oldest versions that setup.py names
 # make bench  all benchmarks against the reference, into benchmarks/RESULTS.md (a quiet machine, minutes)
@@ -10,10 +12,10 @@ PY := .venv/bin/python
 READY := .venv/.ready
 DEMO ?= demo
 
-EXTRAS := .[demo,dev,metrics,log,hf,fast]
+EXTRAS := .[demo,dev,metrics,log,hf,fast,onnx,timm,web]
 FAST := -n 2 --dist loadfile -m "not slow"
 
-.PHONY: demo lint test fast test-portable test-oldest bench curve clean
+.PHONY: demo lint test fast test-wheel test-web test-portable test-oldest bench curve clean
 
 $(READY): setup.py
 	@echo "== setting up .venv (torch is large: a few minutes and 6 GB the first time)"
@@ -51,6 +53,15 @@ test: lint
 
 fast: $(READY)
 	$(PY) -m pytest -p no:randomly $(FAST)
+
+test-wheel: $(READY)
+	tests/wheel.sh
+
+# The browser: Debian's Chromium. Without it, and without the right to install it, nothing is run.
+test-web: $(READY)
+	@command -v chromium >/dev/null || (apt-get update && apt-get install -y chromium) >/dev/null 2>&1 \
+		|| echo "Chromium is missing and cannot be installed: the page is not tested"
+	$(PY) -m pytest -p no:randomly tests/web
 
 test-portable: $(READY)
 	tests/portable.sh

@@ -12,10 +12,26 @@ EXTRAS = {
     "fast": ["simplejpeg>=1.8"],
     "metrics": ["pycocoevalcap>=1.2", "rouge-score>=0.1.2"],
     "log": ["tensorboard>=2.18", "wandb>=0.18.7"],
-    "hf": ["transformers>=5", "tokenizers>=0.22.1", "huggingface_hub>=1.3"],
+    "hf": [
+        "transformers>=5",
+        "tokenizers>=0.22.1",
+        "huggingface_hub>=1.3",
+        "sentencepiece>=0.2",
+        "protobuf",
+    ],
+    "timm": ["timm>=1.0.12"],
+    "web": ["gradio>=6"],
+    "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
     "dev": [
         *("pytest>=8", "pytest-xdist>=3", "pytest-randomly>=3.16", "hypothesis>=6.100"),
-        *("ruff>=0.8", "mypy>=1.13", "types-tqdm", "types-PyYAML", "types-setuptools"),
+        *(
+            "build>=1.2",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "types-tqdm",
+            "types-PyYAML",
+            "types-setuptools",
+        ),
     ],
 }
 
@@ -28,7 +44,7 @@ setup(
     author="the sat developers",
     license_expression="MIT",
     license_files=["LICENSE"],
-    keywords="image captioning, attention, show attend and tell, PyTorch, COCO, Flickr8k, ViT, GPT-2",
+    keywords="image captioning, visual attention, show attend and tell, PyTorch, ViT, GPT-2",
     project_urls={
         "Paper": "https://arxiv.org/abs/1502.03044",
         "Tutorial": "https://github.com/sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning",
@@ -41,6 +57,8 @@ setup(
             "sat-train = sat.commands.train:main",
             "sat-eval = sat.commands.evaluate:main",
             "sat-caption = sat.commands.caption:main",
+            "sat-web = sat.commands.web:main",
+            "sat-export = sat.commands.export:main",
         ]
     },
     python_requires=">=3.10",

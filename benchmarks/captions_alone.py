@@ -21,13 +21,13 @@ import torch
 from tqdm import tqdm
 
 from sat.captioner import Captioner
-from sat.checkpoints.hugging_face import PREPROCESSOR, preprocessor_values
 from sat.commands.train import parse
 from sat.config.training import TrainConfig
 from sat.data.dataloader import CaptionBatchSampler
 from sat.data.dataset import CaptionDataset
 from sat.device import resolve_device
 from sat.models.factory import build_model
+from sat.models.hf_pixels import PROCESSOR, processor_values
 from sat.models.vit_gpt2 import VitGpt2
 from sat.training.initialization import initial_captioner, open_data
 from sat.training.losses import cross_entropy
@@ -46,8 +46,8 @@ def main(config: TrainConfig) -> float:
     read_captions(speaker, train, config)
     speaker.decoder.save_pretrained(folder / "decoder")
     sighted.encoder.save_pretrained(folder / "encoder")
-    values = preprocessor_values(model_config.preprocessing)
-    (folder / "encoder" / PREPROCESSOR).write_text(json.dumps(values), encoding="utf-8")
+    values = processor_values(model_config.preprocessing)
+    (folder / "encoder" / PROCESSOR).write_text(json.dumps(values), encoding="utf-8")
     hf = dataclasses.replace(
         config.hf, encoder=str(folder / "encoder"), decoder=str(folder / "decoder")
     )

@@ -37,13 +37,13 @@ TOKENS = 20
 HALF = (0.5, 0.5, 0.5)
 LOUD = 0.3
 """spread of a small network's weights, so that what it says depends on the picture"""
-WHOLE = VitGpt2Config(
-    encoder_layers=12, encoder_width=768, encoder_heads=12,
-    decoder_layers=6, decoder_width=768, decoder_heads=12, positions=64,
-)  # fmt: skip
+WHOLE = VitGpt2Config(decoder_config={"n_layer": 6, "n_positions": 64})
 SMALL = VitGpt2Config(
-    encoder_layers=2, encoder_width=16, encoder_heads=2, patch_size=8,
-    decoder_layers=2, decoder_width=12, decoder_heads=2, positions=24,
+    encoder_config={
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "patch_size": 8,
+    },
+    decoder_config={"n_embd": 12, "n_layer": 2, "n_head": 2, "n_positions": 24},
 )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def steps(model: VitGpt2, batch: Batch, precision: str) -> list[Callable[[], obj
     ours.train(), network.train()
     optimizer = torch.optim.Adam(ours.parameters(), lr=1e-5, fused=True)
     plain = torch.optim.Adam(network.parameters(), lr=1e-5)
-    config = TrainConfig(precision=config_precision(precision))  # type: ignore[arg-type]
+    config = TrainConfig(precision=config_precision(precision), alpha_c=0.0)  # type: ignore[arg-type]
 
     def their_step() -> float:
         pixels = ours.normalize(batch.images.to(device, non_blocking=True))
@@ -169,11 +169,12 @@ def vit(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
     model = model.to(device)
     batch = batch_for(setting.pipeline.batch, side, words, device)
     same: list[str] = []
+    sees, speaks = model.network.config.encoder, model.network.config.decoder
     yield (
-        f"{hf.encoder_layers} and {hf.decoder_layers} layers of {hf.decoder_width}, {words:,} "
-        f"tokens, {side}×{side} px, captions of {TOKENS} tokens, dropout {hf.dropout}. Ours keeps "
-        "attention weights (eager), since it draws maps; `transformers` uses fused scaled dot "
-        "products. Memory counts both sides' weights."
+        f"{sees.num_hidden_layers} and {speaks.num_hidden_layers} layers of {speaks.hidden_size}, "
+        f"{words:,} tokens, {side}×{side} px, captions of {TOKENS} tokens, dropout "
+        f"{speaks.attn_pdrop}. Ours keeps attention weights (eager) in decoding, since it draws "
+        "maps; `transformers` uses fused scaled dot products. Memory counts both sides' weights."
     )
 
     def training(precision: str) -> Iterator[list[Any]]:

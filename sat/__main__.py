@@ -10,6 +10,8 @@ COMMANDS = {
     "train": ("sat.commands.train", "train a captioner on prepared files"),
     "eval": ("sat.commands.evaluate", "caption a split and score the captions"),
     "caption": ("sat.commands.caption", "caption images and see where the model looked"),
+    "web": ("sat.commands.web", "caption images on a page in the browser"),
+    "export": ("sat.commands.export", "write a captioner as ONNX files"),
 }
 
 

@@ -6,61 +6,59 @@ B images, T words, P regions, D features, h and w cells of the attention grid.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from sat.caption_result import CaptionResult
 from sat.checkpoints import native, tutorial
+from sat.checkpoints.hub_mixin import HubMixin
 from sat.config.decoding import DecodingConfig
-from sat.config.model import ModelConfig, Preprocessing
-from sat.data.image_files import read_image
+from sat.config.model import Preprocessing
+from sat.data.image_files import MAX_MEGAPIXELS, read_image
+from sat.data.image_sources import ImageSource
 from sat.data.transforms import resize, visible_box
 from sat.data.vocabulary import Vocabulary
-from sat.decoding.attention_maps import attention_maps
+from sat.decoding.attention_maps import Replay, join_tokens, replay
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
-from sat.models.base import CaptionModel, device_of, encode_batch
+from sat.models.base import device_of, encode_batch
 
-ImageSource = str | Path | Image.Image
+logger = logging.getLogger(__name__)
+
+OnError = Literal["raise", "skip"] | Callable[[Exception], None]
+"""of an image that cannot be read: raise its error, skip it with a line in the log, or call this"""
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "flickr8k"
 """the captioner that comes with the library, trained on Flickr8k"""
+BATCH_SIZE = 16
+"""images decoded together, and held in memory"""
+KEPT_SIDE = 2048
+"""pixels: larger images are kept reduced for the figure, so that memory is bounded"""
 
 
-@dataclass(frozen=True)
-class CaptionResult:
-    """A caption of one image."""
+class Seen(NamedTuple):
+    """What the model sees of an image, and the image for the figure."""
 
-    text: str
-    score: float
-    """total log-probability of the caption"""
-    finished: bool
-    """False when the step limit cut the caption off"""
-    words: list[str]
-    alphas: np.ndarray
-    """float32[T, h, w]: the attention map of each word; every map sums to one"""
+    pixels: np.ndarray  # uint8[3, S, S]
     photo: Image.Image
-    """the whole image, upright, RGB"""
-    box: tuple[float, float, float, float]
-    """left, top, right, bottom of the part the model saw, in pixels of the image"""
 
 
-class Captioner:
+class Captioner(HubMixin):
     """A model with its vocabulary, its preprocessing and its config.
 
     Training, evaluation and captioning all take this bundle; `load` returns one.
     """
 
-    def __init__(self, model: CaptionModel, vocabulary: Vocabulary, config: ModelConfig) -> None:
-        self.model: CaptionModel = model.eval()
-        self.vocabulary = vocabulary
-        self.config = config
+    def __repr__(self) -> str:
+        words = f"{len(self.vocabulary)} words"
+        return f"Captioner({self.config.family}, {words}, {self.preprocessing.size} px)"
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -70,65 +68,114 @@ class Captioner:
     def device(self) -> torch.device:
         return device_of(self.model)
 
-    def to(self, device: str | torch.device) -> Captioner:
-        """The captioner itself, moved to the device."""
-        self.model.to(device)
+    def to(self, target: str | torch.device | torch.dtype) -> Captioner:
+        """The captioner itself, moved to a device or converted to a dtype (torch.bfloat16)."""
+        self.model.to(target)
         return self
 
+    @overload
+    def caption(
+        self, image: Sequence[ImageSource], options: DecodingConfig | None = None, **choices: Any
+    ) -> list[CaptionResult]: ...
+    @overload
     def caption(
         self, image: ImageSource, options: DecodingConfig | None = None, **choices: Any
-    ) -> CaptionResult:
+    ) -> CaptionResult: ...
+    def caption(self, image: Any, options: DecodingConfig | None = None, **choices: Any) -> Any:
         """The best caption of one image; `choices` are fields of `DecodingConfig` (beam_size=5 …).
 
-        Choices that neither they nor `options` make are the checkpoint's own.
+        `image` is whatever `read_image` takes (a path, an address, bytes, an array …), or a list of
+        them, which gives a list. Choices that neither they nor `options` make are the
+        checkpoint's own. Raises `ValueError` or `OSError` for what is no image.
         """
+        if isinstance(image, (list, tuple)):
+            return self.caption_all(image, options, **choices)
         return self.caption_all([image], options, **choices)[0]
 
-    def caption_all(
-        self, images: Sequence[ImageSource], options: DecodingConfig | None = None, **choices: Any
-    ) -> list[CaptionResult]:
-        """The best caption of each image, all decoded together."""
-        return [best[0] for best in self.candidates(images, options, **choices)]
+    __call__ = caption
 
-    @torch.inference_mode()
+    def caption_all(
+        self,
+        images: Sequence[ImageSource],
+        options: DecodingConfig | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        on_error: OnError = "raise",
+        **choices: Any,
+    ) -> list[Any]:
+        """The best caption of each image, `batch_size` decoded together.
+
+        With `on_error="skip"` an image that cannot be read has None in its place, and a warning.
+        """
+        found = self.candidates(
+            images, options, batch_size=batch_size, on_error=on_error, **choices
+        )
+        return [best[0] if best else None for best in found]
+
     def candidates(
-        self, images: Sequence[ImageSource], options: DecodingConfig | None = None, **choices: Any
+        self,
+        images: Sequence[ImageSource],
+        options: DecodingConfig | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        on_error: OnError = "raise",
+        **choices: Any,
     ) -> list[list[CaptionResult]]:
-        """For each image its `num_return_sequences` captions, best first."""
+        """For each image its `num_return_sequences` captions, best first; none if it is skipped."""
         options = decoding_options(options or self.config.decoding, **choices)
-        read = [read_image(image) for image in images]
-        if not read:
-            return []
-        features = self.encode(read)
-        hypotheses = generate(self.model, features, options)
-        return [
-            [self._result(image, one, caption) for caption in captions]
-            for image, one, captions in zip(read, features.split(1), hypotheses)
-        ]
+        found: list[list[CaptionResult]] = [[] for _ in images]
+        stream = self.caption_stream(images, options, batch_size=batch_size, on_error=on_error)
+        for i, results in stream:
+            found[i] = results
+        return found
 
     def caption_stream(
         self,
         images: Sequence[ImageSource],
         options: DecodingConfig | None = None,
         *,
-        batch_size: int = 16,
-        on_error: Callable[[Exception], None] | None = None,
+        batch_size: int = BATCH_SIZE,
+        on_error: OnError = "raise",
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> Iterator[tuple[int, list[CaptionResult]]]:
         """Index and captions of each image, in order, with only `batch_size` images in memory.
 
-        An image that cannot be read is passed over and given to `on_error`; without `on_error` its
-        `ValueError` or `OSError` is raised.
+        An image that cannot be read, or has more than `max_megapixels`, is passed over, or its
+        `ValueError` or `OSError` is raised, as `on_error` says.
         """
+        if isinstance(images, (str, Path, bytes)):
+            raise ValueError("one image is given where a list belongs: put it in [ ]")
+        if on_error != "raise" and on_error != "skip" and not callable(on_error):
+            raise ValueError(f"on_error is {on_error!r}: choose raise or skip, or give a function")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        options = options or self.config.decoding
         for start in range(0, len(images), batch_size):
-            read: dict[int, Image.Image] = {}
+            read: dict[int, Seen] = {}
             for index, image in enumerate(images[start : start + batch_size], start):
                 try:
-                    read[index] = read_image(image)
+                    read[index] = self._see(read_image(image, max_megapixels))
                 except (ValueError, OSError) as error:
-                    if on_error is None:
+                    if on_error == "raise":
                         raise
-                    on_error(error)
-            yield from zip(read, self.candidates(list(read.values()), options))
+                    report: Any = logger.warning if on_error == "skip" else on_error
+                    report(error)
+            if read:
+                yield from zip(read, self.caption_batch(list(read.values()), options))
+
+    @torch.inference_mode()
+    def caption_batch(self, seen: list[Seen], options: DecodingConfig) -> list[list[CaptionResult]]:
+        """The captions of each image, best first, all decoded together."""
+        pixels = torch.from_numpy(np.stack([one.pixels for one in seen]))
+        features = encode_batch(self.model, pixels)
+        hypotheses = generate(self.model, features, options)
+        image_of = [i for i, captions in enumerate(hypotheses) for _ in captions]
+        flat = [caption for captions in hypotheses for caption in captions]
+        replays = replay(self.model, features[image_of], [caption.words for caption in flat])
+        results: list[list[CaptionResult]] = [[] for _ in seen]
+        for i, caption, replayed in zip(image_of, flat, replays):
+            results[i].append(self._result(seen[i], caption, replayed))
+        return results
 
     @torch.inference_mode()
     def encode(self, images: Iterable[Image.Image]) -> Tensor:
@@ -136,15 +183,27 @@ class Captioner:
         pixels = np.stack([resize(image, self.preprocessing) for image in images])
         return encode_batch(self.model, torch.from_numpy(pixels))
 
-    def _result(self, image: Image.Image, features: Tensor, caption: Hypothesis) -> CaptionResult:
+    def _see(self, image: Image.Image) -> Seen:
+        pixels = resize(image, self.preprocessing)
+        if max(image.size) > KEPT_SIDE:
+            image = image.copy()
+            image.thumbnail((KEPT_SIDE, KEPT_SIDE), reducing_gap=3.0)
+        return Seen(pixels, image)
+
+    def _result(self, seen: Seen, caption: Hypothesis, replayed: Replay) -> CaptionResult:
+        words, lengths = self.vocabulary.words_and_lengths(caption.words)
+        maps, log_probs = join_tokens(replayed, lengths)
+        ends = len(replayed.log_probs) if caption.finished else len(caption.words)
         return CaptionResult(
             text=self.vocabulary.decode(caption.words),
             score=caption.score,
             finished=caption.finished,
-            words=self.vocabulary.words(caption.words),
-            alphas=attention_maps(self.model, features, caption.words).cpu().numpy(),
-            photo=image,
-            box=visible_box(image.size, self.preprocessing),
+            words=words,
+            alphas=maps.cpu().numpy(),
+            token_log_probs=replayed.log_probs[:ends],
+            word_log_probs=log_probs,
+            photo=seen.photo,
+            box=visible_box(seen.photo.size, self.preprocessing),
         )
 
 
@@ -161,24 +220,27 @@ def decoding_options(options: DecodingConfig, **choices: Any) -> DecodingConfig:
     return dataclasses.replace(options, **choices)
 
 
-def load(path: str | Path | None = None, word_map: str | Path | None = None) -> Captioner:
+def load(
+    path: str | Path | None = None,
+    word_map: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Captioner:
     """The captioner in a checkpoint folder, or in the tutorial's BEST_checkpoint_*.pth.tar.
 
-    Without a path, the one that comes with the library (its encoder's weights: `[demo]`). The
-    tutorial's file is read without executing its pickle, and needs the `word_map` file it was
-    trained with. Raises `FileNotFoundError` or `ValueError` for anything else.
+    "user/name" or "user/name@revision" is read from the Hugging Face Hub. Without a path, the one
+    that comes with the library. The tutorial's file is read without executing its pickle, and needs
+    the `word_map` file it was trained with. Raises `FileNotFoundError` or `ValueError` for anything
+    else.
     """
     path = PRETRAINED if path is None else path
-    if tutorial.is_tutorial(path):
-        return _load_tutorial(path, word_map)
-    if word_map is not None:
-        raise ValueError(
-            f"{path} is not the tutorial's checkpoint: leave word_map out, folders hold their own"
-        )
-    return Captioner(*native.load(path))
-
-
-def _load_tutorial(path: str | Path, word_map: str | Path | None) -> Captioner:
+    if not tutorial.is_tutorial(path):
+        if word_map is not None:
+            remedy = "leave word_map out, folders hold their own"
+            raise ValueError(f"{path} is not the tutorial's checkpoint: {remedy}")
+        return Captioner(*native.load(path)).to(device).to(dtype)
     if word_map is None:
         raise ValueError(f"{path} does not hold its words: pass word_map, its WORDMAP_*.json")
-    return Captioner(*tutorial.load(path, Vocabulary.load(word_map)))
+    parts = tutorial.load(path, Vocabulary.load(word_map))
+    return Captioner(*parts).to(device).to(dtype)

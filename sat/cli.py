@@ -20,9 +20,12 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 T = TypeVar("T")
 
 
-def parse_config(cls: type[T], arguments: list[str]) -> T:
-    """Build a config from the flags of its fields and the YAML files of `--config`."""
-    parser = ArgumentParser(description=cls.__doc__, allow_abbrev=False)
+def parse_config(cls: type[T], arguments: list[str], **how: Any) -> T:
+    """Build a config from the flags of its fields and the YAML files of `--config`.
+
+    `how` is for jsonargparse's parser: its description and the form of its help.
+    """
+    parser = ArgumentParser(allow_abbrev=False, **how)
     parser.add_argument("--config", action="config", help="YAML file of flags; flags given win")
     add_flags(parser, cls)
     fields = given(parser.instantiate(parser.parse_args(complete_flags(cls, arguments))), cls)
@@ -34,11 +37,15 @@ def add_flags(
 ) -> None:
     """Add a flag to the parser for each field of a dataclass, with its docstring as the help.
 
-    With `given_only`, a flag that is left out leaves no value, so that other defaults can stand.
+    With `given_only`, a flag that is left out leaves no value, so that other defaults can stand,
+    and dataclasses within this one have no flags.
     """
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True, add_print_completion_argument=True
     )
+    if given_only:
+        hints = typing.get_type_hints(cls).items()
+        skip += tuple(name for name, hint in hints if dataclasses.is_dataclass(hint))
     names = parser.add_class_arguments(cls, skip=set(skip))
     if given_only:
         parser.set_defaults(dict.fromkeys(names, SUPPRESS))
@@ -89,14 +96,18 @@ def _switches(cls: type, prefix: str = "--") -> set[str]:
     return found
 
 
+NO_FIGURE = "none"
+
+
 def name_figures(images: list[Path], output: str | None) -> list[Path | None]:
     """The path of each image's figure: STEM_att.png in a folder, or `output` itself for one image.
 
     `output` is a file if it has an extension, else a folder. Without it, the figure of one image
-    goes to the current folder, and several images get none, since they may be thousands. Images of
-    the same name get different figures. Raises `ValueError` if one file should hold many figures.
+    goes to the current folder, and several images get none, since they may be thousands; "none"
+    gives none. Images of the same name get different figures. Raises `ValueError` if one file
+    should hold many figures.
     """
-    if output is None and len(images) != 1:
+    if output == NO_FIGURE or (output is None and len(images) != 1):
         return [None] * len(images)
     folder = Path(output or "")
     if folder.suffix and not folder.is_dir():
@@ -126,6 +137,9 @@ def cli_errors() -> Iterator[None]:
     """
     set_up_logging()
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters of a name or a caption
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:

@@ -5,13 +5,14 @@ B images, P regions, D features, h and w cells of the attention grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sat.atomic_io import write_json
 from sat.captioner import Captioner
@@ -21,7 +22,7 @@ from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import CaptionDataset
 from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
-from sat.decoding.attention_maps import attention_maps
+from sat.decoding.attention_maps import join_tokens, replay
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.metrics.bleu import bleu
@@ -55,18 +56,23 @@ def caption_dataset(
     loader: Iterable[Batch],
     runs: Sequence[DecodingConfig],
     progress: Progress = iter,
+    on_batch: Callable[[Tensor, dict[int, Hypothesis]], None] | None = None,
 ) -> list[dict[int, Hypothesis]]:
     """For each of the decoding options `runs`, the best caption of every image, by its index.
 
-    Each image is encoded once, however many runs there are.
+    Each image is encoded once, however many runs there are. `on_batch` gets the features of each
+    batch and its captions by the last of the runs.
     """
     model = captioner.model.eval()
     captions: list[dict[int, Hypothesis]] = [{} for _ in runs]
     for batch in progress(loader):
         features = encode_batch(model, batch.images)
         for options, by_image in zip(runs, captions):
-            best = [hypotheses[0] for hypotheses in generate(model, features, options)]
-            by_image |= zip(batch.indices.tolist(), best)
+            found = generate(model, features, options)
+            best = {i: one[0] for i, one in zip(batch.indices.tolist(), found)}
+            by_image |= best
+        if on_batch:
+            on_batch(features, best)
     return captions
 
 
@@ -79,11 +85,12 @@ def evaluate(
     batch_size: int = 32,
     workers: int = 0,
     progress: Progress = iter,
+    on_batch: Callable[[Tensor, dict[int, Hypothesis]], None] | None = None,
 ) -> list[Evaluation]:
-    """Caption every image of the split with each of the decoding options `runs`, and score it."""
+    """Caption every image of the split with each of `runs`, as `caption_dataset`, and score it."""
     check_preprocessing(captioner.preprocessing, dataset)
     loader = evaluation_loader(dataset, batch_size, workers=workers)
-    captions = caption_dataset(captioner, loader, runs, progress)
+    captions = caption_dataset(captioner, loader, runs, progress, on_batch)
     return [score(by_image, dataset, captioner.vocabulary, metrics) for by_image in captions]
 
 
@@ -131,13 +138,7 @@ def _plain_bleu(references: Sequence[Sequence[str]], texts: Sequence[str]) -> Sc
     return Scores(bleu(references, texts), [{} for _ in texts], "nltk")
 
 
-@torch.inference_mode()
-def score_pointing_game(
-    captioner: Captioner,
-    loader: Iterable[Batch],
-    captions: dict[int, Hypothesis],
-    references: Sequence[dict[str, Any]],
-) -> dict[str, float]:
+class PointingGame:
     """The share of named objects in whose box the attention peaks, and the mass inside the box.
 
     After the pointing game of Zhang et al. 2016 ("Top-down Neural Attention by Excitation
@@ -146,29 +147,39 @@ def score_pointing_game(
     pixels)}]. "chance" is the mean share of the image that those boxes cover, the score of a flat
     map.
     """
-    side = captioner.preprocessing.size
-    rows: list[tuple[float, float, float]] = []
-    for batch in loader:
-        features = encode_batch(captioner.model, batch.images)
-        for one, index in zip(features.split(1), batch.indices.tolist()):
-            words = captioner.vocabulary.words(captions[index].words)
-            alphas = attention_maps(captioner.model, one, captions[index].words).cpu().numpy()
-            for position, box in named_objects(words, references[index].get("boxes", [])):
+
+    def __init__(self, captioner: Captioner, references: Sequence[dict[str, Any]]) -> None:
+        self.captioner, self.references = captioner, references
+        self.rows: list[tuple[float, float, float]] = []
+        self.captions: dict[int, list[str]] = {}
+
+    def add(self, features: Tensor, captions: dict[int, Hypothesis]) -> None:
+        """Play with a batch: features float[B, P, D] and the caption of each image by its index."""
+        side, vocabulary = self.captioner.preprocessing.size, self.captioner.vocabulary
+        for one, (index, caption) in zip(features.split(1), captions.items()):
+            words, lengths = vocabulary.words_and_lengths(caption.words)
+            [replayed] = replay(self.captioner.model, one, [caption.words])
+            alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
+            self.captions[index] = words
+            for position, box in named_objects(words, self.references[index].get("boxes", [])):
                 inside = cells_inside(box, side, alphas.shape[1:])
                 alpha = alphas[position]
                 at_peak = inside.flat[alpha.argmax()]
-                rows.append((float(at_peak), float((alpha * inside).sum()), inside.mean()))
-    peak, mass, chance = np.mean(rows, axis=0) if rows else (0.0, 0.0, 0.0)
-    return {
-        "nouns": len(rows),
-        "peak_inside": float(peak),
-        "mass_inside": float(mass),
-        "chance": float(chance),
-        "all_named": share_all_named(
-            [captioner.vocabulary.words(captions[index].words) for index in sorted(captions)],
-            [references[index].get("boxes", []) for index in sorted(captions)],
-        ),
-    }
+                self.rows.append((float(at_peak), float((alpha * inside).sum()), inside.mean()))
+
+    def scores(self) -> dict[str, float]:
+        """The scores of the batches so far."""
+        peak, mass, chance = np.mean(self.rows, axis=0) if self.rows else (0.0, 0.0, 0.0)
+        return {
+            "nouns": len(self.rows),
+            "peak_inside": float(peak),
+            "mass_inside": float(mass),
+            "chance": float(chance),
+            "all_named": share_all_named(
+                list(self.captions.values()),
+                [self.references[index].get("boxes", []) for index in self.captions],
+            ),
+        }
 
 
 def check_preprocessing(preprocessing: Preprocessing, dataset: CaptionDataset) -> None:
@@ -188,13 +199,17 @@ def write_results(
     split: str,
     runs: Sequence[DecodingConfig],
     evaluations: Sequence[Evaluation],
+    pointing: dict[str, float] | None = None,
     *,
     per_image: bool = False,
 ) -> None:
     """Write captions_SPLIT_beamK_results.json (COCO's layout) and ..._scores.json for each run.
 
-    With `per_image` the scores file holds each caption's own scores too, under "imgToEval".
+    With `per_image` the scores file holds each caption's own scores too, under "imgToEval". The
+    result of the `pointing` game goes to pointing_SPLIT.json.
     """
+    if pointing is not None:
+        write_json(folder / f"pointing_{split}.json", pointing)
     for options, evaluation in zip(runs, evaluations):
         stem = f"captions_{split}_beam{options.beam_size}"
         write_json(folder / f"{stem}_results.json", evaluation.results)
@@ -206,20 +221,26 @@ def write_results(
 
 
 def table(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) -> str:
-    """The scores as a Markdown table, a row for each run; scores times 100."""
+    """The scores as a Markdown table, a row for each run; scores times 100.
+
+    Where the runs differ in their length penalty, it has a column too.
+    """
     names = list(evaluations[0].scores)
-    rows = [["beam", *names, "unfinished"], ["---"] * (len(names) + 2)]
+    penalized = len({options.length_penalty for options in runs}) > 1
+    heading = ["beam", *["length_penalty"] * penalized, *names, "unfinished"]
+    rows = [heading, ["---"] * len(heading)]
     for options, evaluation in zip(runs, evaluations):
         values = [
             f"{value:.3f}" if name in NOT_PERCENT else f"{100 * value:.1f}"
             for name, value in evaluation.scores.items()
         ]
-        rows.append([str(options.beam_size), *values, str(evaluation.unfinished)])
+        penalty = [f"{options.length_penalty:g}"] * penalized
+        rows.append([str(options.beam_size), *penalty, *values, str(evaluation.unfinished)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def pointing_report(pointing: dict[str, float]) -> str:
-    """The result of `score_pointing_game` as one line."""
+    """The scores of a `PointingGame` as one line."""
     return (
         f"all objects named rightly in {pointing['all_named']:.0%} of the scenes; "
         f"attention at the {pointing['nouns']} nouns that name an object: peak in its box "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+SAT = f"{Path(__file__).parents[1] / 'sat'}{os.sep}"
 FIXTURES = Path(__file__).with_name("fixtures")
 WORDS = ["<pad>", "a", "dog", "cat", "runs", "on", "the", "grass", "<unk>", "<start>", "<end>"]
 
@@ -46,6 +49,23 @@ def _same_process_everywhere() -> Iterator[None]:
     yield
     signal.signal(signal.SIGINT, handler)
     os.umask(mask)
+
+
+@pytest.fixture(autouse=True)
+def _transformers_has_nothing_to_warn_of() -> Iterator[None]:
+    """A call of ours, of which transformers warns in its log, fails the test; a test's own may."""
+    messages = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if any(frame.filename.startswith(SAT) for frame in traceback.extract_stack()):
+                messages.append(record.getMessage())
+
+    logger, handler = logging.getLogger("transformers"), Handler(logging.WARNING)
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    assert not messages
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PY=$PWD/.venv/bin/python
-EXTRAS='.[demo,dev,metrics,log,hf,fast]'
+EXTRAS='.[demo,dev,metrics,log,hf,fast,onnx,timm,web]'
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 report=() failed=0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -153,7 +155,7 @@ def test_paths_names_and_open_images_are_all_photos(captioner, paths):
     assert results[0].photo.size == (56, 42)
     assert results[0].box == (0, 0, 56, 42)
     crop = tiny.captioner(resize="crop").caption(paths[1], **SHORT)
-    assert crop.box == (7, 0, 49, 42)
+    assert crop.box == pytest.approx((20 / 3, 0, 148 / 3, 42))  # 5 to 37 of 42 pixels
 
 
 def test_a_missing_photo_is_named(captioner, tmp_path):
@@ -208,3 +210,111 @@ def test_a_folder_brings_its_own_words(captioner, tutorials, tmp_path):
     with pytest.raises(ValueError, match=r"is not the tutorial's checkpoint: leave word_map out"):
         sat.load(folder, word_map=tutorials[1])
     assert sat.load(folder).vocabulary == captioner.vocabulary
+
+
+def sources(path: Path) -> dict[str, object]:
+    """One image in each form that people have it in."""
+    image = Image.open(path).convert("RGB")
+    array = np.array(image)
+    chw = torch.from_numpy(array).permute(2, 0, 1)
+    return {
+        "str": str(path),
+        "path": path,
+        "file address": path.as_uri(),
+        "bytes": path.read_bytes(),
+        "file": io.BytesIO(path.read_bytes()),
+        "pillow": image,
+        "array": array,
+        "tensor": chw,
+        "float tensor": chw.double() / 255,
+    }
+
+
+def test_caption_of_any_form_of_an_image_is_the_same(captioner, paths):
+    expected = captioner.caption(paths[0], **SHORT)
+    for name, source in sources(paths[0]).items():
+        assert captioner.caption(source, **SHORT) == expected, name
+    assert captioner(paths[0], **SHORT) == expected
+    assert captioner.caption([paths[0]], **SHORT) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (3, "a int is no image"),
+        (None, "a NoneType is no image"),
+        (np.zeros((4, 4, 3)), r"the array is float64\[4, 4, 3\]: give uint8"),
+        (torch.full((3, 4, 4), 200.0), "floats from 200 to 200: give 0 to 1"),
+        (torch.zeros(1, 3, 4, 4), r"the tensor is \[1, 3, 4, 4\]"),
+        (b"\xff\xd8" * 30000, r"the image \(60000 bytes\): cannot be read"),
+        ("x" * 10000, "xxx…: there is no such image|File name too long"),
+        ("http://127.0.0.1:9/a.jpg", "cannot be downloaded"),
+    ],
+)
+def test_caption_of_no_image_raises_one_short_sentence(captioner, source, message):
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        captioner.caption(source)
+    assert len(str(caught.value)) < 500
+
+
+def test_caption_all_of_one_path_is_refused(captioner):
+    with pytest.raises(ValueError, match="put it in"):
+        captioner.caption_all("a.jpg")
+
+
+def test_caption_all_in_small_batches_equals_one_batch(captioner, paths):
+    whole = captioner.caption_all(paths, **SHORT)
+    parts = captioner.caption_all(paths, batch_size=5, **SHORT)
+    assert [one.text for one in parts] == [one.text for one in whole]
+
+
+def test_caption_all_skipping_errors_leaves_none_and_a_warning(captioner, paths, tmp_path, caplog):
+    (tmp_path / "bad.jpg").write_text("no image")
+    mixed = [paths[0], tmp_path / "bad.jpg", paths[1]]
+    first, none, last = captioner.caption_all(mixed, on_error="skip", **SHORT)
+    assert none is None
+    assert [first.text, last.text] == [captioner.caption(path, **SHORT).text for path in paths[:2]]
+    assert "bad.jpg" in caplog.text
+    with pytest.raises(ValueError, match=r"bad\.jpg"):
+        captioner.caption_all(mixed)
+
+
+def test_token_log_probs_of_a_finished_caption_sum_to_its_score(captioner, paths):
+    results = captioner.caption_all(paths, length_penalty=0.0, **SHORT)
+    assert any(result.finished for result in results)
+    for result in results:
+        assert sum(result.token_log_probs) == pytest.approx(result.score, abs=1e-3)
+        assert len(result.token_log_probs) == len(result.words) + result.finished
+
+
+def test_result_has_a_short_repr_a_dict_and_a_png(captioner, paths):
+    result = captioner.caption(paths[0], **SHORT, min_length=3)
+    assert "\n" not in repr(result) + repr(captioner)
+    assert result.text in repr(result)
+    values = json.loads(json.dumps(result.to_dict()))
+    assert values["caption"] == result.text
+    assert np.allclose(values["alphas"], result.alphas)
+    assert "alphas" not in result.to_dict(maps=False)
+    assert result._repr_png_().startswith(b"\x89PNG")
+
+
+def test_results_with_other_maps_are_not_equal(captioner, paths):
+    result = captioner.caption(paths[0], **SHORT, min_length=3)
+    other = dataclasses.replace(result, alphas=result.alphas / 2)
+    assert result == captioner.caption(paths[0], **SHORT, min_length=3)
+    assert result != other
+
+
+def test_captioner_in_bfloat16_captions_with_maps_in_single_precision(paths):
+    half = tiny.captioner().to(torch.bfloat16)
+    result = half.caption(paths[0], **SHORT, min_length=3)
+    assert next(half.model.parameters()).dtype == torch.bfloat16
+    assert result.words
+    assert result.alphas.dtype == np.float32
+    assert result.alphas.sum((1, 2)) == pytest.approx(1, abs=0.02)
+
+
+def test_caption_of_a_large_image_keeps_it_reduced(captioner):
+    result = captioner.caption(np.zeros((300, 5000, 3), np.uint8), **SHORT)
+    assert result.photo.size == (2048, 123)
+    assert result.box == (0, 0, 2048, 123)

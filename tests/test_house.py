@@ -19,13 +19,14 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 
 # A package imports only from those in the rows above its own (DESIGN.md, section 2).
 LAYERS = (
-    ("config", "atomic_io", "ops", "metrics"),
-    ("data", "device", "distributed"),
-    ("models", "tracking"),
-    ("decoding",),
-    ("checkpoints",),
+    ("config", "atomic_io", "hub", "ops", "metrics"),
+    ("data", "device", "distributed", "glyphs"),
+    ("models", "tracking", "attention_panels"),
+    ("decoding", "figure_layout"),
+    ("checkpoints", "visualize"),
+    ("caption_result",),
     ("captioner",),
-    ("evaluation", "visualize"),
+    ("evaluation",),
     ("training", "web", "export"),
     ("cli",),
     ("commands",),
@@ -37,10 +38,18 @@ STANDALONE = ("config", "ops", "metrics")
 
 # Packages that these files alone may import.
 OWNERS = {
+    "timm": ("models.backbones",),
     "torchvision": ("models.backbones",),
-    "transformers": ("models.vit_gpt2", "models.hf_networks"),
-    "tokenizers": ("data.tokenizer",),
-    "huggingface_hub": ("checkpoints.hub",),
+    "transformers": (
+        "data.tokenizer_files",
+        "models.hf_networks",
+        "models.hf_pixels",
+        "models.vit_gpt2",
+    ),
+    "tokenizers": ("data.tokenizer", "data.tokenizer_files"),
+    "gradio": ("web.page",),
+    "huggingface_hub": ("hub",),
+    "tqdm": ("data.progress",),
 }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 import os
 import re
 import subprocess
 import sys
+import warnings
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
@@ -17,10 +20,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from sat.attention_panels import DARK_BRIGHTNESS, LIGHT_WHITE, upsample_map
 from sat.captioner import CaptionResult
 from sat.config.model import Preprocessing
+from sat.data.image_files import SAMPLES
 from sat.data.transforms import visible_box
-from sat.visualize import DARK_BRIGHTNESS, LIGHT_WHITE, visualize_att
+from sat.visualize import visualize_att
 
 ROOT = Path(__file__).parents[1]
 GREY = 128
@@ -57,8 +62,7 @@ def drawn(figure: Figure, panel: int) -> np.ndarray:
 @pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_visualize_att_one_hot_map_brightens_its_cell_only(monkeypatch, shape, resize, smooth):
-    monkeypatch.setattr("sat.visualize.DOTS_PER_INCH", 100)  # for speed
+def test_visualize_att_one_hot_map_brightens_its_cell_only(shape, resize, smooth):
     width, height = SHAPES[shape]
     cells = [(0, 0), (1, 2), (3, 1)]
     figure = visualize_att(
@@ -140,10 +144,9 @@ def boxes_of(figure: Figure) -> list[tuple[float, float, float, float]]:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 12, 50])
 @pytest.mark.parametrize("size", [(120, 80), (40, 160), (1000, 100)])
-def test_visualize_att_any_size_and_count_nothing_is_clipped_or_overlaps(monkeypatch, size, count):
-    monkeypatch.setattr("sat.visualize.DOTS_PER_INCH", 20)  # places do not depend on it
+def test_visualize_att_any_size_and_count_nothing_is_clipped_or_overlaps(size, count):
     words = [("skateboarding", "a", "unbelievablylongword", "gyp")[i % 4] for i in range(count)]
-    figure = visualize_att(result(words, size))
+    figure = visualize_att(result(words, size), dpi=20)  # places do not depend on it
     width, height = figure.get_size_inches() * figure.dpi
     boxes = boxes_of(figure)
     assert len(boxes) == 2 * count + 2
@@ -189,7 +192,7 @@ def test_visualize_att_pixel_file_has_size_of_the_figure(tmp_path, extension):
     figure = visualize_att(result(["dog", "cat"]), path)
     with Image.open(path) as image:
         image.load()
-        assert image.size == pytest.approx(figure.get_size_inches() * 250, abs=1)
+        assert image.size == pytest.approx(figure.get_size_inches() * 100, abs=1)
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -303,3 +306,60 @@ def test_visualize_att_show_opens_window_and_saves(tmp_path):
     done = run(tmp_path, show=True, MPLBACKEND="module://recorder")
     assert done.stdout == "shown: ['', 'dog']\npyplot\n", done.stderr
     assert (tmp_path / "figure.png").exists()
+
+
+def test_visualize_att_called_as_the_tutorial_does_draws_its_words(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (80, 60), "gray").save(path)
+    rev_word_map = {0: "<start>", 1: "a", 2: "dog", 3: "<end>"}
+    alphas = one_hot((0, 0), (1, 1), (2, 2), (3, 3))
+    figure = visualize_att(path, [0, 1, 2, 3], list(alphas), rev_word_map, True)
+    assert [axes.get_title() for axes in figure.axes] == ["", "a", "dog"]
+    panel = drawn(figure, 1)
+    height, width = panel.shape
+    lit = panel[height // 4 : height // 2, width // 4 : width // 2].mean()
+    assert lit > 2 * panel[3 * height // 4 :, 3 * width // 4 :].mean()
+
+
+def test_visualize_att_of_an_image_without_words_says_so(tmp_path):
+    with pytest.raises(ValueError, match="without rev_word_map"):
+        visualize_att(tmp_path / "a.png", tmp_path / "b.png")
+
+
+def test_visualize_att_as_heatmap_is_red_where_it_looked_and_blue_elsewhere():
+    figure = visualize_att(result(["a"], alphas=one_hot((0, 0))), style="heatmap", smooth=False)
+    panel = figure.axes[1].images[0].get_array()
+    height, width = panel.shape[:2]
+    red, _, blue = panel[height // 8, width // 8]
+    assert red > blue
+    red, _, blue = panel[-height // 8, -width // 8]
+    assert blue > red
+
+
+def test_visualize_att_with_probabilities_writes_them_beside_the_words():
+    drawn_result = dataclasses.replace(result(["a", "dog"]), word_log_probs=[math.log(0.5), 0.0])
+    figure = visualize_att(drawn_result, probabilities=True, title=False)
+    assert [axes.get_title() for axes in figure.axes] == ["", "a 0.50", "dog 1.00"]
+    assert not figure.get_suptitle()
+
+
+def test_visualize_att_of_a_real_image_fits_a_screen(tmp_path):
+    photo = Image.open(SAMPLES / "coffee.jpg")
+    visualize_att(result(["dog"] * 11, photo=photo), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 500_000
+
+
+def test_figure_of_characters_that_the_font_lacks_gives_no_warning(tmp_path):
+    words = ["\x00\x80", "\ufffd", "猫", "dog"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = visualize_att(result(words), tmp_path / "figure.png")
+    assert [axes.get_title() for axes in figure.axes[1:]] == ["��", "�", "�", "dog"]
+
+
+def test_upsample_map_over_a_box_that_begins_before_the_image_is_cut_there():
+    alpha = np.array([[0.0, 1.0], [0.5, 0.0]])
+    mask = upsample_map(alpha, (-2, -2, 6, 6), (4, 4), smooth=False)
+    expected = np.zeros((4, 4))
+    expected[:2, 2:], expected[2:, :2] = 1, 0.5
+    np.testing.assert_allclose(mask, expected)

@@ -14,6 +14,9 @@ def previous_of(folder: Path) -> Path:
 
 def replace_folder(new: Path, folder: Path) -> None:
     """Rename `new` to `folder`; at any time one whole version stands there or at `previous_of`."""
+    mode = new.stat().st_mode & 0o666  # the umask's; safetensors lets only the owner read
+    for path in new.iterdir():
+        path.chmod(mode)
     for path in [*new.iterdir(), new]:
         _flush(path)
     old = previous_of(folder)

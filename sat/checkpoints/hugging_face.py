@@ -10,27 +10,31 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sat.checkpoints.generation_config import (
+    decoding_from_generation,
+    generation_from_decoding,
+)
 from sat.config.checks import from_dict
-from sat.config.decoding import DecodingConfig
-from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
+from sat.config.model import ModelConfig, VitGpt2Config
 from sat.models.factory import wrap_network
-from sat.models.hf_networks import pixel_statistics, preprocessor, read, write
+from sat.models.hf_networks import read, write
+from sat.models.hf_pixels import PROCESSOR, preprocessing_of, processor_values
 from sat.models.vit_gpt2 import VitGpt2
 
-HEADER, PREPROCESSOR = "sat.json", "preprocessor_config.json"
-BILINEAR = 2
+HEADER = "sat.json"
 
 
 def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
     """Write the files that plain transformers needs: weights, configs, tokenizer, preprocessor."""
-    write(model.network, folder, config.decoding)
+    ids = (model.start_id, model.end_id, model.pad_id)
+    write(model.network, folder, generation_from_decoding(config.decoding, *ids))
     vocabulary.save(folder / vocabulary.FILE)
-    special = {"bos_token": model.start_id, "eos_token": model.end_id, "pad_token": model.pad_id}
+    special = dict(zip(("bos_token", "eos_token", "pad_token"), ids))
     if model.unk_id is not None:
         special["unk_token"] = model.unk_id
     names = {name: vocabulary.special(number) for name, number in special.items()}
     _write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"} | names)
-    _write(folder / PREPROCESSOR, preprocessor_values(config.preprocessing))
+    _write(folder / PROCESSOR, processor_values(config.preprocessing))
 
 
 def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
@@ -38,7 +42,8 @@ def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
     from sat.data.tokenizer import SubwordTokenizer
 
     network = read(folder)
-    vocabulary: Any = SubwordTokenizer.load(folder)
+    generation = network.generation_config.to_dict()
+    vocabulary: Any = SubwordTokenizer.load(folder, generation)
     if (folder / HEADER).exists():
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
         config = from_dict(ModelConfig, header["model"])
@@ -46,8 +51,8 @@ def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
         config = ModelConfig(
             family=family,
             hf=VitGpt2Config(encoder=str(folder), decoder=str(folder)),
-            preprocessing=preprocessing_of(preprocessor(str(folder))),
-            decoding=_decoding_of(network.generation_config),
+            preprocessing=preprocessing_of(str(folder)),
+            decoding=decoding_from_generation(generation),
         )
     known = network.decoder.config.vocab_size
     if len(vocabulary) > known:
@@ -65,50 +70,6 @@ def load_weights(model: Any, folder: Path) -> None:
         model.load_state_dict({f"network.{name}": value for name, value in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"{folder} is of another architecture: {error}") from error
-
-
-def preprocessing_of(values: dict[str, Any]) -> Preprocessing:
-    """Translate a preprocessor_config.json to our preprocessing, approximately.
-
-    Its resampling filter is replaced by the bilinear one. A center crop is taken after scaling
-    the shorter side to the size of the crop; some preprocessors scale it a little larger first.
-    """
-    crops = bool(values.get("do_center_crop"))
-    size: Any = values.get("crop_size") if crops else values.get("size", 224)
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge")
-    mean, std = pixel_statistics(values)
-    return Preprocessing(size=size, resize="crop" if crops else "squash", mean=mean, std=std)
-
-
-def preprocessor_values(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The content of a preprocessor_config.json equivalent to our preprocessing."""
-    side = {"height": preprocessing.size, "width": preprocessing.size}
-    crops = preprocessing.resize == "crop"
-    return {
-        "image_processor_type": "CLIPImageProcessor" if crops else "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": preprocessing.size} if crops else side,
-        "do_center_crop": crops,
-        "crop_size": side,
-        "resample": BILINEAR,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocessing.mean),
-        "image_std": list(preprocessing.std),
-    }
-
-
-def _decoding_of(generation: Any) -> DecodingConfig:
-    """Translate Hugging Face's generation defaults; their lengths count the start token."""
-    beams, penalty = generation.num_beams or 1, generation.length_penalty
-    return DecodingConfig(
-        beam_size=beams,
-        max_length=(generation.max_length or 21) - 1,
-        length_penalty=float(1.0 if penalty is None else penalty) if beams > 1 else 0.0,
-        no_repeat_ngram_size=generation.no_repeat_ngram_size or 0,
-    )
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

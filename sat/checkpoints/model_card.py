@@ -6,14 +6,16 @@ from sat.config.model import Preprocessing
 
 
 def model_card(
-    title: str, words: int, preprocessing: Preprocessing, scores: dict[str, float]
+    name: str, title: str, words: int, preprocessing: Preprocessing, scores: dict[str, float]
 ) -> str:
-    """Markdown with the title, the size of the vocabulary, the preprocessing and the scores."""
-    rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in scores.items())
+    """Markdown with the title, how to load the folder `name`, vocabulary, preprocessing, scores."""
+    rows = "".join(f"| {metric} | {value:.4f} |\n" for metric, value in scores.items())
     return (
         "---\nlibrary_name: sat\npipeline_tag: image-to-text\n---\n\n"
         f"# {title}\n\n"
-        f"{words} words; {preprocessing.size} px images ({preprocessing.resize}). "
-        "Load it with `sat.load(folder)`.\n"
-        + (f"\n| validation | |\n| --- | --- |\n{rows}" if rows else "")
+        f"{words} words; {preprocessing.size} px images ({preprocessing.resize}).\n\n"
+        "```python\nimport sat\n\n"
+        f'captioner = sat.load("{name}")\n'
+        'result = captioner.caption("photo.jpg")\n'
+        "print(result.text)\n```\n" + (f"\n| validation | |\n| --- | --- |\n{rows}" if rows else "")
     )

@@ -27,6 +27,7 @@ from sat.config.checks import from_dict, to_dict
 from sat.config.model import ModelConfig
 from sat.data.dataset import vocabulary_of
 from sat.data.vocabulary import Vocabulary
+from sat.hub import local_folder
 from sat.models.base import CaptionModel
 from sat.models.factory import build_model
 from sat.models.weights import digest
@@ -73,7 +74,8 @@ def save(
         header = {"family": config.family, "model": to_dict(config), "scores": scores}
         (temporary / form.header).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
         form.save(temporary, model, vocabulary, config)
-        card = model_card(form.title(config), len(vocabulary), config.preprocessing, scores)
+        words, title = len(vocabulary), form.title(config)
+        card = model_card(folder.name, title, words, config.preprocessing, scores)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         if trainer is not None:
             torch.save(trainer, temporary / TRAINER)
@@ -84,19 +86,25 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def try_save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
+    """Save a checkpoint in a run's folder and remove it: what cannot be saved fails at once."""
+    save(folder / ".trial", model, vocabulary, config)
+    remove(folder / ".trial")
+
+
 def load(folder: str | Path) -> Parts:
     """Load model, vocabulary and config of a checkpoint folder, in evaluation mode, on the CPU.
 
-    Raises `FileNotFoundError` or `ValueError` when the folder is no checkpoint, or its parts do
-    not fit together.
+    It may be of the Hub: "user/name" or "user/name@revision". Raises `FileNotFoundError` or
+    `ValueError` when the folder is no checkpoint, or its parts do not fit together.
     """
-    folder = find_complete(folder)
+    folder = find_complete(local_folder(folder))
     return _format_of(folder).load(folder)
 
 
 def load_weights(model: CaptionModel, folder: str | Path) -> None:
     """Fill the model strictly from the weights in a checkpoint folder."""
-    folder = find_complete(folder)
+    folder = find_complete(local_folder(folder))
     _format_of(folder).load_weights(model, folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from argparse import SUPPRESS
@@ -11,6 +12,7 @@ from typing import Any
 from sat.atomic_io import write_json
 from sat.cli import add_flags, cli_errors, complete_flags, given, name_figures
 from sat.config.decoding import DecodingConfig
+from sat.config.figure import FigureConfig
 from sat.config.model import AttentionMode
 from sat.config.training import TrainConfig
 
@@ -27,25 +29,38 @@ def parse(arguments: list[str]) -> Any:
     flag("--img", "-i", type=str, nargs="+", required=True, help="photos, folders, 'quoted*.jpg'")
     flag("--model", "-m", type=str, help="checkpoint folder or the tutorial's; ours if left out")
     flag("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
-    flag("--output", "-o", type=str, help="figure (.png, .pdf, .svg, ...), or folder of figures")
+    flag(
+        *("--output", "-o"),
+        type=str,
+        help="figure (.png, .pdf, .svg, ...), or folder of figures; none: no figure. Without it, "
+        "one image gives NAME_att.png in the current folder, several give none",
+    )
     flag("--json", type=str, nargs="?", const="-", help="JSON to this file, or instead of text")
-    flag("--dont_smooth", action="store_true", help="show the cells of the attention maps")
+    flag("--dont_smooth", action="store_true", help="as --smooth false")
+    flag("--max_megapixels", type=float, default=100, help="larger images are refused")
     flag("--show", action="store_true", help="open each figure in a window too")
     flag("--test_attention", type=AttentionMode, help="expected, sampled, argmax; the model's own")
     flag("--device", type=str, default=TrainConfig.device, help="auto, cpu, cuda, ...")
     beams = ("--beam_size", "--num_beams", "-b")
     flag(*beams, type=int, default=SUPPRESS, help="beams kept; 1: greedy; default: the model's")
     add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
-    return parser.parse_args(complete_flags(DecodingConfig, arguments))
+    add_flags(parser, FigureConfig)
+    return parser.parse_args(
+        complete_flags(FigureConfig, complete_flags(DecodingConfig, arguments))
+    )
 
 
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
-    from sat.data.image_files import find_images
+    from sat.data.image_files import allow_megapixels, find_images
 
+    allow_megapixels(flags.max_megapixels)
     choices = given(flags, DecodingConfig)
     DecodingConfig(**choices)  # refuses wrong values at once
+    figure = FigureConfig(**given(flags, FigureConfig))
+    if flags.dont_smooth:
+        figure = dataclasses.replace(figure, smooth=False)
     images = find_images(flags.img)
     figures = name_figures(images, flags.output)
     from sat.captioner import decoding_options, load
@@ -55,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     if flags.test_attention:
         captioner.model.set_attention_mode(flags.test_attention)
     options = decoding_options(captioner.config.decoding, **choices)
-    records, captioned = caption_images(captioner, images, figures, options, flags)
+    records, captioned = caption_images(captioner, images, figures, options, figure, flags)
     if flags.json == "-":
         print(json.dumps(records, indent=1))
     elif flags.json:
@@ -71,33 +86,35 @@ def caption_images(
     images: list[Path],
     figures: list[Path | None],
     options: DecodingConfig,
+    figure: FigureConfig,
     flags: Any,
 ) -> tuple[list[dict[str, Any]], int]:
     """Caption, print and draw each image; returns the records for JSON, and how many were read.
 
     An image that cannot be read gets a line on stderr.
     """
-    from tqdm import tqdm
-
+    from sat.data.progress import print_above, progress_bar
     from sat.visualize import visualize_att
 
     records: list[dict[str, Any]] = []
     captioned = 0
     stream = captioner.caption_stream(
-        images, options, on_error=lambda error: tqdm.write(f"error: {error}", file=sys.stderr)
+        images,
+        options,
+        on_error=lambda error: print_above(f"error: {error}", file=sys.stderr),
+        max_megapixels=flags.max_megapixels,
     )
-    with tqdm(total=len(images), unit="image", disable=len(images) <= FEW) as bar:
+    with progress_bar(total=len(images), unit="image", disable=len(images) <= FEW) as bar:
         for i, results in stream:
             captioned += 1
             bar.update(i + 1 - bar.n)
             for one in results:
-                records.append({"image": str(images[i]), "caption": one.text, "score": one.score})
-                records[-1] |= {"finished": one.finished, "words": one.words}
+                records.append({"image": str(images[i])} | one.to_dict(maps=False))
                 if flags.json != "-":
                     name = f"{images[i]}: " if len(images) > 1 else ""
                     score = f" ({one.score:.2f})" if len(results) > 1 else ""
-                    tqdm.write(name + one.text + score)
+                    print_above(name + one.text + score)
             if figures[i] or flags.show:
-                smooth = not flags.dont_smooth
-                visualize_att(results[0], figures[i], smooth=smooth, show=flags.show)
+                looks = dataclasses.asdict(figure)
+                visualize_att(results[0], figures[i], show=flags.show, **looks)
     return records, captioned

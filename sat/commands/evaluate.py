@@ -11,6 +11,9 @@ from sat.cli import add_flags, cli_errors, complete_flags, given
 from sat.config.decoding import DecodingConfig
 from sat.config.model import AttentionMode
 
+BEAM_SIZES = (1, 3, 5)
+"""that are tried besides the model's own"""
+
 
 def parse(arguments: list[str]) -> Any:
     """The flags; every decoding option is one."""
@@ -32,7 +35,8 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument("--per_image", action="store_true", help="write each caption's scores too")
     parser.add_argument("--batch_size", type=int, default=32, help="images decoded together")
     parser.add_argument("--workers", type=int, default=1, help="processes that read images")
-    parser.add_argument("--output_dir", type=str, help="of the results; the model's by default")
+    folder = ("--output_dir", "--results_dir")
+    parser.add_argument(*folder, type=str, help="of the results; the model's by default")
     parser.add_argument("--device", type=str, default="auto")
     parser.add_argument(
         "--test_attention", type=AttentionMode, help="expected, sampled or argmax; the model's own"
@@ -42,8 +46,7 @@ def parse(arguments: list[str]) -> Any:
         *("--beam_size", "--num_beams", "-b"),
         type=int,
         nargs="+",
-        default=[1, 3, 5],
-        help="one or more",
+        help="one or more; default: 1 3 5 and the model's own",
     )
     return parser.parse_args(complete_flags(DecodingConfig, arguments))
 
@@ -51,13 +54,10 @@ def parse(arguments: list[str]) -> Any:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
-    from tqdm import tqdm
-
     from sat import evaluation
-    from sat.atomic_io import write_json
     from sat.captioner import decoding_options, load
-    from sat.data.dataloader import evaluation_loader
     from sat.data.dataset import CaptionDataset, find_data_name
+    from sat.data.progress import progress_bar
     from sat.device import resolve_device
 
     captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
@@ -65,19 +65,26 @@ def main(arguments: list[str] | None = None) -> None:
         captioner.model.set_attention_mode(flags.test_attention)
     name = flags.data_name or find_data_name(flags.data_folder)
     dataset = CaptionDataset(flags.data_folder, name, flags.split)
-    choices = given(flags, DecodingConfig)
-    options = [choices | {"beam_size": width} for width in flags.beam_size]
-    runs = [decoding_options(captioner.config.decoding, **one) for one in options]
+    choices, own = given(flags, DecodingConfig), captioner.config.decoding
+    widths = choices.pop("beam_size") or sorted({*BEAM_SIZES, own.beam_size})
+    runs = [decoding_options(own, **choices, beam_size=width) for width in widths]
     how = {"metrics": flags.metrics, "batch_size": flags.batch_size, "workers": flags.workers}
-    progress = partial(tqdm, desc=flags.split, unit="batch")
-    evaluations = evaluation.evaluate(captioner, dataset, runs, progress=progress, **how)
-    folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
-    evaluation.write_results(folder, flags.split, runs, evaluations, per_image=flags.per_image)
-    print(evaluation.table(runs, evaluations))
-    references = dataset.references(captioner.vocabulary)
+    progress = partial(progress_bar, desc=flags.split, unit="batch")
+    references, game = dataset.references(captioner.vocabulary), None
     if any("boxes" in reference for reference in references):
-        loader, captions = evaluation_loader(dataset, flags.batch_size), evaluations[-1].captions
-        pointing = evaluation.score_pointing_game(captioner, loader, captions, references)
-        write_json(folder / f"pointing_{flags.split}.json", pointing)
+        game = evaluation.PointingGame(captioner, references)
+        how["on_batch"] = game.add
+    evaluations = evaluation.evaluate(captioner, dataset, runs, progress=progress, **how)
+    print(evaluation.table(runs, evaluations))
+    print(f"the model's own decoding: beam {own.beam_size}, length penalty {own.length_penalty:g}")
+    pointing = game.scores() if game else None
+    if pointing and pointing["nouns"]:
         print(evaluation.pointing_report(pointing))
+    folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
+    parts = (flags.split, runs, evaluations, pointing)
+    try:
+        evaluation.write_results(folder, *parts, per_image=flags.per_image)
+    except OSError as error:
+        remedy = "name a folder that can be written with --results_dir"
+        raise OSError(f"{folder} does not take the results ({error}): {remedy}") from error
     print(f"captions and scores: {folder}/captions_{flags.split}_beam*_*.json")

@@ -1,39 +1,73 @@
 """Prepare images and captions for training: HDF5 images, JSON captions, word map, references.
 
-    python create_input_files.py --dataset flickr8k --karpathy_json dataset_flickr8k.json \
+    python create_input_files.py --dataset flickr8k --annotations dataset_flickr8k.json \
         --image_folder Flicker8k_Dataset --output_folder data
     python create_input_files.py --dataset shapes --output_folder data  # draws its own scenes
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from tqdm import tqdm
 
 from sat.cli import add_flags, cli_errors, complete_flags, given
 from sat.config.data import InputFilesConfig
-from sat.data.annotations import read_karpathy
+from sat.data.annotations.formats import FORMATS, read_annotations
+from sat.data.annotations.record import Record
+from sat.data.annotations.tables import COLUMNS
 from sat.data.prepare import check_output, create_input_files
+from sat.data.progress import progress_bar
 from sat.data.synthetic.scenes import draw_shapes
 
+LISTS = ("annotations", "image_folder", "splits")
+"""flags that take several values"""
 SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, references."
 
 
 def parse(arguments: list[str]) -> Namespace:
     """The flags: where things are, and the fields of `InputFilesConfig`."""
     parser = ArgumentParser(description=SUMMARY)
-    parser.add_argument("--config", action="config", help="YAML file of flags; flags given win")
-    parser.add_argument("--karpathy_json", type=str | None, help="captions and splits")
-    parser.add_argument("--image_folder", type=str | None, help="the folder the images are in")
-    parser.add_argument("--output_folder", type=str, default="data", help="gets the files")
-    parser.add_argument("--number", type=int, default=2000, help="scenes that shapes draws")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's files")
+    add = parser.add_argument
+    add("--config", action="config", help="YAML file of flags; flags given win")
+    add("--annotations", type=list[str] | str, default=[], help="files or folders of captions")
+    add("--karpathy_json", type=str | None, help="the same as --annotations, in Karpathy's layout")
+    add("--image_folder", type=list[str] | str, default=[], help="the folders the images are in")
+    add("--format", type=str | None, help=f"if not recognised: {', '.join(FORMATS)}")
+    add("--columns", type=str | None, help="names in tables: image=NAME,caption=NAME,split=NAME")
+    add("--splits", type=list[str] | str, default=[], help="Karpathy's JSON, {split: [ids]}, lists")
+    add("--split", type=str | None, help="shares drawn by file name, such as 0.8,0.1,0.1")
+    add("--missing", choices=("stop", "drop"), help="for --on_bad_image error, skip")
+    add("--output_folder", type=str, default="data", help="gets the files")
+    add("--number", type=int, default=2000, help="scenes that shapes draws")
+    add("--overwrite", action="store_true", help="replace an earlier run's files")
     add_flags(parser, InputFilesConfig)
-    return parser.parse_args(complete_flags(InputFilesConfig, arguments))
+    flags = parser.parse_args(complete_flags(InputFilesConfig, join_values(arguments)))
+    for name in LISTS:  # a YAML file may hold one value without brackets
+        flags[name] = [flags[name]] if isinstance(flags[name], str) else flags[name]
+    return flags
+
+
+def join_values(arguments: list[str]) -> list[str]:
+    """The arguments with the values of each flag of `LISTS` as one JSON list.
+
+    (With nargs="+", jsonargparse refuses a YAML file that holds a single value.)
+    """
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        values = []
+        while word.removeprefix("--") in LISTS and rest and not rest[0].startswith("-"):
+            values.append(rest.pop(0))
+        joined.append(f"{word}={json.dumps(values)}" if values else word)
+    return joined
 
 
 @cli_errors()
@@ -41,31 +75,74 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the annotations (or draw the scenes), prepare the files, print their name."""
     flags = parse(sys.argv[1:] if arguments is None else arguments)
     config = InputFilesConfig(**given(flags, InputFilesConfig))
+    if flags.missing:
+        config = replace(config, on_bad_image="skip" if flags.missing == "drop" else "error")
     if not flags.overwrite:
         check_output(flags.output_folder, config)  # before scenes are drawn
-    progress = partial(tqdm, unit="image", disable=None)
-    json_path, image_folder = find_input(flags, config, progress)
-    records = read_karpathy(json_path, image_folder, config.dataset)
-    name = create_input_files(
-        records, flags.output_folder, config, overwrite=flags.overwrite, progress=progress
-    )
+    progress = partial(progress_bar, unit="image")
+    with ExitStack() as stack:
+        records = read_records(flags, config, progress, stack)
+        name = create_input_files(
+            records, flags.output_folder, config, overwrite=flags.overwrite, progress=progress
+        )
     print(name)
 
 
-def find_input(flags: Namespace, config: InputFilesConfig, progress: partial) -> tuple[Path, Path]:
-    """The annotation file and the folder of images, as given or drawn."""
-    if flags.karpathy_json is None and config.dataset == "shapes":
-        folder = Path(flags.output_folder, "shapes")
-        json_path = draw_shapes(
-            folder,
-            flags.number,
-            config.seed,
-            config.image_size,
-            overwrite=flags.overwrite,
-            progress=progress,
+def read_records(
+    flags: Namespace, config: InputFilesConfig, progress: partial, stack: ExitStack
+) -> list[Record]:
+    """The records of the annotations that the flags name, or of scenes drawn.
+
+    Unpacked images lie in a temporary folder that is removed when `stack` ends.
+    """
+
+    def workspace() -> Path:
+        output = Path(flags.output_folder)
+        output.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}_")
+        return Path(stack.enter_context(folder))
+
+    karpathy = [flags.karpathy_json] if flags.karpathy_json else []
+    paths, folders = [*flags.annotations, *karpathy], flags.image_folder
+    if not paths and config.dataset == "shapes":
+        paths, folders = draw(flags, config, progress)
+    if not paths:
+        raise ValueError(
+            "--annotations is missing: name files (only --dataset shapes goes without)"
         )
-        return json_path, folder / "images"
-    for name in ("karpathy_json", "image_folder"):
-        if flags[name] is None:
-            raise ValueError(f"--{name} is missing: give it (only --dataset shapes goes without)")
-    return Path(flags.karpathy_json), Path(flags.image_folder)
+    return read_annotations(
+        paths,
+        folders,
+        workspace,
+        format="karpathy" if karpathy else flags.format,
+        columns=parse_columns(flags.columns or ""),
+        splits=flags.splits,
+        fractions=flags.split,
+    )
+
+
+def draw(
+    flags: Namespace, config: InputFilesConfig, progress: partial
+) -> tuple[list[str], list[str]]:
+    """Draw scenes; return their annotation file and the folder of their images."""
+    folder = Path(flags.output_folder, "shapes")
+    json_path = draw_shapes(
+        folder,
+        flags.number,
+        config.seed,
+        config.image_size,
+        overwrite=flags.overwrite,
+        progress=progress,
+    )
+    return [str(json_path)], [str(folder / "images")]
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """The columns in "image=NAME,caption=NAME"."""
+    pairs = dict(part.partition("=")[::2] for part in text.split(",") if part)
+    if not set(pairs) <= set(COLUMNS) or not all(pairs.values()):
+        raise ValueError(
+            f"columns is {text!r}: name those of {', '.join(COLUMNS)}, as in"
+            " image=file,caption=text"
+        )
+    return pairs

@@ -43,8 +43,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
-    """Restore a config from `to_dict`; raise `ValueError` for a key that it does not have."""
+    """Restore a config from `to_dict`; raise `ValueError` for a key that it does not have.
+
+    The `EARLIER_KEYS` of a config, which earlier versions stored, are left out.
+    """
     hints = typing.get_type_hints(cls)
+    earlier = getattr(cls, "EARLIER_KEYS", ())
+    values = {name: value for name, value in values.items() if name not in earlier}
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(
@@ -57,5 +62,5 @@ def _restore(hint: Any, value: Any) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value)
     if isinstance(value, list) and typing.get_origin(hint) is tuple:
-        return tuple(value)
+        return tuple(tuple(part) if isinstance(part, list) else part for part in value)
     return value

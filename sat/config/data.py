@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from sat.config.checks import check, check_choices
-from sat.config.model import Preprocessing, ResizeMode
+from sat.config.model import Preprocessing
 
 
 @dataclass(frozen=True)
 class InputFilesConfig:
     """How images and captions are prepared; `create_input_files.py` makes its flags from this."""
 
-    dataset: Literal["coco", "flickr8k", "flickr30k", "shapes"] = "coco"
-    """where images lie below the image folder; the names of the files begin with it"""
+    dataset: str = "coco"
+    """any name: the names of the files begin with it; shapes without annotations draws scenes"""
     captions_per_image: int = 5
     """captions of each image: more are sampled from, fewer are repeated"""
     min_word_freq: int = 5
@@ -31,8 +32,9 @@ class InputFilesConfig:
     """words (tokens with a tokenizer); training leaves longer captions out"""
     image_size: int = Preprocessing.size
     """side of the square images, in pixels"""
-    resize: ResizeMode = Preprocessing.resize
-    """squash: ignore the aspect ratio; crop: the central square; inner_crop: 7/8 of its side"""
+    resize: str = Preprocessing.resize
+    """squash: ignore the aspect ratio; crop: the central square; inner_crop: 7/8 of its side; or
+    steps of a Hugging Face processor, such as shortest_edge=256:bicubic,center_crop=224"""
     workers: int | None = None
     """threads that decode and resize; one per core when empty"""
     seed: int = 123
@@ -42,6 +44,8 @@ class InputFilesConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        fit = re.fullmatch(r"[^\W_][\w.+-]{,99}", self.dataset) is not None
+        check(fit, "dataset", self.dataset, "give a name of letters, digits, - and _")
         positive = "give a whole number of at least 1"
         for name in ("captions_per_image", "min_word_freq", "max_len", "tokenizer_size"):
             check(getattr(self, name) >= 1, name, getattr(self, name), positive)

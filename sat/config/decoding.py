@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from sat.config.checks import check, check_at_least
+from sat.config.checks import check, check_at_least, check_choice, check_choices
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """Tokens by id that captions end with, must have or must not have, as in a Hugging Face folder.
+
+    Names and meaning are those of its generation_config.json; all are off when empty.
+    """
+
+    eos_token_id: tuple[int, ...] = ()
+    """tokens that end a caption, besides the vocabulary's <end>; they are no part of its text"""
+    forced_bos_token_id: int | None = None
+    """the first token"""
+    forced_eos_token_id: tuple[int, ...] = ()
+    """the only tokens allowed at max_length"""
+    suppress_tokens: tuple[int, ...] = ()
+    """never produced"""
+    begin_suppress_tokens: tuple[int, ...] = ()
+    """never produced first (or after the forced first one)"""
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    """sequences of tokens that are never produced"""
 
 
 @dataclass(frozen=True)
@@ -21,6 +43,16 @@ class DecodingConfig:
     """total log-probability is divided by length ** this: above 0 favours longer captions"""
     no_repeat_ngram_size: int = 0
     """no n-gram of this length occurs twice; 0: off"""
+    repetition_penalty: float = 1.0
+    """above 1: tokens said before are less likely (Keskar et al. 2019, section 4.1)"""
+    rule: Literal["tutorial", "hugging_face"] = "tutorial"
+    """tutorial: a beam that ends leaves the search one beam narrower, and <start> and <pad> are
+    never produced; hugging_face: as its `generate`, the width stays, and they may be"""
+    early_stopping: bool | Literal["never"] = False
+    """when hugging_face stops with beam_size finished captions: true: at once; false: when no beam
+    of the present length scores better; never: when none could at any length"""
+    tokens: TokenRules = field(default_factory=TokenRules)
+    """tokens by id that captions end with, must have or must not have"""
     num_return_sequences: int = 1
     """captions returned for each image, best first"""
     forbid_unknown: bool = False
@@ -37,6 +69,7 @@ class DecodingConfig:
     """for sampling"""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_at_least(1, self, "beam_size", "max_length", "num_return_sequences")
         within = f"give a number from 0 to max_length ({self.max_length})"
         check(0 <= self.min_length <= self.max_length, "min_length", self.min_length, within)
@@ -48,6 +81,10 @@ class DecodingConfig:
             self.num_return_sequences,
             f"one search returns at most beam_size ({self.beam_size}) captions",
         )
+        stopping = (True, False, "never")
+        check_choice("early_stopping", self.early_stopping, stopping)
+        penalty = self.repetition_penalty
+        check(penalty > 0, "repetition_penalty", penalty, "give a number above 0 (1: off)")
         check(self.temperature > 0, "temperature", self.temperature, "give a number above 0")
         check(self.top_k >= 0, "top_k", self.top_k, "give 0 (off) or a number of words")
         check(0 < self.top_p <= 1, "top_p", self.top_p, "give a probability above 0 and at most 1")
@@ -56,3 +93,17 @@ class DecodingConfig:
     def samples(self) -> bool:
         """True when words are sampled."""
         return self.do_sample or self.temperature != 1 or self.top_k > 0 or self.top_p < 1
+
+    @property
+    def keeps_width(self) -> bool:
+        """True when a beam search stays as wide as it began, as Hugging Face's."""
+        return self.rule == "hugging_face" and self.beam_size > 1 and not self.samples
+
+    def with_rules_of(self, other: DecodingConfig) -> DecodingConfig:
+        """These options with the rule and the token rules of `other`, unless these name their own.
+
+        A Hugging Face folder brings both.
+        """
+        if (self.rule, self.tokens) != (DecodingConfig.rule, TokenRules()):
+            return self
+        return replace(self, rule=other.rule, tokens=other.tokens)

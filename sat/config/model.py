@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from sat.config.checks import check, check_at_least, check_choice, check_choices
+from sat.config.checks import check, check_choice, check_choices
 from sat.config.decoding import DecodingConfig
+from sat.config.resize import ResizeRule, parse_resize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DROPOUT_SITES = ("mean", "hidden", "readout")
 AttentionMode = Literal["expected", "sampled", "argmax"]
-ResizeMode = Literal["squash", "crop", "inner_crop"]
 Family = Literal["show_attend_tell", "vit_gpt2"]
 
 
@@ -22,9 +22,9 @@ class Preprocessing:
 
     size: int = 256
     """side of the square image, in pixels"""
-    resize: ResizeMode = "squash"
+    resize: str = "squash"
     """squash: ignore the aspect ratio, as the tutorial; crop: the central square; inner_crop: 7/8
-    of its side, as the paper (short side 256, crop 224)"""
+    of its side, as the paper (short side 256, crop 224); or steps, see `sat.config.resize`"""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """per channel (RGB), of values in 0..1"""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -34,6 +34,12 @@ class Preprocessing:
         check_choices(self)
         check(self.size > 0, "image size", self.size, "give a positive number of pixels")
         check(min(self.std) > 0, "std", self.std, "every channel needs a positive deviation")
+        _ = self.resize_rule
+
+    @property
+    def resize_rule(self) -> ResizeRule:
+        """The steps of `resize`; `ValueError` for an unknown rule."""
+        return parse_resize(self.resize, self.size)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class EncoderConfig:
     """The network that turns an image into a grid of features."""
 
     backbone: str = "resnet101"
-    """efficientnet_lite0, efficientnet_lite2, or any torchvision classifier by name"""
+    """any torchvision classifier by name, timm:NAME (extra [timm]), or efficientnet_lite0 to 4"""
     weights: str = "default"
     """default: its ImageNet weights; none: random; else the path of a local state dict"""
     blocks: int | None = None
@@ -61,9 +67,13 @@ class DecoderConfig:
     """The recurrent decoder: its sizes, and the choices in which published systems differ."""
 
     attention_dim: int = 512
+    """width of f_att's hidden layers"""
     embed_dim: int = 512
+    """width of the word vectors"""
     decoder_dim: int = 512
+    """width of the LSTM's state"""
     dropout: float = 0.5
+    """share of the units that are dropped in training"""
     dropout_sites: tuple[str, ...] = ("hidden", "readout")
     """where dropout is applied: mean (the mean feature before the initial state, as
     arctic-captions), hidden (the state before the output), readout (the deep output's tanh)"""
@@ -96,38 +106,29 @@ class DecoderConfig:
 class VitGpt2Config:
     """A vision transformer and a language model joined by cross-attention (Hugging Face).
 
-    The sizes are those of parts that start from random weights; others bring their own.
+    A part named "fresh:" and one of Hugging Face's model types starts from random weights; its
+    configuration holds Hugging Face's own keys for that type, and its defaults where a key is left
+    out. Other parts bring theirs.
     """
 
     encoder: str = "fresh:vit"
-    """Hub id, local folder, or fresh:vit, fresh:deit, fresh:beit, fresh:swin (random weights)"""
+    """Hub id, local folder, or fresh:vit, fresh:deit, fresh:beit, fresh:swin ..."""
     decoder: str = "fresh:gpt2"
-    """Hub id, local folder, or fresh:gpt2, fresh:bert, fresh:roberta (random weights)"""
-    patch_size: int = 16
-    """side of the encoder's patches, in pixels"""
-    encoder_layers: int = 4
-    encoder_width: int = 128
-    encoder_heads: int = 4
-    decoder_layers: int = 4
-    decoder_width: int = 128
-    decoder_heads: int = 4
-    positions: int = 64
-    """tokens that a caption may have, the start included"""
-    dropout: float = 0.1
-    """in the decoder"""
+    """Hub id, local folder, or fresh:gpt2, fresh:bert, fresh:roberta ..."""
+    encoder_config: dict[str, Any] = field(default_factory=dict, hash=False)
+    """of a fresh encoder: hidden_size, num_hidden_layers, patch_size ... of its type"""
+    decoder_config: dict[str, Any] = field(default_factory=dict, hash=False)
+    """of a fresh decoder: n_embd, n_layer, n_positions ... of its type"""
     attention_layer: int = -1
     """of the decoder, whose cross-attention is drawn; -1: the last"""
     attention_head: int | None = None
     """the head that is drawn; the mean over all when empty"""
 
-    def __post_init__(self) -> None:
-        sizes = ("layers", "width", "heads")
-        check_at_least(1, self, *(f"{p}_{size}" for p in ("encoder", "decoder") for size in sizes))
-        check_at_least(1, self, "patch_size", "positions")
-        check(0 <= self.dropout < 1, "dropout", self.dropout, "give a probability below 1")
-        for part in ("encoder", "decoder"):
-            width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
-            check(width % heads == 0, f"{part}_width", width, f"give a multiple of {heads} (heads)")
+    # In the checkpoints of earlier versions; the networks' own config.json says the same.
+    EARLIER_KEYS = (
+        *("encoder_layers", "encoder_width", "encoder_heads", "patch_size"),
+        *("decoder_layers", "decoder_width", "decoder_heads", "positions", "dropout"),
+    )
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class StageConfig:
     stop_patience: int = 20
     """the stage ends after so many epochs without a better validation BLEU-4"""
     ema: float = 0.0
-    """validate and keep a moving average of the weights, with this decay a step (0.999)"""
+    """validate and keep a moving average of the weights, with this decay a step (0.999); less in
+    the first steps of the stage"""
     objective: Literal["likelihood", "self_critical"] = "likelihood"
     """self_critical: reward captions drawn from the model by CIDEr-D; batch_size counts images"""
     samples: int = 5
@@ -116,6 +117,7 @@ class TrainConfig:
     """sum: eq. 14, per word; mean: over captions and regions, as the tutorial does"""
     hard: HardAttentionConfig = field(default_factory=HardAttentionConfig)
     label_smoothing: float = 0.0
+    """share of each target's probability that all words get"""
     grad_clip: float = 5.0
     """largest norm of the gradient, or of its elements; 0: no clipping"""
     grad_clip_by: Literal["norm", "value"] = "norm"
@@ -130,15 +132,21 @@ class TrainConfig:
     cache_features: bool = False
     """encode every image once by the frozen part of the encoder, and train from the features, kept
     in half precision"""
+    cache_dir: str | None = None
+    """folder of these features, where that of the data is read-only; data_folder when empty"""
     embeddings: str | None = None
     """text file of word vectors (GloVe, word2vec, fastText): sets embed_dim"""
     fine_tune_embeddings: bool = True
     """train the word vectors"""
     init: str | None = None
-    """start from this checkpoint's weights; stages 2 and 3 alone start from output_dir's best/"""
+    """checkpoint to start from; stages 2 and 3 alone start from output_dir's best/"""
     validation: DecodingConfig = field(default_factory=lambda: DecodingConfig(beam_size=1))
-    """how the validation images are captioned after each epoch"""
+    """how the validation images are captioned after each epoch; kept with the checkpoints"""
+    choose_decoding: bool = True
+    """at the end caption the validation images with beams 1, 3 and 5 and length penalties 0, 0.5
+    and 1, and keep with best/ what scores highest"""
     validation_batch_size: int = 64
+    """images captioned together"""
     workers: int = 1
     """processes that read images; features are read by the main process"""
     device: str = "auto"
@@ -152,12 +160,13 @@ class TrainConfig:
     log_every: int = 100
     """steps between points of a curve, and between histograms of weights and gradients"""
     seed: int = 0
+    """of the first weights, the order of the captions and dropout"""
     resume: bool = False
     """continue the run in output_dir"""
     overwrite: bool = False
     """replace the run in output_dir"""
     push_to_hub: str | None = None
-    """upload best/ at the end to this repository of the Hugging Face Hub (user/name)"""
+    """upload best/ at the end to this repository of the Hub (user/name)"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -185,6 +194,12 @@ class TrainConfig:
     def stage(self, number: int) -> StageConfig:
         """The options of stage 1, 2 or 3."""
         return {1: self.stage1, 2: self.stage2, 3: self.stage3}[number]
+
+    @property
+    def freezes_random_encoder(self) -> bool:
+        """True when a new run's encoder begins with random weights that its stage 1 keeps."""
+        vit, fresh = self.family == "vit_gpt2", self.hf.encoder.startswith("fresh:")
+        return (fresh if vit else self.encoder.weights == "none") and not self.stage1.fine_tunes
 
     def _check_stage(self, name: str, stage: StageConfig) -> None:
         if self.captions == "random":

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from sat.data.annotations import SPLITS
+from sat.data.annotations.record import SPLITS
 from sat.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN_SHARE = 0.1
+"""of the training words: where more are <unk>, a warning says so"""
 MIRRORED = 1
 """the second view of an image; the first, 0, is the image as it is"""
 
@@ -65,7 +67,14 @@ class CaptionDataset(Dataset[Sample]):
         self.source = Path(features) if features else self.path("IMAGES", ".hdf5")
         self._open_file: h5py.File | None = None
         self._open_in = -1
-        self.captions = _read_captions(_existing(self.path("CAPTIONS", ".json")))
+        captions = self.path("CAPTIONS", ".json")
+        trained_on = self.folder / f"TRAIN_CAPTIONS_{self.name}.json"
+        if self.split == "test" and trained_on.exists() and not captions.exists():
+            raise FileNotFoundError(
+                f"{self.folder} was prepared without a test split: choose val, or prepare it again"
+                " with --split 0.8,0.1,0.1"
+            )
+        self.captions = _read_captions(_existing(captions))
         lengths = orjson.loads(_existing(self.path("CAPLENS", ".json")).read_bytes())
         self.lengths = np.asarray(lengths, dtype=np.int64)
         with h5py.File(_existing(self.path("IMAGES", ".hdf5")), "r") as file:
@@ -131,14 +140,19 @@ class CaptionDataset(Dataset[Sample]):
         return self.transform(image) if self.transform else image
 
     def references(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
-        """The "image_id", "file_name" and original "captions" of each image.
+        """The "image_id", "file_name" and "captions" of each image, as scores compare them.
 
+        These are the original captions, or, where the file says "scored": "tokens", their tokens
+        joined by blanks (languages that are written without blanks).
         Files made by the tutorial do not hold the original captions. Captions decoded by the word
         map then take their place, which flatters the scores, and a warning says so.
         """
         path = self.path("REFERENCES", ".json")
         if path.exists():
-            images: list[dict[str, Any]] = orjson.loads(path.read_bytes())["images"]
+            content = orjson.loads(path.read_bytes())
+            images: list[dict[str, Any]] = content["images"]
+            if content.get("scored") == "tokens":
+                return [image | {"captions": image["tokens"]} for image in images]
             return images
         logger.warning("%s is missing: scores use captions from the word map, not as written", path)
         groups = self.captions.reshape(self.num_images, self.captions_per_image, -1)
@@ -196,6 +210,19 @@ def vocabulary_of(word_map: Path, tokenizer: Path) -> Vocabulary:
     from sat.data.tokenizer import SubwordTokenizer
 
     return cast(Vocabulary, SubwordTokenizer.load(tokenizer))  # it has the same methods
+
+
+def warn_of_unknown(train: CaptionDataset, unk_id: int | None) -> None:
+    """Log a warning where more than a tenth of the words in the training captions are <unk>."""
+    place = np.arange(train.captions.shape[1])
+    words = train.captions[(place > 0) & (place < train.lengths[:, None] - 1)]  # no start, no end
+    share = 0.0 if unk_id is None else (words == unk_id).mean()
+    if share > UNKNOWN_SHARE:
+        logger.warning(
+            "%.0f %% of the words in the training captions are <unk>, and so will captions be: "
+            "prepare the data with a lower --min_word_freq, or more of them",
+            100 * share,
+        )
 
 
 def _existing(path: Path) -> Path:

@@ -10,9 +10,12 @@ import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+
+from sat.data.image_sources import ImageSource, open_source, shortened
 
 try:
     import simplejpeg
@@ -23,21 +26,34 @@ logger = logging.getLogger(__name__)
 
 ORIENTATION = ExifTags.Base.Orientation
 BAD_EXIF = "%s: EXIF data cannot be read (%s); taken as upright"
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "MPO", "AVIF"),
+    *("HEIF", "ICO", "PCX", "TGA", "SGI", "QOI"),
+)
+"""the only kinds of files that are decoded, as far as Pillow and its plugins can: an EPS or PDF
+would start another program"""
+MAX_MEGAPIXELS = 100
+ROWS_AT_ONCE = 256
+SMALLER = "shrink it, or allow it with max_megapixels"
 WITH_ALPHA = ("RGBA", "RGBa", "LA", "PA")
 
 
-def read_image(source: str | Path | Image.Image) -> Image.Image:
+def read_image(source: ImageSource, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
     """Read an image as 8-bit RGB, turned upright by its EXIF tag, with transparency over white.
+
+    `source` is anything that `image_sources.open_source` takes: a path, an address, bytes, a file,
+    a Pillow image, an array or a tensor.
 
     Grey, black-and-white, palette, CMYK (inverted Adobe files too), YCbCr, 16-bit, 32-bit and
     floating-point images are converted. Of an animation the first frame is read. Color profiles
     are not applied. Raises `FileNotFoundError` for a missing file, and `ValueError` with the file's
     name for a file that is broken, truncated or not an image.
     """
-    if isinstance(source, Image.Image):
-        return _read(source, getattr(source, "filename", "") or "the image")
-    with _open(source) as image:
-        return _read(image, source)
+    opened, name = open_source(source)
+    if isinstance(opened, Image.Image):
+        return _read(opened, name, max_megapixels)
+    with _open(opened, name) as image:
+        return _read(image, name, max_megapixels)
 
 
 def read_image_array(path: str | Path) -> np.ndarray:
@@ -47,26 +63,37 @@ def read_image_array(path: str | Path) -> np.ndarray:
     and resizing to 256 takes 4.2 ms with simplejpeg and 5.3 ms without (minima of 25 runs in turn,
     one thread of a shared 2-core machine). Raises as `read_image` does.
     """
-    with _open(path) as image:
+    with _open(Path(path), path) as image:
+        _check_size(image, path, MAX_MEGAPIXELS)
         plain = image.format == "JPEG" and image.mode == "RGB"
         if simplejpeg is not None and plain and _is_upright(image, path):
             with suppress(ValueError):  # Pillow reads some of these, and names the fault of others
                 pixels: np.ndarray = simplejpeg.decode_jpeg(Path(path).read_bytes(), strict=True)
                 return pixels
-        return np.array(_read(image, path))
+        return np.array(_read(image, path, MAX_MEGAPIXELS))
 
 
-def _open(path: str | Path) -> Image.Image:
+def allow_megapixels(max_megapixels: float) -> None:
+    """Lift Pillow's own limit, for all of the process, where larger images are allowed."""
+    if max_megapixels > MAX_MEGAPIXELS:
+        Image.MAX_IMAGE_PIXELS = None
+
+
+def _open(file: Path | BinaryIO, name: object) -> Image.Image:
+    Image.init()  # registers what plugins add
     try:
-        return Image.open(path)
+        return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: there is no such image; check the path") from error
+        raise FileNotFoundError(f"{name}: there is no such image; check the path") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: {error}: {SMALLER}") from error
     except Exception as error:  # decoders of broken files raise nearly anything
-        raise _unreadable(path, error) from error
+        raise _unreadable(name, error) from error
 
 
-def _read(image: Image.Image, name: object) -> Image.Image:
+def _read(image: Image.Image, name: object, max_megapixels: float) -> Image.Image:
     """Decode, turn upright and convert; errors of decoders become a `ValueError`."""
+    _check_size(image, name, max_megapixels)
     try:
         image.load()
         return _to_rgb(_upright(image, name))
@@ -76,9 +103,17 @@ def _read(image: Image.Image, name: object) -> Image.Image:
         raise _unreadable(name, error) from error
 
 
+def _check_size(image: Image.Image, name: object, max_megapixels: float) -> None:
+    megapixels = image.width * image.height / 1e6
+    if megapixels > max_megapixels:
+        raise ValueError(
+            f"{name}: has {megapixels:.0f} megapixels, more than {max_megapixels:g}: {SMALLER}"
+        )
+
+
 def _unreadable(name: object, error: Exception) -> ValueError:
     kind = type(error).__name__
-    return ValueError(f"{name}: cannot be read as an image ({kind}): {error}")
+    return ValueError(f"{name}: cannot be read as an image ({kind}): {shortened(str(error))}")
 
 
 def _upright(image: Image.Image, name: object) -> Image.Image:
@@ -112,47 +147,83 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """Scale grey values of more than 8 bits to uint8; Pillow would clip them to white.
+    """Scale gray values of more than 8 bits to uint8; Pillow would clip them to white.
 
     White is 65535 in 16-bit modes. In modes without a fixed range ("I": integers, "F": floats) it
     is the top of the smallest usual range that holds all values. If none does, the values are
     stretched from the darkest to the brightest.
     """
-    values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("some of its values are not finite numbers")
     usual = {"I": (255, 65535), "F": (1, 255, 65535)}.get(mode, (65535,))
-    low, high = values.min(), values.max()
-    white = next((white for white in usual if low >= 0 and high <= white), None)
-    if white is None:
-        values, white = values - low, (high - low) or 1
-    return np.round(values * (255 / white)).astype(np.uint8)
+    low, high = float(values.min()), float(values.max())
+    top = next((top for top in usual if low >= 0 and high <= top), None)
+    black, white = (low, (high - low) or 1) if top is None else (0.0, top)
+    scaled = np.empty(values.shape, np.uint8)
+    for rows, result in zip(_row_blocks(values), _row_blocks(scaled)):
+        result[:] = np.round((rows.astype(np.float64) - black) * (255 / white))
+    return scaled
 
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""endings of the images in a folder; an image that is named itself may have any"""
+def _row_blocks(values: np.ndarray) -> list[np.ndarray]:
+    """Views of a few rows each, so that their copies as float64 are small."""
+    return np.array_split(values, -(-len(values) // ROWS_AT_ONCE))
+
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".avif", ".heic"),
+)
+"""endings of the images in a folder, as far as Pillow opens them; an image that is named itself may
+have any"""
+
+
+MOST_NAMED = 5
+SAMPLES = Path(__file__).parents[1] / "samples"
 
 
 def find_images(names: Iterable[str]) -> list[Path]:
     """The images that files, folders and globs name, in that order.
 
     A folder stands for the images directly in it, sorted; those of a glob are sorted too. A missing
-    file is kept, so that `read_image` can report it. Raises `ValueError` for a folder or a glob
+    file is kept, so that `read_image` can report it; but the name of a sample image of the library
+    (cat.jpg) stands for that. Raises `ValueError` for a folder or a glob
     without any image.
     """
     found: list[Path] = []
     for name in names:
         path = Path(name)
         if path.is_dir():
-            images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            images = _images_in(path)
             nothing = f"no file in it ends in {', '.join(SUFFIXES)}"
         elif glob.has_magic(name) and not path.exists():
             matches = (Path(match) for match in glob.iglob(name, recursive=True))
             images = sorted(match for match in matches if match.is_file())
             nothing = "no file matches it; check the pattern and the folder it starts from"
         else:
-            images = [path]
+            sample = SAMPLES / name
+            images = [sample if sample.is_file() and not path.exists() else path]
         if not images:
             raise ValueError(f"{name} holds no images: {nothing}")
         found += images
     return found
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images directly in a folder, sorted; other files are named in a line of the log."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    images = [
+        path
+        for path in files
+        if path.suffix.lower() in _decodable() and not path.name.startswith("._")
+    ]
+    skipped = [path.name for path in files if path not in images]
+    if skipped and images:
+        logger.info("%s: no images, skipped: %s", folder, ", ".join(skipped[:MOST_NAMED]))
+    return images
+
+
+def _decodable() -> set[str]:
+    """The endings of `SUFFIXES` that Pillow and its plugins can open here."""
+    known = Image.registered_extensions()
+    return {suffix for suffix in SUFFIXES if known.get(suffix) in FORMATS}

@@ -76,7 +76,7 @@ def write_images(
                 sizes.append(None)
                 logger.warning("skipped: %s", result)
             else:
-                remedy = "repair it, or leave such images out with --on_bad_image skip"
+                remedy = "repair it, or leave such images out with --missing drop"
                 raise type(result)(f"{result}; {remedy}") from result
         if written < len(paths):
             images.resize(written, axis=0)

@@ -8,14 +8,21 @@ import os
 import random
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sat.atomic_io import check_space
 from sat.config.data import InputFilesConfig
-from sat.data.annotations import SPLITS, Record, check_images_exist
+from sat.data.annotations.record import SPLITS, Record
+from sat.data.caption_selection import (
+    check_images_exist,
+    choose_references,
+    filter_by_length,
+    present,
+    sample_captions,
+    vocabulary_captions,
+)
 from sat.data.image_writer import Size, write_images
 from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
@@ -24,62 +31,6 @@ if TYPE_CHECKING:
     from sat.data.tokenizer import SubwordTokenizer
 
 logger = logging.getLogger(__name__)
-
-
-def filter_by_length(records: Sequence[Record], split: str, max_len: int) -> list[Record]:
-    """The records of a split without captions of more than `max_len` words.
-
-    A training image without a shorter caption is left out. A validation or test image stays, with
-    its captions cut, because every image is evaluated. `raw` keeps all captions for the scores.
-    """
-    kept: list[Record] = []
-    images, captions, long, cut = 0, 0, 0, 0
-    for record in records:
-        if record.split != split:
-            continue
-        nonempty = tuple(words for words in record.captions if words)
-        fitting = tuple(words for words in nonempty if len(words) <= max_len)
-        images, captions = images + 1, captions + len(record.captions)
-        long += len(nonempty) - len(fitting)
-        if nonempty and not fitting and split != "train":
-            fitting, cut = tuple(words[:max_len] for words in nonempty), cut + 1
-        if fitting:
-            kept.append(replace(record, captions=fitting))
-    if not kept:
-        raise ValueError(
-            f"the {split} split has no captions of up to {max_len} words ({images} images,"
-            f" {captions} captions): check the splits of the annotation file, or raise --max_len"
-        )
-    logger.info("%s: %d images, %d captions", split, images, captions)
-    if long or len(kept) < images:
-        logger.warning(
-            "%s: %d captions are longer than %d words; of the images without a shorter one %d"
-            " are kept with captions cut and %d are left out",
-            *(split, long, max_len, cut, images - len(kept)),
-        )
-    return kept
-
-
-def vocabulary_captions(
-    records: Iterable[Record], training: Iterable[Record], splits: str
-) -> Iterable[Sequence[str]]:
-    """The captions whose words are counted for the vocabulary.
-
-    "train": the captions of the filtered training records. "all": all captions of all splits, too
-    long ones included, as the tutorial does; the word map then holds words of the test captions.
-    """
-    counted = records if splits == "all" else training
-    return (words for record in counted for words in record.captions)
-
-
-def sample_captions(
-    captions: Sequence[tuple[str, ...]], number: int, generator: random.Random
-) -> list[tuple[str, ...]]:
-    """Draw exactly `number` captions; if there are fewer, take all and repeat some."""
-    if len(captions) < number:
-        again = [generator.choice(captions) for _ in range(number - len(captions))]
-        return [*captions, *again]
-    return generator.sample(captions, number)
 
 
 SUFFIXES = {"IMAGES": ".hdf5", "CAPTIONS": ".json", "CAPLENS": ".json", "REFERENCES": ".json"}
@@ -106,14 +57,14 @@ def create_input_files(
     output = Path(output_folder)
     if not overwrite:
         check_output(output, config)
-    tokenizer = None
+    records, tokenizer = choose_references(records), None
     if config.tokenizer:
         from sat.data.tokenizer import tokenize_records
 
         records, tokenizer = tokenize_records(records, config.tokenizer, config.tokenizer_size)
-    splits = {split: filter_by_length(records, split, config.max_len) for split in SPLITS}
+    splits = {split: filter_by_length(records, split, config.max_len) for split in present(records)}
     if config.on_bad_image == "error":
-        check_images_exist(record for split in SPLITS for record in splits[split])
+        check_images_exist(record for kept in splits.values() for record in kept)
     vocabulary = tokenizer or Vocabulary.build(
         vocabulary_captions(records, splits["train"], config.vocabulary_splits),
         config.min_word_freq,
@@ -123,23 +74,42 @@ def create_input_files(
     output.mkdir(parents=True, exist_ok=True)
     _check_space(output, sum(map(len, splits.values())), config)
     with tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}_") as folder:
-        for split in SPLITS:
+        dropped: list[Path] = []
+        for split, kept in splits.items():
             paths = {kind: Path(folder, _file(split, kind, config)) for kind in SUFFIXES}
-            _write_split(splits[split], split, paths, vocabulary, config, progress)
+            dropped += _write_split(kept, split, paths, vocabulary, config, progress)
         vocabulary.save(Path(folder, config.vocabulary_file))
-        for path in sorted(Path(folder).iterdir()):
-            os.replace(path, output / path.name)
+        if dropped:
+            lines = "".join(f"{path}\n" for path in dropped)
+            Path(folder, _dropped_file(config)).write_text(lines, "utf-8", "backslashreplace")
+        written = sorted(path.name for path in Path(folder).iterdir())
+        for name in written:
+            os.replace(Path(folder, name), output / name)
+    for name in {*_files(config), _dropped_file(config)} - set(written):
+        (output / name).unlink(missing_ok=True)  # of an earlier run
+    from sat.data.dataset import CaptionDataset, warn_of_unknown  # torch: not for --help
+
+    warn_of_unknown(CaptionDataset(output, config.name, "train"), vocabulary.unk_id)
     return config.name
 
 
 def check_output(output_folder: str | Path, config: InputFilesConfig) -> None:
     """Raise `FileExistsError` if a file of an earlier run exists."""
-    names = [_file(split, kind, config) for split in SPLITS for kind in SUFFIXES]
-    for name in [*names, config.vocabulary_file]:
+    for name in _files(config):
         if Path(output_folder, name).exists():
             raise FileExistsError(
                 f"{Path(output_folder, name)}: exists already; replace it with --overwrite"
             )
+
+
+def _files(config: InputFilesConfig) -> list[str]:
+    """The names of all files of a prepared set."""
+    names = [_file(split, kind, config) for split in SPLITS for kind in SUFFIXES]
+    return [*names, config.vocabulary_file]
+
+
+def _dropped_file(config: InputFilesConfig) -> str:
+    return f"DROPPED_{config.name}.txt"
 
 
 def _file(split: str, kind: str, config: InputFilesConfig) -> str:
@@ -161,8 +131,8 @@ def _write_split(
     vocabulary: Vocabulary | SubwordTokenizer,
     config: InputFilesConfig,
     progress: Progress | None,
-) -> None:
-    """Write the four files of a split: first the images, then the captions of those written."""
+) -> list[Path]:
+    """Write the four files of a split, captions of the images written; return the others' paths."""
     images = [record.path for record in records]
     sizes = write_images(
         paths["IMAGES"],
@@ -188,8 +158,11 @@ def _write_split(
     lines = (vocabulary.encode(words) + padding[len(words) :] for words in chosen)
     _write_list(paths["CAPTIONS"], lines)
     _write_list(paths["CAPLENS"], (len(words) + 2 for words in chosen))  # and <start>, <end>
-    references = [_reference(record, size) for record, size in kept]
-    paths["REFERENCES"].write_text(json.dumps({"images": references}), encoding="utf-8")
+    references: dict[str, Any] = {"images": [_reference(record, size) for record, size in kept]}
+    if any(record.references for record, _ in kept):
+        references["scored"] = "tokens"
+    paths["REFERENCES"].write_text(json.dumps(references), encoding="utf-8")
+    return [record.path for record, size in zip(records, sizes) if size is None]
 
 
 def _reference(record: Record, size: Size) -> dict[str, Any]:
@@ -200,6 +173,8 @@ def _reference(record: Record, size: Size) -> dict[str, Any]:
         "height": size[1],
         "captions": list(record.raw),
     }
+    if record.references is not None:
+        entry["tokens"] = list(record.references)
     return entry if record.boxes is None else entry | {"boxes": record.boxes}
 
 

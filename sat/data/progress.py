@@ -1,9 +1,21 @@
-"""The type of a progress bar."""
+"""Progress bars: their type, and the ones that commands show."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TextIO
+
+from tqdm import tqdm
 
 Progress = Callable[..., Iterable[Any]]
 """wraps an iterable and shows how far it got, as tqdm does; `iter` shows nothing"""
+
+
+def progress_bar(items: Iterable[Any] | None = None, *, disable: bool = False, **how: Any) -> Any:
+    """A bar of tqdm, invisible if asked or where stderr is no terminal, so that logs stay short."""
+    return tqdm(items, disable=disable or None, **how)
+
+
+def print_above(text: str, file: TextIO | None = None) -> None:
+    """Print a line above the bars that are shown."""
+    tqdm.write(text, file=file)

@@ -6,43 +6,53 @@ work with either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sat.atomic_io import atomic_write_text
-from sat.data.annotations import Record
+from sat.atomic_io import atomic_write_text, write_json
+from sat.data.annotations.record import Record
+from sat.data.special_tokens import special_ids
+from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer
+from sat.hub import local_folder
 
 END_OF_TEXT = "<|endoftext|>"
-STARTS = (END_OF_TEXT, "[CLS]", "<s>")
-ENDS = (END_OF_TEXT, "[SEP]", "</s>")
-PADS = (END_OF_TEXT, "[PAD]", "<pad>")
+NAMES = {
+    "start": (END_OF_TEXT, "[CLS]", "<s>"),
+    "end": (END_OF_TEXT, "[SEP]", "</s>"),
+    "pad": (END_OF_TEXT, "[PAD]", "<pad>"),
+}
 UNKNOWNS = ("[UNK]", "<unk>")
+SCRIPTS_WITHOUT_BLANKS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+"""as the Unicode names of their characters begin"""
 
 
 class SubwordTokenizer:
     """A tokenizer with the start, end and padding tokens that captions need.
 
     GPT-2 has one special token, `<|endoftext|>`, which starts, ends and pads; padding is known by
-    the length alone. The special tokens of BERT and RoBERTa are found by name. Raises `ValueError`
-    for a tokenizer without them.
+    the length alone. Tokens without one of the `ids` (start_id, end_id, pad_id) are found by the
+    names that GPT-2, BERT and RoBERTa give them. Raises `ValueError` for a tokenizer without them.
     """
 
-    FILE = "tokenizer.json"
+    FILE = FILE
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, ids: Mapping[str, int] | None = None) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
-        self.start_id, self.end_id = (
-            self._special_id("start", STARTS),
-            self._special_id("end", ENDS),
-        )
-        self.pad_id = self._special_id("padding", PADS)
-        unknown = [tokenizer.token_to_id(name) for name in UNKNOWNS]
-        self.unk_id: int | None = next((number for number in unknown if number is not None), None)
+        found = {f"{purpose}_id": self._by_name(names) for purpose, names in NAMES.items()}
+        found |= ids or {}
+        for purpose, names in NAMES.items():
+            if found[f"{purpose}_id"] is None:
+                raise ValueError(f"the tokenizer has no {purpose} token: it needs one of {names}")
+        self.start_id, self.end_id, self.pad_id = cast(Iterable[int], found.values())
+        self.unk_id = self._by_name(UNKNOWNS)
 
     @classmethod
     def train(cls, captions: Iterable[str], size: int) -> SubwordTokenizer:
@@ -60,28 +70,30 @@ class SubwordTokenizer:
         return cls(tokenizer)
 
     @classmethod
-    def load(cls, path: str | Path) -> SubwordTokenizer:
-        """Load a tokenizer.json, a folder that holds one (or GPT-2's older files), or a Hub id.
+    def load(cls, path: str | Path, generation: dict[str, Any] | None = None) -> SubwordTokenizer:
+        """Load a tokenizer.json, a folder that holds one (or its older files), or a Hub id.
 
-        Raises `ValueError` if none of them can be read.
+        The files beside it say which tokens start, end and pad (`special_ids`, where `generation`
+        is explained). Raises `ValueError` if the tokenizer cannot be read.
         """
-        path = Path(path)
-        if path.is_dir() and not (path / cls.FILE).exists() and (path / "merges.txt").exists():
-            return cls(_older_files(path))
-        file = path / cls.FILE if path.is_dir() else path
-        try:
-            exists = file.exists() or path.is_dir()
-            read = Tokenizer.from_file if exists else Tokenizer.from_pretrained
-            tokenizer = read(str(file))
-        except Exception as error:  # the only kind that this package raises
-            raise ValueError(
-                f"{path}: is not a tokenizer ({str(error).splitlines()[0]}): give a {cls.FILE}, "
-                "a folder that holds one, or a Hub id that can be reached"
-            ) from error
-        return cls(tokenizer)
+        path = local_folder(path, only=PATTERNS)
+        tokenizer = read_tokenizer(path)
+        if path.is_dir():
+            return cls(tokenizer, special_ids(path, tokenizer, generation))
+        beside = ids_file(path)
+        return cls(tokenizer, json.loads(beside.read_text()) if beside.exists() else None)
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer as JSON, whole or not at all."""
+        """Write the tokenizer as JSON, whole or not at all.
+
+        Start, end and padding that are not found by name are written beside it (`ids_file`).
+        """
+        ids = {"start_id": self.start_id, "end_id": self.end_id, "pad_id": self.pad_id}
+        by_name = {f"{key}_id": self._by_name(names) for key, names in NAMES.items()}
+        if ids == by_name:
+            ids_file(Path(path)).unlink(missing_ok=True)
+        else:
+            write_json(ids_file(Path(path)), ids)
         atomic_write_text(path, self.tokenizer.to_str(pretty=True))
 
     def split(self, words: Sequence[str]) -> tuple[str, ...]:
@@ -100,8 +112,32 @@ class SubwordTokenizer:
         return [self.start_id, *ids, self.end_id]
 
     def words(self, ids: Iterable[int]) -> list[str]:
-        """The text of each id up to the end, without start and padding."""
-        return [self.tokenizer.decode([token]).strip() for token in self._without_special(ids)]
+        """The whole words up to the end, without start and padding."""
+        return self.words_and_lengths(ids)[0]
+
+    def words_and_lengths(self, ids: Iterable[int]) -> tuple[list[str], list[int]]:
+        """The whole words up to the end, and the number of tokens of each.
+
+        Words are what blanks separate in the text, so that pieces ("##s", bytes of a character) are
+        joined. In a script without blanks (Chinese, Japanese, Thai ...) each token is a word, if it
+        holds whole characters.
+        """
+        tokens = self._without_special(ids)
+        texts = [self.tokenizer.decode(tokens[:end]) for end in range(len(tokens) + 1)]
+        words: list[str] = []
+        lengths: list[int] = []
+        start = 0  # of the word, in tokens
+        for end in range(1, len(tokens) + 1):
+            if end < len(tokens) and not _is_word_border(texts[start], texts[end], texts[end + 1]):
+                continue
+            word = texts[end].removeprefix(texts[start]).strip()
+            if word or not words:
+                words.append(word)
+                lengths.append(end - start)
+            else:  # a blank at the end belongs to the word before it
+                lengths[-1] += end - start
+            start = end
+        return words, lengths
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption up to the end."""
@@ -120,6 +156,7 @@ class SubwordTokenizer:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, SubwordTokenizer)
+            and (self.start_id, self.end_id) == (other.start_id, other.end_id)
             and self.tokenizer.to_str() == other.tokenizer.to_str()
         )
 
@@ -134,13 +171,10 @@ class SubwordTokenizer:
                 kept.append(token)
         return kept
 
-    def _special_id(self, purpose: str, names: tuple[str, ...]) -> int:
+    def _by_name(self, names: tuple[str, ...]) -> int | None:
         """The id of the first of these names that the tokenizer has."""
         ids = (self.tokenizer.token_to_id(name) for name in names)
-        first = next((number for number in ids if number is not None), None)
-        if first is None:
-            raise ValueError(f"the tokenizer has no {purpose} token: it needs one of {names}")
-        return first
+        return next((number for number in ids if number is not None), None)
 
 
 def tokenize_records(
@@ -164,11 +198,21 @@ def tokenize_records(
     return tokenized, subwords
 
 
-def _older_files(folder: Path) -> Tokenizer:
-    """GPT-2's tokenizer from vocab.json and merges.txt."""
-    model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([END_OF_TEXT])
-    return tokenizer
+def ids_file(tokenizer: Path) -> Path:
+    """The file beside a tokenizer's that holds the ids of its start, end and padding tokens."""
+    return tokenizer.with_name(f"{tokenizer.stem}.ids.json")
+
+
+def _is_word_border(before: str, text: str, longer: str) -> bool:
+    """Whether a word ends with `text`, which one more token makes `longer`.
+
+    `before` is the text without that word.
+    """
+    word, rest = text.removeprefix(before), longer.removeprefix(text)
+    if not longer.startswith(text) or not word.strip() or not rest:
+        return False  # in the middle of a character, or nothing to see yet
+    neighbors = (word[-1], rest[0])
+    return any(
+        char.isspace() or unicodedata.name(char, "").startswith(SCRIPTS_WITHOUT_BLANKS)
+        for char in neighbors
+    )

@@ -77,6 +77,11 @@ class Vocabulary:
         ids = (self.word_map.get(word, self.unk_id) for word in words)
         return [self.start_id, *ids, self.end_id]
 
+    def words_and_lengths(self, ids: Iterable[int]) -> tuple[list[str], list[int]]:
+        """The words, and the number of tokens of each: one."""
+        words = self.words(ids)
+        return words, [1] * len(words)
+
     def words(self, ids: Iterable[int]) -> list[str]:
         """The words up to `<end>`, without `<start>` and `<pad>`; `<unk>` stays."""
         words: list[str] = []

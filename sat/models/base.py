@@ -19,7 +19,7 @@ class Output(NamedTuple):
     """Teacher-forced predictions; rows past a caption's length are zero maps and void logits."""
 
     logits: Tensor  # float[B, T-1, V]
-    alphas: Tensor  # float[B, T-1, P]
+    alphas: Tensor | None  # float[B, T-1, P]; None where they were not asked for
     locations: Tensor | None = None  # float[B, T-1, P], one-hot; None for the expected context
 
 
@@ -64,8 +64,18 @@ class CaptionModel(Protocol):
     def reorder(self, state: Any, index: Tensor) -> Any:
         """The state whose row i is row index[i] of this one."""
 
-    def __call__(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
-        """The unrolled `step` over captions int[B, T] of `lengths` int[B]."""
+    def __call__(
+        self,
+        features: Tensor,
+        captions: Tensor,
+        lengths: Tensor,
+        *,
+        output_attentions: bool = True,
+    ) -> Output:
+        """The unrolled `step` over captions int[B, T] of `lengths` int[B].
+
+        Without `output_attentions` there may be no maps.
+        """
 
     def set_trainable(self, stage: StageConfig, *, embeddings: bool) -> None:
         """Let the parts learn that the stage names, and freeze the others."""
@@ -89,7 +99,7 @@ class CaptionModel(Protocol):
 
 
 class Normalize(nn.Module):
-    """float32[B, 3, S, S] as the encoder was trained on, from pixels uint8[B, 3, S, S].
+    """Images float[B, 3, S, S] as the encoder was trained on, from pixels uint8[B, 3, S, S].
 
     Mean and standard deviation (RGB, of values in 0..1) travel with the model, but not in its
     weights: the config holds them.
@@ -110,7 +120,8 @@ class Normalize(nn.Module):
                 f"images are {images.dtype}, not torch.uint8: pass the pixels (0 to 255) as they "
                 "were read, they are scaled here and must not be scaled twice"
             )
-        return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        mean, std = self.mean.float(), self.std.float()
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std).to(self.mean.dtype)
 
 
 def device_of(model: CaptionModel | nn.Module) -> torch.device:

@@ -129,15 +129,15 @@ class DecoderWithAttention(nn.Module):
         hidden, cell = self.init_h(mean), self.init_c(mean)
         if self.initial_state == "tanh":
             hidden, cell = hidden.tanh(), cell.tanh()
-        one_each = RaggedRows(torch.arange(len(features), device=features.device), len(features))
+        one_each = RaggedRows.one_each(features.shape[0], features.device)
         return State(features, self.attention.project(features), hidden, cell, one_each)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """The logits float[N, V] of the word after tokens int[N], and the next state."""
-        output, state = self._step(tokens, state, self.test_attention)
+        output, state = self.step_with_map(tokens, state, self.test_attention)
         return output.logits, state
 
-    def _step(self, tokens: Tensor, state: State, mode: str) -> tuple[Output, State]:
+    def step_with_map(self, tokens: Tensor, state: State, mode: str) -> tuple[Output, State]:
         """The step of section 3.1.2; the Output is without the dimension of time."""
         features, projected, hidden, cell, rows = state
         embedded = self.embedding(tokens)  # E y: (N, E)
@@ -146,7 +146,7 @@ class DecoderWithAttention(nn.Module):
             context = self.f_beta(hidden).sigmoid() * context  # section 4.2.1
         inputs = torch.cat([embedded, context], dim=1)  # (N, E + D)
         hidden, cell = self.decode_step(inputs, (hidden, cell))  # eq. 1-3
-        logits = self._predict(embedded, hidden, context, self._masks([len(tokens)]))
+        logits = self._predict(embedded, hidden, context, self._masks([tokens.shape[0]]))
         return Output(logits, alpha, locations), state._replace(hidden=hidden, cell=cell)
 
     def _predict(
@@ -213,7 +213,7 @@ class DecoderWithAttention(nn.Module):
         state = self.reorder(state, packed.image_index)
         for t, n in enumerate(packed.active_sizes):  # captions with a word left, longest first
             state = self.reorder(state, torch.arange(n, device=captions.device))
-            output, state = self._step(captions[packed.order[:n], t], state, mode)
+            output, state = self.step_with_map(captions[packed.order[:n], t], state, mode)
             steps.append(output)
         logits, alphas, locations = zip(*steps)
         return Output(

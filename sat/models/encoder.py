@@ -1,7 +1,8 @@
 """Encoder: images to grids of features, one vector for each place (Xu et al. 2015, 3.1.1).
 
 The body is an image classifier without its pooling and its classifier, cut into blocks that can be
-left off or fine-tuned: one of torchvision's by name, or our EfficientNet-Lite.
+left off or fine-tuned: one of torchvision's by name, one of timm's as timm:NAME, or our
+EfficientNet-Lite.
 
 Dimensions: B images, H and W pixels, h and w cells of the grid, D features.
 """
@@ -12,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sat.config.checks import check_choice
-from sat.models import efficientnet_lite
-from sat.models.backbones import _first_blocks, _lite, _torchvision
+from sat.models.backbones import build_backbone
 
 RESNET_FINE_TUNES_FROM = 5
 """layer2: the tutorial leaves conv1, bn1 and layer1 as they are"""
@@ -51,10 +51,9 @@ class Encoder(nn.Module):
         super().__init__()
         check_choice("batch_norm", batch_norm, ("fixed", "drifts"))
         self.batch_norm = batch_norm
-        build = _lite if backbone in efficientnet_lite.SCALES else _torchvision
-        built = build(backbone, weights)
+        built = build_backbone(backbone, weights, blocks)
         self.mean, self.std = built.mean, built.std
-        self.body = nn.Sequential(*_first_blocks(built.blocks, backbone, blocks))
+        self.body = nn.Sequential(*built.blocks)
         native = encoded_image_size is None
         self.pool = nn.Identity() if native else nn.AdaptiveAvgPool2d(encoded_image_size)
         resnet = "resn" in backbone and len(self.body) > RESNET_FINE_TUNES_FROM

@@ -17,7 +17,7 @@ from sat.data.word_vectors import load_embeddings
 from sat.models.base import CaptionModel, Normalize
 from sat.models.decoder import DecoderWithAttention
 from sat.models.encoder import Encoder
-from sat.models.hf_configs import decoder_values, encoder_values
+from sat.models.exported_parts import ExportedParts, show_attend_tell_parts, vit_gpt2_parts
 from sat.models.show_attend_tell import ShowAttendTell
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Builder(NamedTuple):
     """from the config of a checkpoint"""
     initialize: Callable[[TrainConfig, Preprocessing, Vocabulary], tuple[CaptionModel, ModelConfig]]
     """from the config of a run and the size and resize rule of its data"""
+    export: Callable[[Any], ExportedParts]
+    """as two functions of tensors"""
 
 
 def build_model(config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:
@@ -48,6 +50,11 @@ def initialize_model(
     does not fit the family.
     """
     return BUILDERS[config.family].initialize(config, images, vocabulary)
+
+
+def exported_parts(model: CaptionModel, family: str) -> ExportedParts:
+    """The captioner's encoder and step as functions of tensors, for an exporter to trace."""
+    return BUILDERS[family].export(model)
 
 
 def _show_attend_tell(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell:
@@ -88,30 +95,16 @@ def _new_show_attend_tell(
 def _vit_gpt2(config: ModelConfig, vocabulary: Vocabulary) -> VitGpt2:
     from sat.models.hf_networks import build_encoder_decoder
 
-    hf, size, ids = config.hf, config.preprocessing.size, _special_ids(vocabulary)
-    decoder = {"vocab_size": len(vocabulary)} | {k: i for k, i in ids.items() if k != "unk_id"}
+    hf, ids = config.hf, _special_ids(vocabulary)
+    del ids["unk_id"]
     network = build_encoder_decoder(
         hf.encoder,
         hf.decoder,
-        image_size=size,
-        fresh_encoder=encoder_values(
-            hf.encoder,
-            image_size=size,
-            patch_size=hf.patch_size,
-            layers=hf.encoder_layers,
-            width=hf.encoder_width,
-            heads=hf.encoder_heads,
-        ),
-        fresh_decoder=decoder_values(
-            hf.decoder,
-            positions=hf.positions,
-            layers=hf.decoder_layers,
-            width=hf.decoder_width,
-            heads=hf.decoder_heads,
-            dropout=hf.dropout,
-            **decoder,
-        ),
-        **decoder,
+        image_size=config.preprocessing.size,
+        vocab_size=len(vocabulary),
+        encoder_config=hf.encoder_config,
+        decoder_config=hf.decoder_config,
+        **ids,
     )
     return wrap_network(network, config, vocabulary)
 
@@ -133,7 +126,7 @@ def wrap_network(network: Any, config: ModelConfig, vocabulary: Vocabulary) -> V
 def _new_vit_gpt2(
     config: TrainConfig, images: Preprocessing, vocabulary: Vocabulary
 ) -> tuple[VitGpt2, ModelConfig]:
-    from sat.models.hf_networks import encoder_statistics
+    from sat.models.hf_pixels import encoder_statistics
 
     check(config.alpha_c == 0, "alpha_c", config.alpha_c, "vit_gpt2 has no such penalty, give 0")
     check(not config.embeddings, "embeddings", config.embeddings, "vit_gpt2 brings its own")
@@ -143,14 +136,15 @@ def _new_vit_gpt2(
             "--tokenizer, the decoder's own (or train)"
         )
     mean, std = encoder_statistics(config.hf.encoder)
-    longest = min(config.hf.positions - 1, DecodingConfig.max_length)
     model_config = ModelConfig(
         family=config.family,
         hf=config.hf,
         preprocessing=dataclasses.replace(images, mean=mean, std=std),
-        decoding=DecodingConfig(max_length=longest),
     )
-    return _vit_gpt2(model_config, vocabulary), model_config
+    model = _vit_gpt2(model_config, vocabulary)
+    longest = min(model.positions - 1, DecodingConfig.max_length)
+    decoding = DecodingConfig(max_length=longest)
+    return model, dataclasses.replace(model_config, decoding=decoding)
 
 
 def _special_ids(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -159,6 +153,6 @@ def _special_ids(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 BUILDERS = {
-    "show_attend_tell": Builder(_show_attend_tell, _new_show_attend_tell),
-    "vit_gpt2": Builder(_vit_gpt2, _new_vit_gpt2),
+    "show_attend_tell": Builder(_show_attend_tell, _new_show_attend_tell, show_attend_tell_parts),
+    "vit_gpt2": Builder(_vit_gpt2, _new_vit_gpt2, vit_gpt2_parts),
 }

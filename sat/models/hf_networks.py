@@ -2,70 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, VisionEncoderDecoderModel
-from transformers.image_processing_base import ImageProcessingMixin
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    VisionEncoderDecoderModel,
+)
 from transformers.utils import logging
 
 from sat.config.checks import check
-from sat.config.decoding import DecodingConfig
-from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
-from sat.models.hf_configs import FRESH
+from sat.hub import local_folder
+
+logger = logging.get_logger(__name__)  # Python's own
+FRESH = "fresh:"
+"""before the model type of a part that starts from random weights"""
 
 Channels = tuple[float, float, float]
 FRESH_MEAN: Channels = (0.5, 0.5, 0.5)
 FRESH_STD: Channels = (0.5, 0.5, 0.5)
 """pixels from -1 to 1, for encoders that start from random weights"""
+UNUSED = re.compile(
+    r"^(encoder\.)?(vision_model\.)?(pooler|head)\.|\.position_ids$|\.attn\.(masked_)?bias$"
+)
+"""weights that no caption depends on: older folders lack them, or hold more of them"""
+JOINT = re.compile("crossattention|cross_attn|encoder_attn")
+"""weights of the attention to the image, which a language model alone does not have"""
 
 
 def read(folder: str | Path) -> VisionEncoderDecoderModel:
-    """The network in a local folder, in evaluation mode."""
+    """The network in a local folder, in single precision and evaluation mode.
+
+    Raises `ValueError` with their names where weights are missing, left over or of other shapes.
+    """
+    loading: Any = VisionEncoderDecoderModel.from_pretrained
     with without_progress_bars():
-        return VisionEncoderDecoderModel.from_pretrained(folder, local_files_only=True).eval()
+        network, found = loading(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,  # as the pixels are
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below
+        )
+    found["mismatched_keys"] = [name for name, *_ in found["mismatched_keys"]]
+    for kind, problem in (
+        ("missing", "misses the weights"),
+        ("unexpected", "holds weights that its model does not have:"),
+        ("mismatched", "holds weights of other shapes than its config.json says:"),
+    ):
+        if wrong := _names(found[f"{kind}_keys"]):
+            raise ValueError(
+                f"{folder} {problem} {wrong}: copy the whole folder again, weights and config.json "
+                "of one model"
+            )
+    return network.eval()
 
 
-def write(network: VisionEncoderDecoderModel, folder: str | Path, decoding: DecodingConfig) -> None:
-    """Save the network as Hugging Face does, with our decoding options for its `generate`."""
-    generation = network.generation_config
-    generation.num_beams, generation.max_length = decoding.beam_size, decoding.max_length + 1
-    generation.length_penalty = decoding.length_penalty
+def write(
+    network: VisionEncoderDecoderModel, folder: str | Path, generation: dict[str, Any]
+) -> None:
+    """Save the network as Hugging Face does, with these values for its `generate`."""
+    for name, value in generation.items():
+        setattr(network.generation_config, name, value)
     with without_progress_bars():
         network.save_pretrained(folder)
 
 
+def _names(weights: Iterable[str], few: int = 5) -> str:
+    """The first few of those weights that captions depend on, and how many more there are."""
+    names = [name for name in sorted(weights) if not UNUSED.search(name)]
+    more = f" and {len(names) - few} more" if len(names) > few else ""
+    return ", ".join(names[:few]) + more
+
+
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Hide the progress bars that transformers shows for files of any size."""
+    """Hide transformers' progress bars, shown for files of any size, and its reports of weights.
+
+    Weights that do not fit are named in the errors of `read`.
+    """
     restore = logging.enable_progress_bar if logging.is_progress_bar_enabled() else None
+    level = logging.get_verbosity()
     logging.disable_progress_bar()
-    yield
-    if restore:
-        restore()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if restore:
+            restore()
 
 
-def preprocessor(name: str) -> dict[str, Any]:
-    """The values of an encoder's preprocessor_config.json, by Hub id or local folder."""
-    return ImageProcessingMixin.get_image_processor_dict(name)[0]
+def _build_fresh(
+    build: Callable[[Any], Any], part: str, name: str, values: dict[str, Any], data: dict[str, Any]
+) -> Any:
+    """The part "encoder" or "decoder" of a `name` "fresh:" and model type, with random weights.
+
+    Its configuration has `values`, and those that the `data` decide. Unless it is given,
+    `initializer_range` is width**-0.5, so that what passes through a layer neither shrinks nor
+    swells: the usual 0.02 suits a width of 768, a small network that starts with it learns slowly.
+    Raises `ValueError` for a type, key or value that Hugging Face does not take.
+    """
+    kind, field = name.removeprefix(FRESH), f"hf.{part}_config"
+    remedy = "give fresh: and a model type of Hugging Face, as fresh:vit or fresh:gpt2"
+    check(kind in CONFIG_MAPPING, f"hf.{part}", name, remedy)
+    default = CONFIG_MAPPING[kind]()
+    known = {*default.to_dict(), *default.attribute_map}
+    for key, value in values.items():
+        check(key not in data, f"{field}.{key}", value, "leave it out, the data decide it")
+        nearest = ", ".join(difflib.get_close_matches(key, known, cutoff=0))
+        remedy = f"{kind} has no such key, the nearest are {nearest}"
+        check(key in known, f"{field}.{key}", value, remedy)
+    try:
+        config = AutoConfig.for_model(kind, **values, **data)
+        if "initializer_range" not in values:
+            config.initializer_range = config.hidden_size**-0.5
+        return build(config)
+    except Exception as error:  # its kind differs between versions of transformers
+        raise ValueError(f"{field} is {values}, with which {kind} fails: {error}") from error
 
 
-def pixel_statistics(values: dict[str, Any]) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of the channels that a preprocessor_config.json names."""
-    if not values.get("do_normalize", True):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    mean, std = values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
-    (r, g, b), (r_std, g_std, b_std) = mean, std
-    return (r, g, b), (r_std, g_std, b_std)
-
-
-def encoder_statistics(encoder: str) -> tuple[Channels, Channels]:
-    """Mean and standard deviation that an encoder was trained with; a fresh one takes -1 to 1."""
-    if encoder.startswith(FRESH):
-        return FRESH_MEAN, FRESH_STD
-    return pixel_statistics(preprocessor(encoder))
+def _pretrained(family: Any, name: str | Path, **options: Any) -> Any:
+    """A part with its weights; a warning names those that start from random values."""
+    with without_progress_bars():
+        part, found = family.from_pretrained(
+            name, trust_remote_code=False, output_loading_info=True, **options
+        )
+    if lacking := _names(key for key in found["missing_keys"] if not JOINT.search(key)):
+        logger.warning(f"{name} has no weights {lacking}: they start from random values")
+    return part
 
 
 def build_encoder_decoder(
@@ -77,27 +151,31 @@ def build_encoder_decoder(
     start_id: int,
     end_id: int,
     pad_id: int,
-    fresh_encoder: dict[str, Any],
-    fresh_decoder: dict[str, Any],
+    encoder_config: dict[str, Any],
+    decoder_config: dict[str, Any],
 ) -> VisionEncoderDecoderModel:
     """Join an encoder and a decoder with new cross-attention.
 
-    Each is named by Hub id, local folder, or "fresh:" and its kind: then its weights are random and
-    `fresh_encoder` or `fresh_decoder` holds the values of its configuration. Raises `ValueError`
-    where they do not fit the images or the vocabulary.
+    Each is named by Hub id, local folder, or "fresh:" and its model type: then its weights are
+    random, and `encoder_config` or `decoder_config` holds values of its configuration. Raises
+    `ValueError` where they do not fit the images or the vocabulary.
     """
     if encoder.startswith(FRESH):
-        config = AutoConfig.for_model(encoder.removeprefix(FRESH), **fresh_encoder)
-        vision = AutoModel.from_config(config)
+        data: dict[str, Any] = {"image_size": image_size}
+        build = AutoModel.from_config
+        vision = _build_fresh(build, "encoder", encoder, encoder_config, data)
     else:
-        vision = AutoModel.from_pretrained(encoder)
+        vision = _pretrained(AutoModel, local_folder(encoder))
     if decoder.startswith(FRESH):
-        config = AutoConfig.for_model(decoder.removeprefix(FRESH), **fresh_decoder)
-        language = AutoModelForCausalLM.from_config(config)
+        data = {"vocab_size": vocab_size, "bos_token_id": start_id, "eos_token_id": end_id}
+        data |= {"pad_token_id": pad_id, "is_decoder": True, "add_cross_attention": True}
+        build = AutoModelForCausalLM.from_config
+        language = _build_fresh(build, "decoder", decoder, decoder_config, data)
     else:
-        config = AutoConfig.from_pretrained(decoder)
+        folder = local_folder(decoder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.is_decoder = config.add_cross_attention = True
-        language = AutoModelForCausalLM.from_pretrained(decoder, config=config)
+        language = _pretrained(AutoModelForCausalLM, folder, config=config)
     expected, known = vision.config.image_size, language.config.vocab_size
     remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"
     check(expected == image_size, "image_size", image_size, remedy)

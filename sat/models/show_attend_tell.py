@@ -107,6 +107,16 @@ class ShowAttendTell(nn.Module):
         """The state with rows picked and repeated."""
         return self.decoder.reorder(state, index)
 
-    def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
-        """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T]."""
+    def forward(
+        self,
+        features: Tensor,
+        captions: Tensor,
+        lengths: Tensor,
+        *,
+        output_attentions: bool = True,
+    ) -> Output:
+        """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T].
+
+        The recurrence needs the maps, so they are there without `output_attentions` too.
+        """
         return self.decoder(features, captions, lengths)

@@ -6,6 +6,7 @@ words, V vocabulary, N heads.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +22,8 @@ from sat.models.base import FrozenPart, Normalize, Output
 from sat.models.hf_networks import FRESH_MEAN, FRESH_STD
 from sat.ops.packed_captions import captions_per_image
 
-CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")  # in names of weights
+CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "encoder_attn", "enc_to_dec_proj")
+"""in the names of its weights"""
 
 
 class State(NamedTuple):
@@ -53,12 +55,8 @@ class VitGpt2(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
-        # The only attention that returns its weights. The inner model may have a config of its own,
-        # which transformers before 5.24 does not set with the outer one's.
-        decoder: Any = network.decoder
-        for part in (decoder, decoder.base_model):
-            part.set_attn_implementation("eager")
         self.network = network
+        self.fast_attention = network.decoder.config._attn_implementation  # sdpa, mostly
         self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
         config = network.decoder.config
         layers, heads = config.num_hidden_layers, config.num_attention_heads
@@ -67,6 +65,9 @@ class VitGpt2(nn.Module):
         inside = attention_head is None or 0 <= attention_head < heads
         check(inside, "attention_head", attention_head, remedy)
         self.attention_layer, self.attention_head = attention_layer, attention_head
+        names = inspect.signature(network.decoder.forward).parameters
+        self.cache_name = "cache" if "cache" in names else "past_key_values"  # transformers < 5.24
+        self.train(network.training)
 
     @property
     def encoder(self) -> nn.Module:
@@ -94,11 +95,24 @@ class VitGpt2(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VitGpt2:
-        """As for any module, but an encoder that does not learn is left in evaluation mode."""
+        """As for any module, but an encoder that does not learn is left in evaluation mode.
+
+        Attention is the fused one in training, and the one that returns maps in evaluation.
+        """
         super().train(mode)
         if not any(weight.requires_grad for weight in self.encoder.parameters()):
             self.encoder.eval()
+        self._choose_attention(maps=not mode)
         return self
+
+    def _choose_attention(self, *, maps: bool) -> None:
+        """Let the decoder use eager attention, the only one that returns maps, or the fast one."""
+        wanted = "eager" if maps else self.fast_attention
+        # The inner model may have a config of its own, which transformers before 5.24 does not set
+        # with the outer one's.
+        for part in (self.decoder, self.decoder.base_model):
+            if part.config._attn_implementation != wanted:
+                part.set_attn_implementation(wanted)
 
     def encode(self, images: Tensor) -> Tensor:
         """Features float[B, P, D] of pixels uint8[B, 3, H, W], or of normalized float images."""
@@ -139,37 +153,49 @@ class VitGpt2(nn.Module):
         """Logits float[B, V] of the word after tokens int[B], and the next state."""
         spoken = state.past[0].shape[2] if state.past else 0
         self._check_length(spoken + 1)
+        cache = _cache(state.past)
         output = self.decoder(
             input_ids=tokens.unsqueeze(1),
             attention_mask=tokens.new_ones(len(tokens), spoken + 1),
             encoder_hidden_states=state.features,
-            past_key_values=_cache(state.past),
             use_cache=True,
+            **{self.cache_name: cache},
         )
-        return output.logits[:, -1], state._replace(past=_tensors(output.past_key_values))
+        return output.logits[:, -1], state._replace(past=_tensors(cache))
 
     def reorder(self, state: State, index: Tensor) -> State:
         """The state with rows picked, repeated or dropped: row i becomes row index[i]."""
         past = tuple(part.index_select(0, index) for part in state.past)
         return State(state.features.index_select(0, index), past)
 
-    def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
+    def forward(
+        self,
+        features: Tensor,
+        captions: Tensor,
+        lengths: Tensor,
+        *,
+        output_attentions: bool = True,
+    ) -> Output:
         """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T].
 
         There may be several captions of each image, one after another. Maps are of the
         patches: the share of class tokens is left out, the rest sums to one (after any dropout).
+        Without `output_attentions` there are none, and a training step is faster.
         """
-        repeats = captions_per_image(len(captions), len(features))
+        repeats = captions_per_image(captions.shape[0], features.shape[0])
         words = captions[:, :-1]
         self._check_length(words.shape[1])
         real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1
+        self._choose_attention(maps=output_attentions or not self.training)
         output = self.decoder(
             input_ids=words,
             attention_mask=real.long(),
             encoder_hidden_states=self.start(features).features.repeat_interleave(repeats, dim=0),
-            output_attentions=True,
+            output_attentions=output_attentions,
             use_cache=False,
         )
+        if not output_attentions:
+            return Output(output.logits, None)
         heads = output.cross_attentions[self.attention_layer]  # (B, N, T-1, P)
         maps = heads.mean(1) if self.attention_head is None else heads[:, self.attention_head]
         return Output(output.logits, _patches(maps) * real.unsqueeze(2))
@@ -178,12 +204,16 @@ class VitGpt2(nn.Module):
         """Logits float[B, T-1, V] of the decoder alone, as a plain language model."""
         return self.decoder(input_ids=captions[:, :-1], use_cache=False).logits
 
-    def _check_length(self, words: int) -> None:
+    @property
+    def positions(self) -> int:
+        """The most tokens that a caption may have, the start included."""
         config: Any = self.decoder.config
         taken = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-        room = config.max_position_embeddings - taken
-        remedy = f"the decoder has positions for {room} tokens: lower max_length"
-        check(words <= room, "the length of a caption", words, remedy)
+        return config.max_position_embeddings - taken
+
+    def _check_length(self, words: int) -> None:
+        remedy = f"the decoder has positions for {self.positions} tokens: lower max_length"
+        check(words <= self.positions, "the length of a caption", words, remedy)
 
 
 def _patches(maps: Tensor) -> Tensor:

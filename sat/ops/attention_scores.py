@@ -36,7 +36,7 @@ def select_locations(alpha: Tensor, mode: str) -> Tensor:
 
 def rows_per_chunk(projected: Tensor) -> int:
     """Number of rows whose hidden layers, float[P, A] each, a CPU's cache holds; at least one."""
-    if projected.device.type != "cpu":
+    if projected.device.type != "cpu" or torch.compiler.is_compiling():
         return NO_LIMIT
     return -(-SCORE_CACHE_ELEMENTS // projected[0].numel())
 

@@ -13,8 +13,8 @@ from sat.ops.ragged_rows import is_identity
 
 def captions_per_image(captions: int, images: int) -> int:
     """The captions that each image has; `ValueError` unless each has as many."""
-    repeats, rest = divmod(captions, images)
-    if rest or not repeats:
+    repeats = captions // images
+    if repeats * images != captions or not repeats:
         raise ValueError(f"{captions} captions of {images} images: give as many of each image")
     return repeats
 

@@ -21,7 +21,7 @@ class RaggedRows:
         self.image_index, self.num_images = image_index, num_images
         self._is_dense = num_images == 1
         if self._is_dense:  # the general case gives the same, after several small operations
-            self.width = len(image_index)
+            self.width = image_index.shape[0]
             return
         counts = image_index.bincount(minlength=num_images)  # (B,)
         self.width = int(counts.max())
@@ -31,6 +31,13 @@ class RaggedRows:
         rank[order] = torch.arange(len(order), device=order.device) - first[image_index[order]]
         self._positions = image_index * self.width + rank
         self._is_dense = is_identity(self._positions, num_images * self.width)
+
+    @classmethod
+    def one_each(cls, num_images: int, device: torch.device) -> RaggedRows:
+        """One row for each image, in order."""
+        rows = cls(torch.arange(num_images, device=device), 1)
+        rows.num_images, rows.width = num_images, 1
+        return rows
 
     def pad(self, rows: Tensor, fill: float = 0.0) -> Tensor:
         """The table [B, K, ...] of rows [N, ...], with `fill` where an image has fewer than K."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from sat.config.checks import to_dict
@@ -30,21 +32,33 @@ class Tracker(Protocol):
     def scalars(self, step: int, values: dict[str, float]) -> None: ...
     def histograms(self, step: int, values: dict[str, Tensor]) -> None: ...
     def samples(self, step: int, samples: list[Sample]) -> None: ...
+    def figures(self, step: int, figures: list[np.ndarray]) -> None: ...
     def close(self, failed: bool) -> None: ...
 
 
 class TensorBoardTracker:
-    """Event files under the run's folder: tensorboard --logdir runs"""
+    """Event files under the run's folder: tensorboard --logdir runs
+
+    A quantity of training and validation has one chart: "val_" is left out of its name, and the
+    values of validation come from files of their own, in a folder within.
+    """
 
     def __init__(self, config: TrainConfig, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / EVENTS), purge_step=step + 1)
+        self.writer, self.validation = (
+            SummaryWriter(str(path), purge_step=step + 1)
+            for path in (folder / EVENTS, folder / EVENTS / "validation")
+        )
+        settings = json.dumps(to_dict(config), indent=2)
+        self.writer.add_text("config", f"```json\n{settings}\n```", step)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+            writer = self.validation if "/val_" in name else self.writer
+            writer.add_scalar(name.replace("/val_", "/"), value, step)
         self.writer.flush()
+        self.validation.flush()
 
     def histograms(self, step: int, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -57,8 +71,15 @@ class TensorBoardTracker:
         self.writer.add_text("samples", _markdown_table(samples), step)
         self.writer.flush()
 
+    def figures(self, step: int, figures: list[np.ndarray]) -> None:
+        """Show figures of pixels uint8[H, W, 3] side by side."""
+        for number, figure in enumerate(figures, 1):
+            self.writer.add_image(f"attention/{number}", figure, step, dataformats="HWC")
+        self.writer.flush()
+
     def close(self, failed: bool) -> None:
         self.writer.close()
+        self.validation.close()
 
 
 class WandbTracker:
@@ -70,14 +91,18 @@ class WandbTracker:
     def __init__(self, config: TrainConfig, folder: Path, step: int) -> None:
         self.wandb: ModuleType = importlib.import_module("wandb")
         known = sorted((folder / RUNS).glob("*run-*-*")) if step else []  # run-DATE_TIME-ID
-        self.run = self.wandb.init(
-            project="sat",
-            name=folder.name,
-            dir=str(folder),
-            config=to_dict(config),
-            id=known[-1].name.split("-")[-1] if known else None,
-            resume="allow",
-        )
+        try:
+            self.run = self.wandb.init(
+                project="sat",
+                name=folder.name,
+                dir=str(folder),
+                config=to_dict(config),
+                id=known[-1].name.split("-")[-1] if known else None,
+                resume="allow",
+            )
+        except self.wandb.Error as error:
+            remedy = "run `wandb login`, set WANDB_MODE=offline, or choose another --log"
+            raise ValueError(f"log is 'wandb', which does not start ({error}): {remedy}") from error
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)
@@ -99,6 +124,9 @@ class WandbTracker:
         columns = ["image_id", "image", "hypothesis", "references"]
         table = self.wandb.Table(columns=columns, data=rows)
         self.run.log({"samples": table, "images": images}, step=step)
+
+    def figures(self, step: int, figures: list[np.ndarray]) -> None:
+        self.run.log({"attention": [self.wandb.Image(figure) for figure in figures]}, step=step)
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))

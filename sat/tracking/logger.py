@@ -5,10 +5,11 @@ log.jsonl is written by the trainer in any case.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +19,8 @@ from sat.data.vocabulary import Vocabulary
 from sat.tracking.backends import TRACKERS, tracker_kind
 from sat.tracking.sample_grid import Sample
 
-SAMPLES = 8
-"""validation images whose captions are shown after each epoch"""
+SAMPLES, FIGURES = 8, 2
+"""validation images whose captions are shown after each epoch, and whose attention maps are too"""
 
 
 class RunLogger:
@@ -45,10 +46,12 @@ class RunLogger:
     def after_step(self, step: int, model: nn.Module, values: dict[str, float]) -> None:
         """Show, every `log_every` steps, these values and histograms of all trained weights.
 
-        Gradients are shown after clipping. Raises `FloatingPointError` for a weight or gradient
-        that is not finite.
+        Before the first `log_every` steps they are shown ten times as often, so that short runs
+        have curves. Gradients are shown after clipping. Raises `FloatingPointError` for a weight or
+        gradient that is not finite.
         """
-        if self.tracker is None or step % self.every:
+        every = self.every if step > self.every else max(1, self.every // 10)
+        if self.tracker is None or step % every:
             return
         self.tracker.scalars(step, {f"step/{name}": value for name, value in values.items()})
         found = {}
@@ -59,19 +62,26 @@ class RunLogger:
         self.tracker.histograms(step, found)
 
     def after_epoch(
-        self, step: int, values: dict[str, float], results: Sequence[dict[str, Any]]
+        self,
+        step: int,
+        values: dict[str, float],
+        results: Sequence[dict[str, Any]],
+        draw: Callable[[list[int]], list[np.ndarray]] = lambda images: [],
     ) -> None:
         """Show the epoch's values and some of the validation `results`, evenly spread.
 
         `results` are in the order of the images; the same images are shown after every epoch.
+        `draw` gives a figure uint8[H, W, 3] of the attention maps for each of the images named.
         """
         if self.tracker is None:
             return
-        self.tracker.scalars(step, {f"epoch/{name}": value for name, value in values.items()})
+        values = {f"epoch/{name}": value for name, value in values.items() if name != "epoch"}
+        self.tracker.scalars(step, values)
         self.references = self.references or self.val.references(self.vocabulary)
         count = min(SAMPLES, len(results))
         chosen = [i * len(results) // count for i in range(count)]
         self.tracker.samples(step, [self._sample(i, results[i]) for i in chosen])
+        self.tracker.figures(step, draw(chosen[:FIGURES]))
 
     def _sample(self, image: int, result: dict[str, Any]) -> Sample:
         pixels = self.val.image(image).permute(1, 2, 0).numpy()  # (S, S, 3)

@@ -30,7 +30,7 @@ def sample_grid(samples: Sequence[Sample]) -> np.ndarray:
     """Draw uint8[H, W, 3]: every image with its hypothesis above and its first reference below."""
     rows = math.ceil(len(samples) / COLUMNS)
     size = (COLUMNS * WIDTH_INCHES, rows * HEIGHT_INCHES)
-    figure = Figure(size, dpi=100, layout="constrained")
+    figure = Figure(size, layout="constrained")
     for i, sample in enumerate(samples, 1):
         axes = figure.add_subplot(rows, COLUMNS, i, xticks=[], yticks=[])
         axes.imshow(sample.image)
@@ -40,6 +40,12 @@ def sample_grid(samples: Sequence[Sample]) -> np.ndarray:
         )
         axes.set_title(above, fontsize=FONT_POINTS, parse_math=False)
         axes.set_xlabel(below, fontsize=FONT_POINTS, color="gray", parse_math=False)
+    return rasterize(figure)
+
+
+def rasterize(figure: Figure) -> np.ndarray:
+    """The pixels uint8[H, W, 3] of a figure at 100 dots per inch."""
+    figure.set_dpi(100)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

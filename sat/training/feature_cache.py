@@ -5,7 +5,9 @@ I images, W views (the image, and mirrored), P regions, D features.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,7 @@ def cache_features(
     key: str,
     *,
     mirror: bool = False,
+    folder: str | Path | None = None,
     batch_size: int = 32,
     workers: int = 0,
     progress: Progress = iter,
@@ -45,14 +48,24 @@ def cache_features(
     """The HDF5 file of the split's features float16[I, W, P, D], written unless it is there.
 
     `encode` takes uint8[B, 3, S, S] to float[B, P, D]; `key` (see `fingerprint`) names what made
-    the features and stands in the file's name. Features older than the images are made anew.
-    Raises `OSError` when the disk is too small for them, before anything is encoded.
+    the features and stands in the file's name. The file lies beside the images, or in `folder`;
+    there its name tells the images of different folders apart. Features older than the images are
+    made anew. Raises `OSError` when the folder cannot be written or the disk is too small for them,
+    before anything is encoded.
     """
-    path = dataset.path("FEATURES", f"_{key}.hdf5")
     images = dataset.path("IMAGES", ".hdf5")
+    path = dataset.path("FEATURES", f"_{key}.hdf5")
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        source = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:8]
+        path = Path(folder, f"{path.stem}_{source}{path.suffix}")
     if path.exists() and path.stat().st_mtime_ns >= images.stat().st_mtime_ns:
         logger.info("features of %s: reading %s", dataset.split, path)
         return path
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            f"{path.parent} cannot be written: name another folder of features with --cache_dir"
+        )
     loader = evaluation_loader(dataset, batch_size, workers=workers)
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         written = 0
@@ -76,7 +89,12 @@ def cache_features(
 
 
 def with_features(
-    captioner: Captioner, dataset: CaptionDataset, *, mirror: bool, bar: Callable[..., Any]
+    captioner: Captioner,
+    dataset: CaptionDataset,
+    *,
+    mirror: bool,
+    folder: str | None,
+    bar: Callable[..., Any],
 ) -> CaptionDataset:
     """The dataset with cached features in place of images, encoded now unless they are there.
 
@@ -94,5 +112,6 @@ def with_features(
 
     key = fingerprint(frozen.module, captioner.preprocessing, 1 + mirror)
     progress = partial(bar, desc=f"encoding {dataset.split}", unit="batch")
-    path = cache_features(encode_on_device, dataset, key, mirror=mirror, progress=progress)
+    how: dict[str, Any] = {"mirror": mirror, "folder": folder, "progress": progress}
+    path = cache_features(encode_on_device, dataset, key, **how)
     return dataset.reading(path)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.model import Preprocessing
 from sat.config.training import TrainConfig
-from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary
+from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary, warn_of_unknown
 from sat.data.vocabulary import Vocabulary
 from sat.evaluation import check_preprocessing
 from sat.models.factory import initialize_model
+
+logger = logging.getLogger(__name__)
 
 
 def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Vocabulary]:
@@ -26,7 +29,9 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
                 f"captions_per_sample is {group}: choose a divisor of "
                 f"{train.captions_per_image}, the captions that each image has in {folder}"
             )
-    return train, val, read_vocabulary(folder, name)
+    vocabulary = read_vocabulary(folder, name)
+    warn_of_unknown(train, vocabulary.unk_id)
+    return train, val, vocabulary
 
 
 def initial_captioner(
@@ -37,7 +42,12 @@ def initial_captioner(
     if start is None and config.stages[0] > 1:
         start = f"{config.output_dir}/best"
     if start is None:
-        images = Preprocessing(size=train.image_size, resize=train.resize)  # type: ignore[arg-type]
+        if config.freezes_random_encoder:
+            logger.warning(
+                "the encoder has random weights and stage 1 does not train it: give trained ones "
+                "(--encoder.weights, --hf.encoder) or a --stage1.encoder_learning_rate"
+            )
+        images = Preprocessing(size=train.image_size, resize=train.resize)
         model, model_config = initialize_model(config, images, vocabulary)
         return Captioner(model, vocabulary, model_config)
     captioner = Captioner(*native.load(start))

@@ -65,7 +65,20 @@ def build_ema(model: CaptionModel, stage: StageConfig) -> AveragedModel | None:
     """The exponential moving average of the model's weights, where the stage takes one."""
     if not stage.ema:
         return None
-    return AveragedModel(cast(nn.Module, model), multi_avg_fn=get_ema_multi_avg_fn(stage.ema))
+    return AveragedModel(cast(nn.Module, model), multi_avg_fn=ema_with_warmup(stage.ema))
+
+
+def ema_with_warmup(decay: float) -> Callable[[Any, Any, Any], None]:
+    """The update of an average whose decay is min(decay, (1 + n) / (10 + n)) after n updates.
+
+    So an average of few steps is one of the latest of them, not of the random weights before: the
+    rule of TensorFlow's ExponentialMovingAverage. n is saved with the average.
+    """
+
+    def update(averaged: Any, current: Any, n: Any) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
+
+    return update
 
 
 def optimizer_step(

@@ -13,6 +13,8 @@ from sat.tracking.backends import EVENTS, RUNS
 from sat.training.state import TrainerState
 
 LOG = "log.jsonl"
+EPOCH_SCORE = "epoch_Bleu_4"
+"""of best/, decoded as validation decodes, where another decoding has been chosen for it since"""
 
 
 def check_folder(config: TrainConfig) -> None:
@@ -75,7 +77,9 @@ def initial_state(config: TrainConfig, folder: Path) -> TrainerState:
     """The state of a new run; a run of a later stage alone continues the counts of its first."""
     state = TrainerState(log_lines=len(log_lines(folder)))
     if config.stages[0] > 1 and native.exists(folder / "best"):
-        state.best = native.scores(folder / "best").get("Bleu_4", -1.0)
+        scores = native.scores(folder / "best")
+        state.best = scores.get(EPOCH_SCORE, scores.get("Bleu_4", state.best))
+        state.best_cross_entropy = scores.get("val_cross_entropy", state.best_cross_entropy)
     if config.stages[0] > 1 and native.exists(folder / "last"):
         before = native.load_trainer(folder / "last")["position"]
         state.global_step = TrainerState.from_dict(before).global_step

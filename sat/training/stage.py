@@ -81,7 +81,7 @@ def build_stage(
     cached = config.cache_features and model.frozen_part() is not None
     source = train
     if cached:
-        encoded = partial(with_features, captioner, bar=bar)
+        encoded = partial(with_features, captioner, folder=config.cache_dir, bar=bar)
         source, val = encoded(train, mirror=config.mirror), encoded(val, mirror=False)
     sampler = build_sampler(config, number, train)
     loader = training_loader(

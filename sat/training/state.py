@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class TrainerState:
     batch: int = 0  # batches of the epoch already learnt from
     steps: int = 0  # batches of the stage
     best: float = -1.0  # validation BLEU-4 of best/
+    best_cross_entropy: float = math.inf  # validation cross-entropy of best/
     epochs_without_improvement: int = 0  # epochs without a better one
     lr_scale: float = 1.0  # of the stage's learning rates
     log_lines: int = 0  # in the log
@@ -49,9 +51,14 @@ class TrainerState:
         for key, value in (losses | counts).items():
             self.totals[key] = self.totals.get(key, 0.0) + value
 
-    def after_epoch(self, score: float, stage: StageConfig) -> TrainerState:
-        """The state at the beginning of the next epoch, after this one scored BLEU-4 `score`."""
-        epochs_without_improvement = 0 if score > self.best else self.epochs_without_improvement + 1
+    def after_epoch(self, score: float, cross_entropy: float, stage: StageConfig) -> TrainerState:
+        """The state at the beginning of the next epoch, after this one scored BLEU-4 `score`.
+
+        Of equal scores, as 0.0 in the first epochs, the one with the lower validation
+        `cross_entropy` is better.
+        """
+        better = (score, -cross_entropy) > (self.best, -self.best_cross_entropy)
+        epochs_without_improvement = 0 if better else self.epochs_without_improvement + 1
         slower = (
             epochs_without_improvement > 0
             and epochs_without_improvement % stage.decay_patience == 0
@@ -60,7 +67,8 @@ class TrainerState:
             self,
             epoch=self.epoch + 1,
             batch=0,
-            best=max(self.best, score),
+            best=score if better else self.best,
+            best_cross_entropy=cross_entropy if better else self.best_cross_entropy,
             epochs_without_improvement=epochs_without_improvement,
             lr_scale=self.lr_scale * stage.decay if slower else self.lr_scale,
             log_lines=self.log_lines + 1,
@@ -70,7 +78,11 @@ class TrainerState:
     def at_stage(self, index: int) -> TrainerState:
         """The state at the beginning of a later stage of the same run."""
         return TrainerState(
-            stage=index, best=self.best, log_lines=self.log_lines, global_step=self.global_step
+            stage=index,
+            best=self.best,
+            best_cross_entropy=self.best_cross_entropy,
+            log_lines=self.log_lines,
+            global_step=self.global_step,
         )
 
     def is_over(self, stage: StageConfig) -> bool:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from tqdm import tqdm
 
 from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.training import TrainConfig
+from sat.data.progress import progress_bar
 from sat.device import grad_scaler, resolve_device
 from sat.evaluation import check_preprocessing
 from sat.models.base import CaptionModel
@@ -29,6 +29,7 @@ from sat.tracking.logger import RunLogger
 from sat.training.initialization import initial_captioner, open_data
 from sat.training.optim import defer_keyboard_interrupt, set_learning_rates
 from sat.training.run_folder import (
+    EPOCH_SCORE,
     add_line,
     check_folder,
     initial_state,
@@ -38,19 +39,20 @@ from sat.training.run_folder import (
 )
 from sat.training.stage import Stage, build_stage, training_step
 from sat.training.state import random_state, set_random_state
-from sat.training.validation import validate
+from sat.training.validation import attention_figures, choose_decoding, validate
 
 logger = logging.getLogger(__name__)
 
 Bar = Callable[..., Any]
-quiet: Bar = partial(tqdm, disable=True)
+quiet: Bar = partial(progress_bar, disable=True)
 
 
 def fit(config: TrainConfig, bar: Bar = quiet) -> Path:
     """Train as the config says and return the folder of the best checkpoint.
 
-    `bar` makes progress bars (`tqdm`); by default none are shown. Raises `FloatingPointError` when
-    the loss is no longer finite, and `ValueError` or `OSError` for a run that cannot work.
+    `bar` makes progress bars (`progress_bar`); by default none are shown. Raises
+    `FloatingPointError` when the loss is no longer finite, and `ValueError` or `OSError` for a run
+    that cannot work.
     """
     trainer = Trainer(config, bar)
     trainer.run()
@@ -69,8 +71,14 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.train, self.val, vocabulary = open_data(config)
         self.captioner = initial_captioner(config, self.train, vocabulary)
+        own = self.captioner.config  # checkpoints are decoded, by default, as validation decodes
+        decoding = config.validation.with_rules_of(own.decoding)
+        self.config = config = dataclasses.replace(config, validation=decoding)
+        self.captioner.config = dataclasses.replace(own, decoding=decoding)
         check_preprocessing(self.captioner.preprocessing, self.val)
         self.captioner.to(self.device)
+        parts = (self.captioner.model, vocabulary, self.captioner.config)
+        native.try_save(Path(config.output_dir), *parts)
         self.folder = prepare_run_folder(config)
         self.state = initial_state(config, self.folder)
 
@@ -91,6 +99,9 @@ class Trainer:
                 elif index:
                     self._save("last", stage)  # best/ may be of this stage from here on
                 self._run_stage(stage, run_logger)
+        chooses = self.config.choose_decoding and not self.config.validation.samples
+        if chooses and native.exists(self.folder / "best"):
+            self._choose_decoding(stage)
 
     def _enter(self, index: int) -> None:
         """Set the state to the beginning of a later stage, and the weights to the best so far."""
@@ -172,17 +183,30 @@ class Trainer:
             **state.means(),
             **scores,
         }
-        after = state.after_epoch(scores["Bleu_4"], stage.config)
+        after = state.after_epoch(scores["Bleu_4"], scores["val_cross_entropy"], stage.config)
         if after.epochs_without_improvement == 0:
             self._save("best", stage, scores)
         add_line(self.folder, line | {"best": after.best})
-        run_logger.after_epoch(state.global_step, line, results)
+        draw = partial(attention_figures, self._kept(stage), self.val, self.config.validation)
+        run_logger.after_epoch(state.global_step, line, results, draw)
         self.state = after  # at once: a run that is stopped before this repeats all the above
         set_learning_rates(stage.optimizer, stage.config, after.lr_scale)
         logger.info(
             f"stage {stage.number}, epoch {after.epoch}: validation BLEU-4 "
             f"{scores['Bleu_4']:.4f}, best {after.best:.4f}"
         )
+
+    def _choose_decoding(self, stage: Stage) -> None:
+        """Store with best/ the decoding that scores highest on the validation split."""
+        folder = self.folder / "best"
+        best = Captioner(*native.load(folder)).to(self.device)
+        best.model.set_trainable(stage.config, embeddings=True)  # to read the stage's features
+        progress = partial(self.bar, desc="choosing the decoding", unit="batch", leave=False)
+        decoding, scores = choose_decoding(best, stage.val, self.config, progress)
+        config = dataclasses.replace(best.config, decoding=decoding)
+        before = native.scores(folder)
+        scores = before | scores | {EPOCH_SCORE: before.get(EPOCH_SCORE, before["Bleu_4"])}
+        native.save(folder, best.model, best.vocabulary, config, scores=scores)
 
     def _kept(self, stage: Stage) -> Captioner:
         """The captioner that is validated and kept: of the average weights, where one is taken."""

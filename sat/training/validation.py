@@ -5,19 +5,31 @@ B captions, T words, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from sat.captioner import Captioner
+from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.data.dataloader import evaluation_loader
 from sat.data.dataset import CaptionDataset
 from sat.data.progress import Progress
-from sat.evaluation import caption_dataset, score
+from sat.evaluation import caption_dataset, score, table
 from sat.models.base import device_of, encode_batch
+from sat.tracking.sample_grid import rasterize
 from sat.training.losses import cross_entropy, topk_accuracy
+from sat.visualize import visualize_att
+
+logger = logging.getLogger(__name__)
+
+BEAM_SIZES, LENGTH_PENALTIES = (1, 3, 5), (0.0, 0.5, 1.0)
+"""among which `choose_decoding` chooses"""
 
 
 @torch.inference_mode()
@@ -40,16 +52,56 @@ def validate(
     for batch in loader:
         words, targets = batch.lengths.to(device) - 1, batch.captions[:, 1:].to(device)
         features = encode_batch(model, batch.images)
-        logits = model(features, batch.captions.to(device), batch.lengths.to(device)).logits
+        captions, lengths = batch.captions.to(device), batch.lengths.to(device)
+        logits = model(features, captions, lengths, output_attentions=False).logits
         total = int(words.sum())
         entropy += total * cross_entropy(logits, targets, words).item()
         top5 += total * topk_accuracy(logits, targets, words).item()
         count += total
-    (captions,) = caption_dataset(captioner, loader, [config.validation], progress)
-    scored = score(captions, dataset, captioner.vocabulary)
+    (hypotheses,) = caption_dataset(captioner, loader, [config.validation], progress)
+    scored = score(hypotheses, dataset, captioner.vocabulary)
     on_results(scored.results)
     return {
         **scored.scores,
         "val_cross_entropy": entropy / count,
         "teacher_forced_top5": top5 / count,
     }
+
+
+def attention_figures(
+    captioner: Captioner, dataset: CaptionDataset, options: DecodingConfig, images: list[int]
+) -> list[np.ndarray]:
+    """Figures uint8[H, W, 3] of the attention maps of captions decoded for these images."""
+    as_prepared = dataclasses.replace(captioner.preprocessing, resize="squash")  # changes nothing
+    config = dataclasses.replace(captioner.config, preprocessing=as_prepared)
+    photos = [Image.fromarray(dataset.image(i).permute(1, 2, 0).numpy()) for i in images]
+    captioner = Captioner(captioner.model, captioner.vocabulary, config)
+    results = captioner.caption_all(photos, options)
+    return [rasterize(visualize_att(result)) for result in results]
+
+
+def choose_decoding(
+    captioner: Captioner, dataset: CaptionDataset, config: TrainConfig, progress: Progress = iter
+) -> tuple[DecodingConfig, dict[str, float]]:
+    """The decoding options with the highest BLEU-4 on the split, and their scores.
+
+    They are the run's `validation` with other beams and length penalties, or as it is; of equal
+    ones the smallest beam. Each image is encoded once.
+    """
+    own = dataclasses.replace(config.validation, num_return_sequences=1)
+    grid = {dataclasses.replace(own, beam_size=1), own} | {
+        dataclasses.replace(own, beam_size=beams, length_penalty=penalty)
+        for beams in BEAM_SIZES[1:]
+        for penalty in LENGTH_PENALTIES
+    }
+    runs = sorted(grid, key=lambda options: (options.beam_size, options.length_penalty))
+    workers = 0 if dataset.reads_features else config.workers
+    loader = evaluation_loader(dataset, config.validation_batch_size, workers=workers)
+    captions = caption_dataset(captioner, loader, runs, progress)
+    found = [score(by_image, dataset, captioner.vocabulary) for by_image in captions]
+    best, scored = max(zip(runs, found), key=lambda pair: pair[1].scores["Bleu_4"])
+    logger.info(
+        "decoding of %s, kept: beam %d, length penalty %g\n%s",
+        *(dataset.split, best.beam_size, best.length_penalty, table(runs, found)),
+    )
+    return best, scored.scores

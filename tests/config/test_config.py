@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from sat.cli import add_flags
 from sat.config.checks import from_dict, to_dict
 from sat.config.decoding import DecodingConfig
-from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
+from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing, VitGpt2Config
 from sat.config.objectives import HardAttentionConfig
 from sat.config.training import StageConfig, TrainConfig
 
@@ -34,6 +34,13 @@ LITERALS = [
 
 REFUSED = [
     (Preprocessing, {"size": 0}, "image size is 0: give a positive number of pixels"),
+    (Preprocessing, {"resize": "fit"}, "resize is 'fit': give squash, crop, inner_crop, or steps"),
+    (
+        Preprocessing,
+        {"resize": "shortest_edge=256,center_crop=224"},
+        "resize is 'shortest_edge=256,center_crop=224': give squash",
+    ),
+    (Preprocessing, {"resize": "size=256:cubic"}, "the filter of resize is 'cubic': give nearest"),
     (Preprocessing, {"std": (1.0, 0.0, 1.0)}, "std is (1.0, 0.0, 1.0): every channel needs"),
     (DecoderConfig, {"attention_dim": 0}, "attention_dim is 0: give a positive size"),
     (DecoderConfig, {"embed_dim": -1}, "embed_dim is -1: give a positive size"),
@@ -147,7 +154,7 @@ def test_config_with_an_unknown_choice_lists_the_choices(cls, name, choices):
 
 def test_literal_fields_include_the_known_choices():
     names = {name for _, name, _ in LITERALS}
-    assert {"resize", "activation", "gate", "initial_state", "output", "precision"} <= names
+    assert {"activation", "gate", "initial_state", "output", "precision"} <= names
 
 
 @pytest.mark.parametrize(
@@ -189,6 +196,11 @@ def test_from_dict_with_unknown_keys_or_values_names_them(values, sentence):
     assert str(caught.value).startswith(sentence)
 
 
+def test_from_dict_of_an_earlier_version_leaves_out_its_sizes():
+    earlier = {"hf": {"positions": 64, "encoder_layers": 4, "attention_layer": 2}}
+    assert from_dict(ModelConfig, earlier).hf == VitGpt2Config(attention_layer=2)
+
+
 def test_config_field_assignment_raises_frozen_instance_error():
     for cls in CONFIGS:
         config = cls()
@@ -224,7 +236,7 @@ def test_train_config_stage_of_a_number_is_its_field():
 def test_add_flags_of_a_config_parses_its_fields(capsys):
     parser = ArgumentParser(prog="toy")
     add_flags(parser, DecodingConfig, skip=("seed",))
-    defaults = vars(parser.parse_args([]))
+    defaults = parser.parse_args([]).as_dict()
     expected = to_dict(DecodingConfig())
     del expected["seed"]
     assert defaults == expected
@@ -235,3 +247,17 @@ def test_add_flags_of_a_config_parses_its_fields(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "sample from this many likeliest words; 0: from all" in text
     assert "--seed" not in text
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--decoder_config.n_layer", "2", "--decoder_config.attn_pdrop", "0.3"],
+        ["--decoder_config", '{"n_layer": 2, "attn_pdrop": 0.3}'],
+        ["--decoder_config", "{n_layer: 4, attn_pdrop: 0.3}", "--decoder_config.n_layer=2"],
+    ],
+)
+def test_add_flags_of_a_dict_field_parses_keys_and_json(flags):
+    parser = ArgumentParser(prog="toy")
+    add_flags(parser, VitGpt2Config)
+    assert parser.parse_args(flags).decoder_config == {"n_layer": 2, "attn_pdrop": 0.3}

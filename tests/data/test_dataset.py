@@ -102,6 +102,21 @@ def test_references_with_file_are_its_captions(
     assert not caplog.text
 
 
+def test_references_scored_by_tokens_are_the_tokens(prepared: Write) -> None:
+    data = prepared(images=1)
+    image = {"image_id": 42, "file_name": "x.jpg", "captions": ["一只狗。"], "tokens": ["一 只 狗"]}
+    text = json.dumps({"images": [image], "scored": "tokens"})
+    data.path("REFERENCES", ".json").write_text(text)
+    (found,) = opened(data).references(Vocabulary(data.word_map))
+    assert found == image | {"captions": ["一 只 狗"]}
+
+
+def test_dataset_prepared_without_test_split_says_so(prepared: Write) -> None:
+    data = prepared()
+    with pytest.raises(FileNotFoundError, match="was prepared without a test split: choose val"):
+        CaptionDataset(data.folder, data.name, "test")
+
+
 def test_collate_cuts_captions_to_the_longest(prepared: Write) -> None:
     data = prepared()
     dataset = opened(data)

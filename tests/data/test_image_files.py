@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from quadrants import BLUE, GREEN, GREY, RED, quadrants
 
-from sat.data.image_files import read_image
+from sat.data.image_files import find_images, read_image
 
 
 def corners(photo):
@@ -193,3 +193,24 @@ def test_read_image_of_a_folder_or_missing_file_raises(tmp_path):
         read_image(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such image; check"):
         read_image(tmp_path / "none.jpg")
+
+
+def test_read_image_of_a_kind_that_starts_another_program_is_refused(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(ValueError, match=r"a\.jpg: cannot be read as an image"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_read_image_of_too_many_megapixels_is_refused_unless_allowed(tmp_path):
+    Image.new("L", (2000, 1000)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="has 2 megapixels, more than 1: shrink it"):
+        read_image(tmp_path / "a.png", max_megapixels=1)
+    assert read_image(tmp_path / "a.png", max_megapixels=2).size == (2000, 1000)
+
+
+def test_find_images_in_a_folder_names_what_it_skips(tmp_path, caplog):
+    for name in ("a.jfif", "b.JPE", "._a.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    with caplog.at_level("INFO"):
+        assert [path.name for path in find_images([str(tmp_path)])] == ["a.jfif", "b.JPE"]
+    assert "skipped: ._a.jpg, notes.txt" in caplog.text

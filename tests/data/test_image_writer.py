@@ -109,9 +109,9 @@ def test_write_images_with_skip_bad_leaves_out_and_logs(tmp_path, photos, caplog
 def test_write_images_of_a_bad_image_raises_with_the_remedy(tmp_path, photos):
     for i in (3, 5):
         photos[i].write_bytes(b"no photo")
-    told = r"3\.png: cannot be read as an image .*; repair it, or .* --on_bad_image skip"
+    told = r"3\.png: cannot be read as an image .*; repair it, or .* --missing drop"
     with pytest.raises(ValueError, match=told):
         write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)
     photos[2].unlink()
-    with pytest.raises(FileNotFoundError, match=r"2\.png: there is no such image.*on_bad_image"):
+    with pytest.raises(FileNotFoundError, match=r"2\.png: there is no such image.*--missing drop"):
         write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)

@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 
 from sat.config.data import InputFilesConfig
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
+from sat.data.caption_selection import check_images_exist
+from sat.data.dataset import CaptionDataset
 from sat.data.image_files import read_image
 from sat.data.prepare import create_input_files
 from sat.data.transforms import resize
+from sat.data.vocabulary import Vocabulary
+from sat.metrics.bleu import bleu
 
 WORDS = ["a", "dog", "cat", "runs", "sits", "on", "the", "grass", "snow", "with", "Ball", "é"]
 CONFIG = InputFilesConfig(
@@ -188,14 +192,47 @@ def test_create_input_files_with_long_captions_leaves_out_training_only(records,
     assert "a shorter one 1 are kept with captions cut and 0 are left out" in caplog.text
 
 
-@pytest.mark.parametrize("missing", ["train", "val", "test"])
-def test_create_input_files_of_a_split_without_captions_raises(records, output, missing):
+@pytest.mark.parametrize("missing", ["train", "val"])
+def test_create_input_files_of_a_split_without_images_raises(records, output, missing):
     others = [record for record in records if record.split != missing]
     with pytest.raises(
-        ValueError, match=f"the {missing} split has no captions of up to 8 words .0 images"
+        ValueError, match=rf"the {missing} split has no images \(found: .*'test': 7.*--split 0\.8"
     ):
         create_input_files(others, output, CONFIG)
     assert not output.exists()
+
+
+def test_create_input_files_of_long_captions_alone_raises(records, output):
+    long = [replace(r, captions=(("a",) * 9,)) if r.split == "train" else r for r in records]
+    with pytest.raises(
+        ValueError, match=r"the train split has no captions of up to 8 words \(15 im"
+    ):
+        create_input_files(long, output, CONFIG)
+
+
+def test_create_input_files_without_test_images_removes_older_test_files(records, output, caplog):
+    create_input_files(records, output, CONFIG)
+    others = [record for record in records if record.split != "test"]
+    create_input_files(others, output, CONFIG, overwrite=True)
+    assert "no image is in the test split: train and val alone are prepared" in caplog.text
+    assert len(contents(output)) == 9
+    assert not list(output.glob("TEST_*"))
+
+
+def test_create_input_files_of_unsegmented_texts_scores_tokens(records, output):
+    """Chinese, Japanese, Thai: the tokens are words, the raw text has no blanks."""
+    joined = [replace(r, raw=tuple("".join(words) for words in r.captions)) for r in records]
+    create_input_files(joined, output, CONFIG)
+    written = read(output, "val", "REFERENCES")
+    assert written["scored"] == "tokens"
+    mine = [record for record in joined if record.split == "val"]
+    assert [image["captions"] for image in written["images"]] == [list(r.raw) for r in mine]
+    dataset = CaptionDataset(output, NAME, "val")
+    vocabulary = Vocabulary.build((words for r in joined for words in r.captions), 1)
+    references = [image["captions"] for image in dataset.references(vocabulary)]
+    said = [vocabulary.decode(vocabulary.encode(r.captions[0])) for r in mine]
+    assert bleu(references, said)["Bleu_1"] == 1.0
+    assert bleu([list(r.raw) for r in mine], said)["Bleu_4"] == 0.0
 
 
 def test_create_input_files_over_existing_files_raises_unless_overwrite(records, output):
@@ -248,6 +285,14 @@ def test_create_input_files_with_bad_images_raises_and_leaves_nothing(records, o
         create_input_files(records, output, CONFIG)
 
 
+def test_check_images_exist_with_missing_images_names_the_first(tmp_path):
+    (tmp_path / "1.jpg").touch()
+    records = [Record(i, tmp_path / f"{i}.jpg", "train", (), ()) for i in range(4)]
+    with pytest.raises(FileNotFoundError, match=r"0\.jpg: there is no such image, and 2 more are"):
+        check_images_exist(records)
+    check_images_exist(records[1:2])
+
+
 def test_create_input_files_with_skip_leaves_out_their_captions(records, output, tmp_path, caplog):
     config = InputFilesConfig(**vars(CONFIG) | {"on_bad_image": "skip"})
     bad = [record for record in records if record.split == "val"][1:3]
@@ -255,6 +300,9 @@ def test_create_input_files_with_skip_leaves_out_their_captions(records, output,
     bad[1].path.unlink()
     create_input_files(records, output, config)
     create_input_files([r for r in records if r not in bad], tmp_path / "without", config)
+    dropped = output / f"DROPPED_{NAME}.txt"
+    assert dropped.read_text().splitlines() == [str(record.path) for record in bad]
+    dropped.unlink()
     assert contents(output) == contents(tmp_path / "without")
     assert "val: 2 of 8 images skipped" in caplog.text
 
@@ -284,7 +332,13 @@ def test_create_input_files_on_a_full_disk_raises_at_once(records, output, monke
     [
         *[("captions_per_image", 0), ("min_word_freq", 0), ("max_len", 0), ("workers", 0)],
         *[("vocabulary_size", 0), ("vocabulary_splits", "val")],
-        *[("image_size", 0), ("dataset", "flickr9k"), ("resize", "pad"), ("on_bad_image", "no")],
+        *[
+            ("image_size", 0),
+            ("dataset", "a/b"),
+            ("dataset", ""),
+            ("resize", "pad"),
+            ("on_bad_image", "no"),
+        ],
     ],
 )
 def test_input_files_config_with_invalid_values_names_them(field, value):

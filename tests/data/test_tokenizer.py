@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import tiny_vit
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from sat.config.data import InputFilesConfig
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
 from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary
 from sat.data.prepare import create_input_files
 from sat.data.tokenizer import END_OF_TEXT, SubwordTokenizer
@@ -28,7 +29,7 @@ def test_tokenizer_encode_puts_end_of_text_around_the_caption():
     assert subwords.unk_id is None
     assert subwords.decode([*ids, *plain, end]) == "a red dog runs"
     assert subwords.decode(plain) == "a red dog runs"
-    assert len(subwords.words(ids)) == len(plain)
+    assert subwords.words(ids) == ["a", "red", "dog", "runs"]
     assert subwords.decode([end, end, end]) == ""
 
 
@@ -52,6 +53,109 @@ def test_tokenizer_of_bert_finds_special_tokens_by_name():
     assert subwords.decode([2, 4, 5, 6, 3, 6, 0]) == "dogs run"
     with pytest.raises(ValueError, match="has no start token: it needs one of"):
         SubwordTokenizer(Tokenizer(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]")))
+
+
+def bert_files(folder: Path) -> Path:
+    """A BERT tokenizer from before tokenizer.json: vocab.txt alone."""
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "dog",
+        "##s",
+        "run",
+        "a",
+        "the",
+        "##ning",
+        ".",
+        "猫",
+        "在",
+    ]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    return folder
+
+
+def sentencepiece_files(folder: Path, name: str, kind: str) -> Path:
+    """A sentencepiece model of a few captions, as `name`."""
+    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
+    (folder / "captions.txt").write_text("\n".join(tiny_vit.CAPTIONS * 9))
+    prefix = name.removesuffix(".model")
+    trainer.train(
+        input=str(folder / "captions.txt"),
+        model_prefix=str(folder / prefix),
+        vocab_size=40,
+        model_type=kind,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return folder
+
+
+def test_tokenizer_load_of_vocab_txt_alone_is_berts(tmp_path):
+    subwords = SubwordTokenizer.load(bert_files(tmp_path))
+    ids = subwords.encode(subwords.split(["The", "dogs", "running."]))
+    assert ids == [2, 8, 4, 5, 6, 9, 10, 3]
+    assert subwords.decode(ids) == "the dogs running."
+    assert subwords.words_and_lengths(ids) == (["the", "dogs", "running."], [1, 2, 3])
+    assert subwords.words(subwords.encode(subwords.split(["猫在"]))) == ["猫", "在"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "model_type"),
+    [
+        ("sentencepiece.bpe.model", "unigram", "mbart"),
+        ("spiece.model", "unigram", None),
+        ("tokenizer.model", "bpe", None),
+    ],
+)
+def test_tokenizer_load_of_a_sentencepiece_model_reads_it(name, kind, model_type, tmp_path):
+    sentencepiece_files(tmp_path, name, kind)
+    if model_type:
+        config = {"model_type": "vision-encoder-decoder", "decoder": {"model_type": model_type}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(special))
+    subwords = SubwordTokenizer.load(tmp_path)
+    caption = "a red dog sings"
+    ids = subwords.encode(subwords.split(caption.split()))
+    assert subwords.decode(ids) == caption
+    words, lengths = subwords.words_and_lengths(ids)
+    assert words == caption.split()
+    assert sum(lengths) == len(ids) - 2
+    assert max(lengths) > 1
+
+
+def test_tokenizer_load_of_a_folder_without_one_says_what_it_may_hold(tmp_path):
+    with pytest.raises(ValueError, match=r"it holds none of tokenizer\.json, vocab\.txt"):
+        SubwordTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("a zebra-like dog, running.", ["a", "zebra-like", "dog,", "running."]),
+        ("naïve dög 🐟 <3", ["naïve", "dög", "🐟", "<3"]),
+        ("猫在跑", ["猫", "在", "跑"]),
+        ("", []),
+    ],
+)
+def test_words_of_byte_level_pieces_are_whole(caption, words):
+    subwords = tiny_vit.subwords()
+    ids = subwords.encode(subwords.split([caption]))
+    found, lengths = subwords.words_and_lengths(ids)
+    assert found == words
+    assert sum(lengths) == len(ids) - 2
+
+
+def test_words_of_any_ids_have_all_tokens_and_the_letters_of_the_text():
+    subwords = tiny_vit.subwords()
+    draw = random.Random(0)
+    for _ in range(200):
+        ids = [draw.randrange(1, len(subwords)) for _ in range(draw.randrange(12))]
+        words, lengths = subwords.words_and_lengths(ids)
+        assert sum(lengths) == len(ids)
+        assert "".join("".join(words).split()) == "".join(subwords.decode(ids).split())
 
 
 def test_tokenizer_saved_and_loaded_is_equal(tmp_path):
@@ -133,6 +237,16 @@ def test_prepared_files_with_a_given_tokenizer_store_it(prepared, tmp_path):
 
 
 def test_tokenizer_and_vocabulary_have_the_same_methods():
-    asked = {"encode", "decode", "words", "save", "load", "FILE", "__len__", "__eq__"}
+    asked = {
+        "encode",
+        "decode",
+        "words",
+        "words_and_lengths",
+        "save",
+        "load",
+        "FILE",
+        "__len__",
+        "__eq__",
+    }
     assert asked <= set(dir(Vocabulary))
     assert asked <= set(dir(SubwordTokenizer))

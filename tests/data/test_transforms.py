@@ -63,8 +63,16 @@ def test_resize_inner_crop_equals_short_side_256_and_crop_224(shape):
     assert min(scaled.size) == 256
     left, top = (scaled.width - 224) // 2, (scaled.height - 224) // 2
     expected = np.asarray(scaled.crop((left, top, left + 224, top + 224))).transpose(2, 0, 1)
-    inside = np.s_[:, 1:-1, 1:-1]  # at the border Pillow's filter ends with the box
-    assert np.abs(got.astype(int) - expected)[inside].max() <= 1
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_resize_that_pads_fills_with_its_color_and_crops_with_black():
+    photo = Image.new("RGB", (8, 4), (200, 100, 50))
+    got = resize(photo, Preprocessing(size=6, resize="max_size=4,center_crop=4,pad=6:010203"))
+    expected = np.full((3, 6, 6), np.reshape([1, 2, 3], (3, 1, 1)))
+    expected[:, :4, :4] = 0
+    expected[:, 1:3, :4] = np.reshape([200, 100, 50], (3, 1, 1))
+    assert np.array_equal(got, expected)
 
 
 def test_resize_of_another_mode_raises():
@@ -76,9 +84,14 @@ def test_visible_box_of_each_rule_is_the_part_resized():
     assert visible_box((60, 40), Preprocessing()) == (0, 0, 60, 40)
     crop = Preprocessing(resize="crop")
     assert visible_box((60, 40), crop) == (10, 0, 50, 40)
-    assert visible_box((40, 61), crop) == (0, 10.5, 40, 50.5)
-    inner = Preprocessing(resize="inner_crop")
+    box = visible_box((40, 61), crop)  # scaled to 256 x 390, the crop begins 67 below the top
+    assert box == pytest.approx((0, 67 * 61 / 390, 40, (67 + 256) * 61 / 390))
+    inner = Preprocessing(size=56, resize="inner_crop")
     assert visible_box((64, 80), inner) == (4, 12, 60, 68)
+    padded = Preprocessing(size=20, resize="max_size=20,pad=20")
+    assert visible_box((60, 30), padded) == (0, 0, 60, 60)
+    beyond = Preprocessing(size=20, resize="center_crop=20")
+    assert visible_box((10, 30), beyond) == (-5, 5, 15, 25)
 
 
 def test_normalize_equals_the_formula_on_every_value():

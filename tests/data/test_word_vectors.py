@@ -24,12 +24,24 @@ def read(folder: Path, text: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "text", [GLOVE, "5 3\n" + GLOVE, GLOVE.replace("\n", " \n"), GLOVE + "dog 8 8 8\n"]
+    "text",
+    [
+        GLOVE,
+        "5 3\n" + GLOVE,
+        GLOVE.replace("\n", " \n"),
+        GLOVE + "dog 8 8 8\n",
+        GLOVE + "\n",
+        "\ufeff" + GLOVE.removeprefix("the 9 9 9\n"),
+        "\ufeff5 3\n" + GLOVE,
+    ],
 )
 def test_load_embeddings_gives_words_their_vectors(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A GloVe file; one with the counts of word2vec on top; trailing blanks; a word twice."""
+    """A GloVe file; one with the counts of word2vec on top; trailing blanks; a word twice.
+
+    And a blank last line; a byte order mark before the first word, or before the counts.
+    """
     with caplog.at_level(logging.INFO):
         table = read(tmp_path, text)
     assert table.shape == (8, 3)
@@ -70,6 +82,8 @@ def test_load_embeddings_without_a_vector_draws_with_the_same_spread(tmp_path: P
         ),
         ("zebra 1 2 3\n", r"vectors.txt has no vector for any of the 8 words"),
         ("", r"vectors.txt has no vector for any of the 8 words"),
+        ("zebra nan 1 2\ndog 1 nan 3\n", "vectors.txt, line 2: nan is not finite: give a text"),
+        ("dog 1 2 inf\n", "vectors.txt, line 1: inf is not finite: give a text"),
         ("dog 1 two 3\n", "vectors.txt, line 1: could not convert string to float: 'two': give a"),
     ],
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 from toy_language import Caption, State, Toy, photos, textbook_beam_search
 
-from sat.config.decoding import DecodingConfig
+from sat.config.decoding import DecodingConfig, TokenRules
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 
@@ -157,3 +159,68 @@ def test_generate_sampling_leaves_global_generator_unchanged() -> None:
     before = torch.get_rng_state()
     generate(Toy(), MIXED, DecodingConfig(do_sample=True, max_length=4))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+HF = DecodingConfig(rule="hugging_face", early_stopping="never", max_length=4, beam_size=130)
+
+
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 1.0, 2.0])
+def test_beam_search_hugging_face_wide_beam_finds_best_of_all_captions(penalty: float) -> None:
+    """The best score a token among captions that end and those that are cut off."""
+    toy, images = Toy(words=3, one_special=True), photos(NEVER, 2, NEVER)
+    options = dataclasses.replace(HF, length_penalty=penalty, num_return_sequences=5)
+    for image, found in zip(images, generate(toy, images, options), strict=True):
+        captions = list(toy.captions(image, 4))
+        captions.sort(key=lambda c: c[1] / (len(c[0]) + c[2]) ** penalty, reverse=True)
+        assert_same(found, captions[:5])
+
+
+def test_beam_search_hugging_face_of_width_one_is_greedy() -> None:
+    toy, options = Toy(words=5, one_special=True), DecodingConfig(beam_size=1, max_length=6)
+    same = dataclasses.replace(options, rule="hugging_face", length_penalty=2.0)
+    assert generate(toy, MIXED, options) == generate(toy, MIXED, same)
+
+
+@pytest.mark.parametrize("sampling", [False, True], ids=["search", "sampling"])
+def test_generate_hugging_face_may_produce_start_and_padding(sampling: bool) -> None:
+    toy = Toy(words=3, loud=5.0)
+    options = dataclasses.replace(HF, beam_size=1 if sampling else 4, do_sample=sampling)
+    spoken = [word for captions in generate(toy, MIXED, options) for word in captions[0].words]
+    assert {toy.pad_id, toy.start_id} & set(spoken)
+
+
+@pytest.mark.parametrize("rule", ["tutorial", "hugging_face"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_generate_token_rules_hold_in_every_caption(rule: str, width: int) -> None:
+    toy, images = Toy(words=9), photos(*[NEVER] * 8)
+    plain = DecodingConfig(beam_size=width, max_length=6, min_length=2, rule=rule)
+
+    def said(**rules: object) -> list[list[int]]:
+        options = dataclasses.replace(plain, tokens=TokenRules(**rules))
+        return [captions[0].words for captions in generate(toy, images, options)]
+
+    free = said()
+    first, pairs = free[0][0], [tuple(line[:2]) for line in free]
+    assert any(first in line for line in said())
+    assert not any(first in line for line in said(suppress_tokens=(first,)))
+    assert not any(line[:1] == [first] for line in said(begin_suppress_tokens=(first,)))
+    assert all(line[:1] == [first] for line in said(forced_bos_token_id=first))
+    forced = said(forced_bos_token_id=first, begin_suppress_tokens=(first, free[1][0]))
+    assert all(line[0] == first and line[1:2] != [free[1][0]] for line in forced)
+    clean = said(bad_words_ids=tuple(pairs))
+    assert not any(pair in pairwise(line) for line in clean for pair in pairs)
+    assert clean != free
+    assert not any(first in line for line in said(eos_token_id=(first,)))
+    ended = said(forced_eos_token_id=(toy.end_id,))
+    assert max(map(len, ended)) == 5, "the sixth token is the end"
+
+
+def test_beam_search_repetition_penalty_makes_repeats_rarer() -> None:
+    toy, images = Toy(words=4), photos(*[NEVER] * 8)
+
+    def repeats(penalty: float) -> int:
+        options = DecodingConfig(beam_size=3, max_length=7, repetition_penalty=penalty)
+        lines = [captions[0].words for captions in generate(toy, images, options)]
+        return sum(len(line) - len(set(line)) for line in lines)
+
+    assert repeats(5.0) < repeats(1.0)

@@ -24,7 +24,10 @@ IMAGES = 8
 
 
 def decoder_model(decoder: str = "fresh:gpt2") -> VitGpt2:
-    return tiny_vit.model(tiny_vit.Words(one_special=True), decoder=decoder)
+    """Its padding is token 0, after which RoBERTa has its 24 positions."""
+    changes = {"max_position_embeddings": 25} if decoder == "fresh:roberta" else {}
+    words = tiny_vit.Words(one_special=True)
+    return tiny_vit.model(words, decoder=decoder, decoder_config=changes)
 
 
 def theirs(model: VitGpt2, features: torch.Tensor, **options: object) -> object:

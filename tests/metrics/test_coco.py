@@ -78,3 +78,13 @@ def test_coco_scores_corpus_is_mean_of_per_image(monkeypatch):
 def test_coco_scores_unknown_metric_raises_value_error():
     with pytest.raises(ValueError, match="metric 'spice' is unknown: choose from bleu, meteor"):
         coco_scores(REFERENCES, HYPOTHESES, ("bleu", "spice"))
+
+
+def test_coco_scores_cider_of_one_image_warns_that_it_is_zero(caplog):
+    pytest.importorskip("pycocoevalcap")
+    found = coco_scores(REFERENCES[:1], [REFERENCES[0][0]], ("cider",))
+    assert found.corpus["CIDEr"] == 0.0
+    assert "CIDEr of one image is 0.0 by definition" in caplog.text
+    caplog.clear()
+    coco_scores(REFERENCES, HYPOTHESES, ("cider",))
+    assert "CIDEr" not in caplog.text

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sat.config.model import Preprocessing
-from sat.data.dataloader import Batch
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.hypothesis import Hypothesis
-from sat.evaluation import score_pointing_game
+from sat.evaluation import PointingGame
 from sat.metrics.pointing_game import cells_inside, named_objects, share_all_named
 from sat.models.base import Output
 
@@ -26,7 +25,7 @@ FLAT = (0.25, 0.25, 0.25, 0.25)
 class Scripted(nn.Module):
     """A captioning model whose features float[B, P, T] are its attention maps."""
 
-    start_id, end_id = VOCABULARY.start_id, VOCABULARY.end_id
+    start_id, end_id, pad_id = VOCABULARY.start_id, VOCABULARY.end_id, VOCABULARY.pad_id
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +37,8 @@ class Scripted(nn.Module):
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:
         assert captions[0, 0] == self.start_id
         assert captions.shape == (1, int(lengths))
-        return Output(torch.zeros(0), features.transpose(1, 2)[:, : captions.shape[1] - 1])
+        logits = torch.zeros(1, captions.shape[1] - 1, len(VOCABULARY))
+        return Output(logits, features.transpose(1, 2)[:, : captions.shape[1] - 1])
 
 
 def thing(words: str, box: list[float]) -> dict:
@@ -46,21 +46,22 @@ def thing(words: str, box: list[float]) -> dict:
 
 
 def play(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dict[str, float]:
-    """`score_pointing_game` of scenes (caption, one map per word, boxes), in batches of one."""
-    batches, captions, references = [], {}, []
+    """The scores of scenes (caption, one map per word, boxes), in batches of one."""
+    batches, references = [], []
     for i, (text, maps, boxes) in enumerate(scenes):
         words = VOCABULARY.encode(text.split())[1:-1]
         padded = [*maps, *[FLAT] * (len(words) + 1 - len(maps))]
         features = torch.tensor([padded]).transpose(1, 2)  # (1, P, T)
-        nothing = torch.zeros(1, dtype=torch.long)
-        batches.append(Batch(features, nothing, nothing, torch.tensor([i])))
-        captions[i] = Hypothesis(words, 0.0, True)
+        batches.append((features, {i: Hypothesis(words, 0.0, True)}))
         references.append({} if boxes is None else {"boxes": boxes})
     batches.reverse()  # images are identified by index, not by order
     captioner = SimpleNamespace(
         model=Scripted(), vocabulary=VOCABULARY, preprocessing=PREPROCESSING
     )
-    return score_pointing_game(captioner, batches, captions, references)
+    game = PointingGame(captioner, references)
+    for features, captions in batches:
+        game.add(features, captions)
+    return game.scores()
 
 
 def test_pointing_game_uses_map_of_the_noun_only():

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ import torch
 from PIL import Image
 
 import sat.captioner
-from sat.captioner import Captioner
+from sat.caption_result import CaptionResult
+from sat.captioner import Captioner, Seen
 from sat.checkpoints import native
 from sat.cli import name_figures
 from sat.commands import caption as script
@@ -110,12 +110,13 @@ def test_json_holds_what_the_library_returns(caption, model, photos):
             "score": pytest.approx(one.score, abs=1e-4),
             "finished": one.finished,
             "words": one.words,
+            "token_log_probs": pytest.approx(one.token_log_probs, abs=1e-4),
         }
         for name in photos
         for one in captioner.candidates([name], beam_size=3, num_return_sequences=2)[0]
     ]
-    code, out, err = caption(*flags, "--json")
-    assert (code, err) == (0, "")
+    code, out, _ = caption(*flags, "--json")
+    assert code == 0
     assert json.loads(out) == expected
     code, out, _ = caption(*flags, "--json", "results/captions.json")
     assert json.loads(Path("results/captions.json").read_text()) == expected
@@ -155,16 +156,17 @@ class Namer(Captioner):
 
     def __init__(self) -> None:
         self.batches: list[int] = []
-        self.config = SimpleNamespace(decoding=DecodingConfig())
+        self.config = ModelConfig()
 
     def to(self, device: object) -> Namer:
         return self
 
-    def candidates(self, photos: list[Image.Image], options: DecodingConfig) -> list[list[Any]]:
-        self.batches.append(len(photos))
-        names = [list(COLOURS)[int(np.argmax(np.asarray(photo)[0, 0]))] for photo in photos]
+    def caption_batch(self, seen: list[Seen], options: DecodingConfig) -> list[list[Any]]:
+        self.batches.append(len(seen))
+        names = [list(COLOURS)[int(np.argmax(one.pixels[:, 0, 0]))] for one in seen]
         return [
-            [SimpleNamespace(text=name, score=0.0, finished=True, words=[name])] for name in names
+            [CaptionResult(name, 0.0, True, [name], np.ones((1, 1, 1)), one.photo, (0, 0, 1, 1))]
+            for name, one in zip(names, seen)
         ]
 
 
@@ -278,5 +280,37 @@ def test_help_is_fast_and_names_every_option():
     assert os.times().children_user - before < 1
     for name in ("--img", "--model", "--word_map", "--output", "--json", "--dont_smooth", "--show"):
         assert name in done.stdout
-    for name in DecodingConfig.__dataclass_fields__:
+    for name in DecodingConfig.__dataclass_fields__.keys() - {"tokens"}:
         assert f"--{name} " in done.stdout
+
+
+def test_output_none_draws_no_figure(caption, model, photos):
+    code, out, _ = caption("--img", photos[0], "--model", model, "--output", "none")
+    assert code == 0
+    assert len(out.splitlines()) == 1
+    assert os.listdir() == ["photos"]
+
+
+def test_name_of_a_sample_stands_for_the_image_that_comes_with_the_library(caption, model, photos):
+    code, out, _ = caption("--img", "cat.jpg", "--model", model)
+    assert code == 0
+    assert out.endswith("where it looked: cat_att.png\n")
+
+
+def test_max_megapixels_refuses_a_larger_image(caption, model, photos):
+    code, _, err = caption("--img", photos[0], "--model", model, "--max_megapixels", 0.001)
+    assert code == 1
+    assert "has 0 megapixels, more than 0.001" in err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_terminal_that_lacks_letters_loses_no_image(model, photos, encoding):
+    os.rename("photos/a.png", "photos/\u72ac.png")
+    command = [sys.executable, ROOT / "caption.py", "-i", "photos", "-m", model, "--json", "a.json"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u72ac.png: " in done.stdout
+    names = [record["image"] for record in json.loads(Path("a.json").read_text(encoding="utf-8"))]
+    assert "photos/\u72ac.png" in names
+    assert len(names) == 3

@@ -6,12 +6,15 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 from PIL import Image
+
+from sat.commands.prepare import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,12 +47,62 @@ def test_create_input_files_with_an_error_prints_one_line(tmp_path):
     flags = ["--dataset", "coco", "--output_folder", tmp_path / "data", "--image_folder", tmp_path]
     failed = run(*flags)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("error: --karpathy_json is missing: give it")
+    assert failed.stderr.startswith("error: --annotations is missing: name files")
     assert failed.stderr.count("\n") == 1
     failed = run(*flags, "--karpathy_json", tmp_path / "none.json", SAT_TRACEBACK="1")
     assert failed.returncode == 1
     assert "Traceback" in failed.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_create_input_files_of_own_tables_prepares_them_together(tmp_path):
+    for folder, colour, split in (("a", 50, "train"), ("b", 200, "val")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (9, 9), (colour,) * 3).save(tmp_path / folder / "1.png")
+        (tmp_path / f"{folder}.csv").write_text(f"file,text,part\n1.png,A Dog runs.,{split}\n")
+    flags = ["--annotations", tmp_path / "a.csv", tmp_path / "b.csv"]
+    flags += ["--image_folder", tmp_path / "a", tmp_path / "b", "--dataset", "my-own.set"]
+    flags += ["--columns", "image=file,caption=text,split=part", "--min_word_freq", 1]
+    flags += ["--image_size", 8, "--output_folder", tmp_path / "out"]
+    done = run(*flags)
+    assert done.returncode == 0, done.stderr
+    name = "my-own.set_5_cap_per_img_1_min_word_freq"
+    assert done.stdout == f"{name}\n"
+    assert "no image is in the test split" in done.stderr
+    assert not list((tmp_path / "out").glob("TEST_*"))
+    for split, colour in (("TRAIN", 50), ("VAL", 200)):
+        with h5py.File(tmp_path / "out" / f"{split}_IMAGES_{name}.hdf5") as file:
+            assert np.array_equal(file["images"][:], np.full((1, 3, 8, 8), colour))
+    (tmp_path / "b" / "1.png").unlink()
+    stopped = run(*flags, "--overwrite")
+    assert stopped.returncode == 1
+    told = r"error: .*b.1\.png: there is no such image, .* --missing drop"
+    assert re.fullmatch(told, stopped.stderr.splitlines()[-1])
+
+
+def test_flags_of_several_values_come_from_words_or_yaml(tmp_path):
+    (tmp_path / "one.yaml").write_text("image_folder: my photos\nannotations: a.json\n")
+    (tmp_path / "two.yaml").write_text("image_folder: [a, b]\nsplits: [s.txt]\n")
+    one = parse(["--config", str(tmp_path / "one.yaml"), "--overwrite"])
+    assert (one.image_folder, one.annotations, one.splits) == (["my photos"], ["a.json"], [])
+    two = parse(["--config", str(tmp_path / "two.yaml"), "--annotations", "a, b.json", "[c]"])
+    assert (two.image_folder, two.annotations) == (["a", "b"], ["a, b.json", "[c]"])
+    assert two.splits == ["s.txt"]
+    assert parse(["--image_folder=a", "--annotations", "1"]).image_folder == ["a"]
+
+
+def test_create_input_files_of_tar_shards_leaves_no_unpacked_image(tmp_path):
+    for split in ("train", "val", "test"):
+        with tarfile.open(tmp_path / f"{split}-0.tar", "w") as archive:
+            Image.new("RGB", (9, 9)).save(tmp_path / "0.png")
+            (tmp_path / "0.txt").write_text("A dog")
+            archive.add(tmp_path / "0.png", "0.png")
+            archive.add(tmp_path / "0.txt", "0.txt")
+    (tmp_path / "0.txt").unlink()
+    flags = ["--annotations", tmp_path, "--min_word_freq", 1, "--image_size", 8]
+    done = run(*flags, "--output_folder", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 13
 
 
 def test_create_input_files_help_imports_no_torch():

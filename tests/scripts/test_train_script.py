@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import runpy
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -183,8 +186,10 @@ def test_help_is_quick_and_tells_what_flags_mean():
     assert done.stdout.splitlines()[-1] == "ended 0 False False"
     text = " ".join(done.stdout.split())
     for words in (
-        "--stage1.epochs",
+        "--stageN.epochs at most [120; stage3: 20]",
         "--decoder.attention_dim",
+        "--decoder.gate {vector,scalar,none} on the context; the paper: scalar, the tutorial: "
+        "vector [vector]",
         "weight of the doubly stochastic penalty",
         "the learning rates are multiplied by this",
     ):
@@ -200,6 +205,7 @@ def test_train_and_evaluate(tmp_path, monkeypatch, capsys):
         "encoder: {backbone: efficientnet_lite0, weights: none, blocks: 2}\n"
         "decoder: {attention_dim: 8, embed_dim: 8, decoder_dim: 8}\n"
         "stage1: {epochs: 1, batch_size: 8}\n"
+        "choose_decoding: false\n"
     )
     common = ["--config", recipe, "--data_folder", data, "--output_dir", runs, "--device", "cpu"]
     trained = run("train.py", *common, "--cache_features")
@@ -215,7 +221,7 @@ def test_train_and_evaluate(tmp_path, monkeypatch, capsys):
     lines = evaluated.stdout.splitlines()
     assert lines[0].startswith("| beam | Bleu_1 | Bleu_2 | Bleu_3 | Bleu_4 | brevity_penalty |")
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["1", "2"]
-    assert "attention at the " in lines[4]
+    assert lines[4] == "the model's own decoding: beam 1, length penalty 0"
     for beam, row in zip((1, 2), lines[2:4]):
         stem = runs / "best" / f"captions_test_beam{beam}"
         results = json.loads(Path(f"{stem}_results.json").read_text())
@@ -224,7 +230,29 @@ def test_train_and_evaluate(tmp_path, monkeypatch, capsys):
         scores = json.loads(Path(f"{stem}_scores.json").read_text())
         assert row.split("|")[2].strip() == f"{100 * scores['Bleu_1']:.1f}"
     looked = json.loads((runs / "best" / "pointing_test.json").read_text())
+    assert lines[5].startswith("all objects named rightly") == (looked["nouns"] > 0)
     assert set(looked) == {"nouns", "peak_inside", "mass_inside", "chance", "all_named"}
 
     told = mistaken(monkeypatch, capsys, "eval.py", "--model", runs, *options, *beams)
     assert told.startswith(f"error: {runs} is not a checkpoint folder")
+
+
+def flags_of(cls: type, prefix: str = "--") -> set[str]:
+    found: set[str] = set()
+    for name, hint in typing.get_type_hints(cls).items():
+        whole = dataclasses.is_dataclass(hint)
+        found |= flags_of(hint, f"{prefix}{name}.") if whole else {prefix + name}
+    return found
+
+
+def test_help_explains_every_flag_once_in_fewer_than_200_lines(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = capsys.readouterr().out
+    assert text.count("\n") < 200
+    explained = re.findall(r"^ +(--[\w.]+)(?: \{.*\})?  \S", text, re.MULTILINE)
+    of_stages = {re.sub(r"--stage\d\.", "--stageN.", flag) for flag in flags_of(TrainConfig)}
+    general = ["--config", "--print_config", "--print_completion"]
+    assert sorted(explained) == sorted([*of_stages, *general])
+    assert "None" not in text

@@ -20,7 +20,7 @@ from sat.config.data import InputFilesConfig
 from sat.config.decoding import DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
 from sat.config.training import StageConfig, TrainConfig
-from sat.data.annotations import Record
+from sat.data.annotations.record import Record
 from sat.data.prepare import create_input_files
 from sat.data.vocabulary import Vocabulary
 from sat.models.factory import build_model
@@ -90,6 +90,7 @@ def config(data: Path, output: Path, **changes: Any) -> TrainConfig:
         stage1=stage,
         stage2=finer,
         validation=DecodingConfig(beam_size=1, max_length=8),
+        choose_decoding=False,
         workers=0,
         device="cpu",
         log="none",
@@ -158,13 +159,17 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def script(monkeypatch: pytest.MonkeyPatch, scores: Iterable[float]) -> list[dict]:
+def script(
+    monkeypatch: pytest.MonkeyPatch,
+    scores: Iterable[float],
+    cross_entropies: Iterable[float] = itertools.repeat(1.0),
+) -> list[dict]:
     """Let validation find these scores in turn; the list fills with the weights it was given."""
-    given, turn = [], iter(scores)
+    given, turn = [], zip(scores, cross_entropies)
 
     def validate(captioner: Captioner, *args: Any) -> dict[str, float]:
         given.append(weights(captioner.model))
-        return {"Bleu_4": next(turn)}
+        return dict(zip(("Bleu_4", "val_cross_entropy"), next(turn)))
 
     monkeypatch.setattr(trainer, "validate", validate)
     return given

@@ -16,8 +16,22 @@ CAPTIONS = [
     for colour in ("red", "green", "blue")
     for animal, verb in (("dog", "runs"), ("cat", "sleeps"), ("bird", "sings"))
 ]
-ENCODERS = ("fresh:vit", "fresh:deit", "fresh:beit", "fresh:swin")
-DECODERS = ("fresh:gpt2", "fresh:bert", "fresh:roberta")
+PLAIN = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = PLAIN | {"intermediate_size": 64, "patch_size": 8}
+ENCODERS: dict[str, dict] = {
+    "fresh:vit": VISION,
+    "fresh:deit": VISION,
+    "fresh:beit": VISION | {"use_absolute_position_embeddings": True},
+    "fresh:swin": {
+        "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2, "patch_size": 8
+    },
+}  # fmt: skip
+BERT = PLAIN | {"hidden_size": 12, "intermediate_size": 48, "max_position_embeddings": 24}
+DECODERS: dict[str, dict] = {
+    "fresh:gpt2": {"n_embd": 12, "n_layer": 2, "n_head": 2, "n_positions": 24},
+    "fresh:bert": BERT,
+    "fresh:roberta": BERT | {"max_position_embeddings": 26},  # it counts from after the padding
+}
 
 
 class Words:
@@ -37,19 +51,27 @@ def subwords() -> SubwordTokenizer:
     return SubwordTokenizer.train(CAPTIONS, 300)
 
 
-def config(**sizes: object) -> ModelConfig:
-    values = {"encoder_width": 16, "decoder_width": 12, "encoder_heads": 2, "decoder_heads": 2}
-    values |= {"encoder_layers": 2, "decoder_layers": 2, "patch_size": 8, "positions": 24}
-    return ModelConfig(
-        family="vit_gpt2",
-        hf=VitGpt2Config(**values | sizes),  # type: ignore[arg-type]
-        preprocessing=Preprocessing(size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+def config(
+    encoder: str = "fresh:vit",
+    decoder: str = "fresh:gpt2",
+    decoder_config: dict | None = None,
+    **values: object,
+) -> ModelConfig:
+    """That of small parts; `decoder_config` holds changes of the decoder's."""
+    hf = VitGpt2Config(
+        encoder=encoder,
+        decoder=decoder,
+        encoder_config=ENCODERS.get(encoder, {}),
+        decoder_config=DECODERS.get(decoder, {}) | (decoder_config or {}),
+        **values,  # type: ignore[arg-type]
     )
+    preprocessing = Preprocessing(size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return ModelConfig(family="vit_gpt2", hf=hf, preprocessing=preprocessing)
 
 
-def model(vocabulary: object = None, *, seed: int = 0, **sizes: object) -> VitGpt2:
+def model(vocabulary: object = None, *, seed: int = 0, **values: object) -> VitGpt2:
     """An untrained one whose words depend on photo and words before, in evaluation mode."""
-    made = build_model(config(**sizes), vocabulary or Words())  # type: ignore[arg-type]
+    made = build_model(config(**values), vocabulary or Words())  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in made.parameters():

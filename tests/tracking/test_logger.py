@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 
 import sat
 from sat.checkpoints import native
@@ -20,9 +22,10 @@ from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
 from sat.tracking.backends import TRACKERS, tracker_kind
 from sat.tracking.logger import RunLogger
-from sat.tracking.sample_grid import Sample, sample_grid
+from sat.tracking.sample_grid import Sample, rasterize, sample_grid
 from sat.training import trainer
 from sat.training.trainer import fit
+from sat.visualize import visualize_att
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -58,8 +61,8 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
     return folder, steps
 
 
-def read(folder: Path) -> Any:
-    found = accumulator.EventAccumulator(str(folder / "events"), size_guidance=EVERYTHING)
+def read(folder: Path, events: str = "events") -> Any:
+    found = accumulator.EventAccumulator(str(folder / events), size_guidance=EVERYTHING)
     return found.Reload()
 
 
@@ -90,13 +93,32 @@ def test_tensorboard_curves_equal_step_losses_and_log_lines(run):
     folder, steps = run
     found = curves(folder)
     for name in ("cross_entropy", "penalty"):
-        expected = [(step, rounded(steps[step - 1]["losses"][name])) for step in (2, 4, 6)]
+        expected = [(step, rounded(steps[step - 1]["losses"][name])) for step in (1, 2, 4, 6)]
         assert found[f"step/{name}"] == expected
-    assert found["step/learning_rate"] == [(step, rounded(0.01)) for step in (2, 4, 6)]
+    assert found["step/learning_rate"] == [(step, rounded(0.01)) for step in (1, 2, 4, 6)]
     lines = tiny.log(folder)
-    for name in set(lines[0]) - {"best"}:
+    assert "epoch/epoch" not in found
+    for name in set(lines[0]) - {"best", "epoch", "val_cross_entropy"}:
         expected = [(3, rounded(lines[0][name])), (6, rounded(lines[1][name]))]
         assert found[f"epoch/{name}"] == expected, name
+    expected = [(3 * i, rounded(line["val_cross_entropy"])) for i, line in enumerate(lines, 1)]
+    assert curve(read(folder, "events/validation"), "epoch/cross_entropy") == expected
+
+
+def test_tensorboard_shows_the_config_as_text_and_the_attention_of_two_samples(data, run):
+    folder, _ = run
+    (text,) = read(folder).Tensors("config/text_summary")
+    written = text.tensor_proto.string_val[0].decode().removeprefix("```json").removesuffix("```")
+    assert json.loads(written)["stage1"]["learning_rate"] == 0.01
+    captioner = sat.load(folder / "last")
+    val = CaptionDataset(data, tiny.NAME.format(2), "val")
+    for number, i in ((1, 0), (2, 1)):
+        before, after = read(folder).Images(f"attention/{number}")
+        assert (before.step, after.step) == (3, 6)
+        photo = Image.fromarray(val.image(i).permute(1, 2, 0).numpy())
+        result = captioner.caption(photo, DecodingConfig(beam_size=1, max_length=8))
+        shown = np.asarray(Image.open(io.BytesIO(after.encoded_image_string)))
+        assert np.array_equal(shown, rasterize(visualize_att(result)))
 
 
 def test_tensorboard_histograms_cover_trained_weights_and_gradients(run):
@@ -107,7 +129,7 @@ def test_tensorboard_histograms_cover_trained_weights_and_gradients(run):
     assert len(learning) > 20
     for name in learning:
         events = found.Histograms(name)
-        assert [event.step for event in events] == [2, 4, 6]
+        assert [event.step for event in events] == [1, 2, 4, 6]
         for event in events:
             values = steps[event.step - 1]["left"][name].flatten().double().numpy()
             bars = event.histogram_value
@@ -155,6 +177,7 @@ class RecordingTracker:
         self.recorded.append(samples)
 
     def scalars(self, *_: Any) -> None: ...
+    def figures(self, *_: Any) -> None: ...
 
 
 def test_run_logger_after_epoch_pairs_images_with_their_captions(data, tmp_path, monkeypatch):
@@ -246,7 +269,7 @@ def test_run_logger_second_stage_continues_step_count(data, tmp_path):
     for name in ("one", "two"):
         found = read(tmp_path / name)
         assert curve(found, "epoch/stage") == [(3, 1.0), (6, 2.0)]
-        assert [step for step, _ in curve(found, "step/penalty")] == [2, 4, 6]
+        assert [step for step, _ in curve(found, "step/penalty")] == [1, 2, 4, 6]
         encoder = [tag for tag in found.Tags()["histograms"] if "/encoder." in tag]
         assert {event.step for tag in encoder for event in found.Histograms(tag)} == {4, 6}
 
@@ -264,7 +287,7 @@ def test_run_logger_overwritten_run_removes_old_events(data, tmp_path):
     how = HOW | {"stage1": {"epochs": 1}}
     fit(tiny.config(data, tmp_path, **how, seed=1))
     fit(tiny.config(data, tmp_path, **how, overwrite=True))
-    assert len(list((tmp_path / "events").iterdir())) == 1
+    assert len(list((tmp_path / "events").rglob("*tfevents*"))) == 2
     fit(tiny.config(data, tmp_path, **how | {"log": "none"}, overwrite=True))
     assert not (tmp_path / "events").exists()
 
@@ -332,3 +355,14 @@ def test_training_without_tracker_imports_no_tracker_package():
     root = Path(sat.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_run_logger_before_its_first_point_shows_ten_times_as_many(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
+    config = tiny.config(data, tmp_path, log="tensorboard", log_every=50)
+    val = CaptionDataset(data, tiny.NAME.format(2), "val")
+    run_logger, shown = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary), []
+    run_logger.tracker.scalars = lambda step, values: shown.append(step)
+    for step in range(1, 201):
+        run_logger.after_step(step, torch.nn.Linear(1, 1), {})
+    assert shown == [*range(5, 50, 5), 50, 100, 150, 200]

@@ -47,7 +47,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     stand_in = SimpleNamespace(
         init=init,
         Histogram=lambda values, num_bins: np.histogram(values, num_bins),
-        Image=lambda image, caption: (image, caption),
+        Image=lambda image, caption=None: (image, caption),
+        Error=RuntimeError,
         Table=lambda columns, data: [dict(zip(columns, row)) for row in data],
     )
     monkeypatch.setattr("sat.tracking.backends.is_installed", lambda package: True)
@@ -57,7 +58,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_wandb_run_receives_config_curves_histograms_and_samples(data, tmp_path, calls):
     fit(tiny.config(data, tmp_path / "first", **HOW))
-    begun, (step, scalars), (second, bars), (third, line), (last, shown), ended = calls
+    begun, (first, _), (again, _), (step, scalars), (second, bars), *later = calls
+    (third, line), (last, shown), drawn, ended = later
+    assert (first, again) == (1, 1)
+    assert (drawn[0], len(drawn[1]["attention"])) == (3, 2)
     assert (begun["project"], begun["name"], begun["asked"]) == ("sat", "first", None)
     assert begun["config"]["stage1"]["learning_rate"] == 0.01
     assert (step, second, third, last, ended) == (2, 2, 3, 3, 0)
@@ -65,9 +69,8 @@ def test_wandb_run_receives_config_curves_histograms_and_samples(data, tmp_path,
     counts, edges = bars["weights/decoder.fc.bias"]
     assert (counts.sum(), len(edges)) == (18, 65)
     (logged,) = tiny.log(tmp_path / "first")
-    assert {name: line[f"epoch/{name}"] for name in logged if name != "best"} == {
-        name: value for name, value in logged.items() if name != "best"
-    }
+    expected = {name: logged[name] for name in logged if name not in ("best", "epoch")}
+    assert {name: line[f"epoch/{name}"] for name in expected} == expected
     assert [row["image_id"] for row in shown["samples"]][:3] == ["207", "208", "210"]
     assert shown["samples"][0]["references"] == "a green fish swims\nthe small green fish swims"
     for row, (image, caption) in zip(shown["samples"], shown["images"]):
@@ -83,6 +86,19 @@ def test_wandb_resumed_run_keeps_its_id(data, tmp_path, calls):
     first, resumed, other = (received for received in calls if isinstance(received, dict))
     assert (first["asked"], resumed["asked"], other["asked"]) == (None, first["id"], None)
     assert resumed["resume"] == "allow"
+
+
+def test_wandb_without_a_key_is_told_in_one_line(data, tmp_path, calls, monkeypatch):
+    def init(**_: Any) -> None:
+        raise RuntimeError("No API key configured.")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", init)
+    with pytest.raises(ValueError) as caught:
+        fit(tiny.config(data, tmp_path, **HOW))
+    assert str(caught.value) == (
+        "log is 'wandb', which does not start (No API key configured.): run `wandb login`, set "
+        "WANDB_MODE=offline, or choose another --log"
+    )
 
 
 def test_wandb_failed_run_ends_with_exit_code_one(data, tmp_path, calls, monkeypatch):
@@ -138,7 +154,7 @@ def test_wandb_offline_run_stores_curves_histograms_and_samples(data, tmp_path, 
         }
         if values:
             found[values["_step"]] = values
-    assert sorted(found) == [2, 3]
+    assert sorted(found) == [1, 2, 3]
     assert set(STEP) <= set(found[2])
     bars = {key: found[2][f"gradients/decoder.fc.bias/{key}"] for key in ("_type", "values")}
     assert (bars["_type"], sum(bars["values"])) == ("histogram", 18)

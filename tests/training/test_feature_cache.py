@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -151,3 +152,33 @@ def test_the_fingerprint_tells_weights_preprocessing_and_views_apart() -> None:
     prints.add(fingerprint(network, preprocessing, 1))
     assert len(prints) == 5
     assert all(len(name) == 16 for name in prints)
+
+
+def test_features_lie_in_the_folder_that_is_named_one_file_for_each_folder_of_images(
+    prepared: Write, tmp_path: Path
+) -> None:
+    data = prepared()
+    other = Path(shutil.copytree(data.folder, tmp_path / "copy"))
+    before, encode = sorted(data.folder.rglob("*")), Encode()
+    cache = tmp_path.parent / f"{tmp_path.name}_cache" / "features"
+    datasets = [CaptionDataset(folder, data.name, "train") for folder in (data.folder, other)]
+    paths = [cache_features(encode, dataset, "key", folder=cache) for dataset in datasets]
+    assert sorted(data.folder.rglob("*")) == before
+    assert sorted(cache.iterdir()) == sorted(paths)
+    assert len(set(paths)) == 2
+    assert encode.calls == 2
+    assert cache_features(encode, datasets[0], "key", folder=cache) == paths[0]
+    assert encode.calls == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(
+    prepared: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, encode = prepared(), Encode()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError) as caught:
+        cache_features(encode, CaptionDataset(data.folder, data.name, "train"), "key")
+    assert str(caught.value) == (
+        f"{data.folder} cannot be written: name another folder of features with --cache_dir"
+    )
+    assert encode.calls == 0

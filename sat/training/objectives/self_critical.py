@@ -84,7 +84,7 @@ class SelfCriticalObjective:
         lines = [tokens for group in drawn for tokens in group]
         captions, lengths = _as_batch(lines, model, device)
         with autocast(self.precision, device):
-            logits = model(features, captions, lengths).logits
+            logits = model(features, captions, lengths, output_attentions=False).logits
         never = {model.pad_id, model.start_id, model.unk_id} - {model.end_id, None}
         banned = torch.tensor(sorted(never), dtype=torch.long, device=device)
         logits = logits.index_fill(2, banned, float("-inf"))  # as when the captions were drawn

@@ -1,0 +1,66 @@
+"""CaptionResult: a caption of one image, with its probabilities and attention maps."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CaptionResult:
+    """A caption of one image. Results are equal if caption, score and maps are."""
+
+    text: str
+    score: float
+    """total log-probability of the caption"""
+    finished: bool
+    """False when the step limit cut the caption off"""
+    words: list[str]
+    alphas: np.ndarray
+    """float32[T, h, w]: the attention map of each word; every map sums to one"""
+    photo: Image.Image
+    """the whole image, upright, RGB; very large ones are reduced"""
+    box: tuple[float, float, float, float]
+    """left, top, right, bottom of the part the model saw, in pixels of the image"""
+    token_log_probs: list[float] = field(default_factory=list)
+    """log-probability of each token; that of the end comes last if the caption is finished"""
+
+    word_log_probs: list[float] = field(default_factory=list)
+    """log-probability of each word: the sum over its tokens"""
+
+    def __repr__(self) -> str:
+        end = "" if self.finished else ", unfinished"
+        return f"CaptionResult({self.text!r}, score={self.score:.2f}{end})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CaptionResult):
+            return NotImplemented
+        same = (self.text, self.score, self.finished, self.words, self.box) == (
+            *(other.text, other.score, other.finished, other.words, other.box),
+        )
+        return same and np.array_equal(self.alphas, other.alphas)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def to_dict(self, *, maps: bool = True) -> dict[str, Any]:
+        """The result as JSON holds it, without the image."""
+        values = {
+            "caption": self.text,
+            "score": self.score,
+            "finished": self.finished,
+            "words": self.words,
+            "token_log_probs": self.token_log_probs,
+        }
+        return values | ({"alphas": self.alphas.tolist(), "box": self.box} if maps else {})
+
+    def _repr_png_(self) -> bytes:
+        """The figure, as notebooks show it."""
+        from sat.visualize import visualize_att
+
+        stream = io.BytesIO()
+        visualize_att(self).savefig(stream, format="png", dpi=100)
+        return stream.getvalue()

@@ -1,0 +1,31 @@
+"""Export a captioner to run elsewhere: sat-export --model runs/flickr8k/best --onnx exported"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from sat.cli import cli_errors
+
+
+def parse(arguments: list[str]) -> Any:
+    """The flags."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--model", "-m", type=str, help="checkpoint folder or the tutorial's; ours")
+    parser.add_argument("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
+    parser.add_argument(
+        "--onnx", type=str, required=True, help="folder of two ONNX files and their reader"
+    )
+    return parser.parse_args(arguments)
+
+
+@cli_errors()
+def main(arguments: list[str] | None = None) -> None:
+    flags = parse(sys.argv[1:] if arguments is None else arguments)
+    from sat.captioner import load
+    from sat.export.onnx import export_onnx
+
+    export_onnx(load(flags.model, flags.word_map), flags.onnx)
+    print(f"exported: python {flags.onnx}/caption_onnx.py photo.jpg")

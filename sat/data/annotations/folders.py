@@ -1,0 +1,119 @@
+"""Images with their captions beside them: photo.jpg and photo.txt, or webdataset's tar files."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from sat.data.annotations.record import Record
+from sat.data.annotations.source import Source, read_text
+from sat.data.annotations.splits import split_in_name, split_of_folders
+from sat.data.image_files import SUFFIXES
+
+CAPTION_KEYS = ("caption", "captions", "text", "txt")
+CAPTION_BYTES = 2**24
+"""a longer text in a tar file is none"""
+
+
+def recognise_texts(source: Source) -> bool:
+    """True for a folder in which an image has a .txt of its name."""
+    return source.path.is_dir() and any(
+        image.with_suffix(".txt").is_file() for image in _images(source.path)
+    )
+
+
+def read_texts(source: Source) -> Iterator[Record]:
+    """The images of a folder and those below it; each line of an image's .txt is a caption.
+
+    Folders named as splits (train, val, test) give the split.
+    """
+    for image in _images(source.path):
+        below = image.relative_to(source.path).as_posix()
+        text = image.with_suffix(".txt")
+        lines = read_text(text).splitlines() if text.is_file() else []
+        captions = tuple(line for line in lines if line)
+        yield Record(below, image, split_of_folders(below), (), captions)
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def recognise_shards(source: Source) -> bool:
+    """True for a tar file, or a folder of them."""
+    return bool(_shards(source.path))
+
+
+def read_shards(source: Source) -> Iterator[Record]:
+    """The images of webdataset's shards, unpacked to a temporary folder.
+
+    Files of one sample share their name up to the first dot: 000017.jpg with 000017.txt (a caption)
+    or 000017.json (with "caption", "captions" or "text"). A split in the shard's name is its split.
+    """
+    shards = _shards(source.path)
+    folder = source.workspace()
+    for shard in shards:
+        paths, captions = _unpack(shard, folder / shard.stem)
+        for key, path in paths.items():
+            name = key if len(shards) == 1 else f"{shard.stem}/{key}"
+            found = captions.get(key, [])
+            yield Record(name, path, split_in_name(shard.stem), (), tuple(found))
+
+
+def _shards(path: Path) -> list[Path]:
+    found = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    return [shard for shard in found if shard.suffix.lower() == ".tar"]
+
+
+def _unpack(shard: Path, folder: Path) -> tuple[dict[str, Path], dict[str, list[Any]]]:
+    """Write the images of a shard to `folder`; return their paths and the captions by key.
+
+    Slashes in keys are quoted, so that none leads elsewhere; nothing but plain files is read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: dict[str, Path] = {}
+    captions: dict[str, list[Any]] = {}
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                stem, _, ending = name.name.partition(".")
+                key, suffix = str(name.with_name(stem)) if stem else "", f".{ending.lower()}"
+                content = archive.extractfile(member) if member.isreg() and key else None
+                if content is None or member.issparse():
+                    continue
+                if suffix in SUFFIXES:
+                    if key in paths:
+                        raise ValueError(f"{shard}: holds two images of the key {key!r}")
+                    paths[key] = folder / f"{quote(key, safe=' ')}{suffix}"
+                    paths[key].write_bytes(content.read())
+                elif suffix in (".txt", ".json", ".caption") and member.size < CAPTION_BYTES:
+                    where = f"{shard}: {member.name}"
+                    captions.setdefault(key, []).extend(_texts(content.read(), suffix, where))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{shard}: there is no such annotation file") from error
+    except tarfile.TarError as error:
+        raise ValueError(f"{shard}: is not a whole tar file ({error})") from error
+    return paths, captions
+
+
+def _texts(content: bytes, suffix: str, where: str) -> list[Any]:
+    """The captions of a .txt (one a line) or a .json."""
+    try:
+        if suffix != ".json":
+            return [line for line in content.decode("utf-8-sig").splitlines() if line]
+        value = orjson.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{where} cannot be read ({error})") from error
+    if isinstance(value, dict):
+        value = next((value[key] for key in CAPTION_KEYS if key in value), [])
+    return value if isinstance(value, list) else [value]

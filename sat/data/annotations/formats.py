@@ -1,0 +1,150 @@
+"""`read_annotations`: the records of annotation files and folders in any of the `FORMATS`."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from sat.data.annotations import coco, flickr, folders, karpathy, tables
+from sat.data.annotations.clean import clean
+from sat.data.annotations.record import Record
+from sat.data.annotations.source import ImageFolders, Source, check_exists
+from sat.data.annotations.splits import assign_splits, read_splits
+
+logger = logging.getLogger(__name__)
+
+
+class Format(NamedTuple):
+    """A layout of annotations."""
+
+    recognise: Callable[[Source], bool]
+    read: Callable[[Source], Iterator[Record]]
+
+
+FORMATS = {
+    "karpathy": Format(karpathy.recognise, karpathy.read),
+    "coco": Format(coco.recognise, coco.read),
+    "json": Format(tables.recognise_list, tables.read_list),
+    "jsonl": Format(tables.recognise_lines, tables.read_lines),
+    "flickr": Format(flickr.recognise, flickr.read),
+    "csv": Format(tables.recognise_table, tables.read_table),
+    "webdataset": Format(folders.recognise_shards, folders.read_shards),
+    "imagefolder": Format(tables.recognise_metadata, tables.read_metadata),
+    "text_files": Format(folders.recognise_texts, folders.read_texts),
+}
+"""adding a format is one entry; the first that recognises a file reads it"""
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause the search for reference cycles: there are none, and it takes a fifth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_collector_paused()
+def read_annotations(
+    paths: Sequence[str | Path],
+    image_folders: Sequence[str | Path],
+    workspace: Callable[[], Path],
+    *,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    splits: Sequence[str | Path] = (),
+    fractions: str | None = None,
+) -> list[Record]:
+    """The records of all files, with their splits, captions split into words and unfit ones gone.
+
+    As many image folders as files: each file's images are looked for in its own folder, then in
+    those that share no name with it.
+    `workspace` gives a folder for images that have to be unpacked. The rest is told by the flags of
+    create_input_files.py. Ids that several files use get the name of the file before them. Raises
+    `ValueError` for files of no known layout and `FileNotFoundError` for missing ones.
+    """
+    groups: list[tuple[Path, list[Record]]] = []
+    roots = [Path(folder) for folder in image_folders]
+    for number, path in enumerate(map(Path, paths)):
+        own = [path] if path.is_dir() else [] if roots else [path.parent]
+        paired = len(roots) == len(paths) > 1
+        first = [*own, *(roots[number : number + 1] if paired else roots)]
+        others = [root for root in roots if paired and _share_no_name(roots[number], root)]
+        images = ImageFolders(first, others)
+        source = Source(path, images, columns or {}, workspace)
+        groups.append((path, list(find_format(source, format).read(source))))
+    records = assign_splits(_join(groups), read_splits(splits), fractions)
+    return clean(records)
+
+
+def _share_no_name(one: Path, other: Path) -> bool:
+    """True if both folders hold something, and nothing of the same name."""
+    folders = (folder.glob("[!.]*") if folder.is_dir() else () for folder in (one, other))
+    names, others = ({path.name for path in paths} for paths in folders)
+    return bool(names and others) and names.isdisjoint(others)
+
+
+def find_format(source: Source, name: str | None) -> Format:
+    """The format of that name, or the first that recognises the file."""
+    if name is not None and name not in FORMATS:
+        raise ValueError(f"format is {name!r}: choose one of {', '.join(FORMATS)}")
+    check_exists(source.path)
+    if name is None:
+        found = (name for name, each in FORMATS.items() if each.recognise(source))
+        name = next(found, None)
+    if name is None:
+        raise ValueError(
+            f"{source.path}: its layout is not recognised: name one of {', '.join(FORMATS)} with"
+            " --format, and columns that have other names with --columns image=…,caption=…"
+        )
+    logger.info("%s: read as %s", source.path, name)
+    return FORMATS[name]
+
+
+def _join(groups: Sequence[tuple[Path, list[Record]]]) -> list[Record]:
+    """The records of all files, with ids of their own."""
+    owner: dict[Path, Path] = {}
+    users: dict[str, set[Path]] = {}
+    for path, records in groups:
+        _check_ids(records, path)
+        for record in records:
+            users.setdefault(str(record.image_id), set()).add(path)
+            if owner.setdefault(record.path, path) != path:
+                raise ValueError(f"{record.path} is in both {owner[record.path]} and {path}")
+    if all(len(files) == 1 for files in users.values()):
+        return [record for _, records in groups for record in records]
+    logger.info("several files use the same image ids: each gets its file's name before it")
+    return [
+        replace(record, image_id=f"{path.stem}/{record.image_id}")
+        for path, records in groups
+        for record in records
+    ]
+
+
+def _check_ids(records: Sequence[Record], path: Path) -> None:
+    """Raise `ValueError` for ids that are no numbers or texts or UTF-8, or stand for two images."""
+    odd = next((r.image_id for r in records if type(r.image_id) not in (int, str)), None)
+    if odd is not None:
+        raise ValueError(f"{path}: image id {odd!r} is neither a whole number nor a text")
+    unsafe = next((r.path for r in records if not _is_unicode(f"{r.image_id}{r.path.name}")), None)
+    if unsafe is not None:
+        raise ValueError(f"{path}: the name {str(unsafe)!r} is not UTF-8: rename the image")
+    repeated, count = next(iter(Counter(str(r.image_id) for r in records).most_common(1)), ("", 0))
+    if count > 1:
+        raise ValueError(
+            f"{path}: image id {repeated} occurs {count} times: scores are per image, so"
+            " every image needs an id of its own"
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or text.encode("utf-8", "ignore").decode() == text

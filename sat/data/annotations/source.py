@@ -1,0 +1,163 @@
+"""`Source`, an annotation file or folder with the folders that its images are in."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+COCO_NAME = re.compile(r"(?:COCO_\w+?20\d\d_)?(\d{12}\.\w+)")
+COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
+HEAD_BYTES = 65536
+
+
+def check_exists(path: Path) -> None:
+    """Raise `FileNotFoundError` unless it is a file or a folder; others could block for ever."""
+    if not path.is_file() and not path.is_dir():
+        raise FileNotFoundError(f"{path}: there is no such annotation file")
+
+
+def read_text(path: Path, size: int = -1) -> str:
+    """The text of a UTF-8 file (or UTF-16 with a byte order mark), without mark and NULs.
+
+    `size` reads this many bytes only. Raises `ValueError` for another encoding.
+    """
+    check_exists(path)
+    with path.open("rb") as file:
+        content = file.read(size)
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
+    try:
+        return decoder.decode(content, final=size < 0).replace("\0", "")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text ({error}): save it as UTF-8") from error
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file, with or without a byte order mark."""
+    check_exists(path)
+    content = path.read_bytes()
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            content = content.decode("utf-16").encode()
+        return orjson.loads(content.removeprefix(codecs.BOM_UTF8))
+    except ValueError as error:
+        raise ValueError(f"{path}: is not a UTF-8 JSON file ({error})") from error
+
+
+class ImageFolders:
+    """Finds the images that annotations name, and never outside its folders.
+
+    An image is looked for in the folders `first`, then in `others`: under its whole name, then its
+    last part, then COCO's other name for it (000000123456.jpg, COCO_train2014_000000123456.jpg).
+    """
+
+    def __init__(self, first: Sequence[Path], others: Sequence[Path] = ()) -> None:
+        self._groups = [[str(folder) for folder in group] for group in (first, others)]
+        self._roots = [
+            f"{Path(os.path.abspath(folder)).as_posix()}/" for folder in (*first, *others)
+        ]
+        self._name_of: dict[str, str] = {}
+        self._listings: dict[tuple[str, str], frozenset[str]] = {}
+
+    def find(self, name: object, where: str) -> Path:
+        """The path of an image; if it is missing, the path that it should have.
+
+        Raises `ValueError` if the name leads out of the folders, stands for images of two folders,
+        or for the same file as another name did.
+        """
+        wanted = self._relative(name, where)
+        for candidate in _candidates(wanted):
+            for folders in self._groups:
+                holding = {folder for folder in folders if self._holds(folder, candidate)}
+                found = sorted(os.path.join(folder, candidate) for folder in holding)
+                if len(found) > 1:
+                    raise ValueError(
+                        f"{where}: {name!r} is both {found[0]} and {found[1]}: give their common"
+                        " parent as the image folder, and names with their folder"
+                    )
+                if found:
+                    return self._claim(found[0], wanted, where)
+        return Path([*self._groups[0], *self._groups[1]][0], wanted)
+
+    def _holds(self, folder: str, name: str) -> bool:
+        """True if the name is in the folder; each folder is listed once, not asked for each."""
+        below, _, last = name.rpartition("/")
+        names = self._listings.get((folder, below))
+        if names is None:
+            try:
+                names = frozenset(os.listdir(os.path.join(folder, below)))
+            except (OSError, ValueError):  # no folder, or a name that no file system takes
+                names = frozenset()
+            self._listings[folder, below] = names
+        return last in names
+
+    def _claim(self, path: str, name: str, where: str) -> Path:
+        """The path, unless another name was found there."""
+        earlier = self._name_of.setdefault(path, name)
+        if earlier != name:
+            raise ValueError(
+                f"{where}: {earlier!r} and {name!r} are both found at {path}: give the folder that"
+                " these names start from as the image folder"
+            )
+        return Path(path)
+
+    def _relative(self, name: object, where: str) -> str:
+        """The name relative to the folders, with forward slashes."""
+        if not isinstance(name, str) or not name.strip() or "\0" in name:
+            raise ValueError(f"{where}: {name!r} is no name of an image: give a file name")
+        text = name.strip().replace("\\", "/")
+        for root in self._roots:
+            text = text.removeprefix(root)
+        if text.startswith("/") or ".." in text.split("/") or re.match("[A-Za-z]:", text):
+            raise ValueError(
+                f"{where}: {name!r} leads out of the image folder: name images relative to it"
+            )
+        return posixpath.normpath(text)
+
+
+def _candidates(name: str) -> Iterator[str]:
+    """The names that an image may have in its folders, the likeliest first."""
+    last = posixpath.basename(name)
+    yield from dict.fromkeys([name, last])
+    if match := COCO_NAME.fullmatch(last):
+        twins = [match[1], *(f"COCO_{folder}_{match[1]}" for folder in COCO_FOLDERS[:2])]
+        yield from twins
+        yield from (f"{folder}/{twin}" for folder in COCO_FOLDERS for twin in (last, *twins))
+
+
+@dataclass
+class Source:
+    """An annotation file or folder, as readers take it."""
+
+    path: Path
+    images: ImageFolders
+    columns: Mapping[str, str]
+    """own names of the columns "image", "caption", "split" and "image_id" """
+    workspace: Callable[[], Path]
+    """gives a folder for images that are unpacked, until they are prepared"""
+
+    @cached_property
+    def json(self) -> Any:
+        """The value of the file if it is a JSON file."""
+        return read_json(self.path)
+
+    @cached_property
+    def head(self) -> str:
+        """The beginning of the file's text; empty for a folder or a binary file."""
+        try:
+            return "" if self.path.is_dir() else read_text(self.path, HEAD_BYTES)
+        except ValueError:
+            return ""
+
+    @property
+    def is_json(self) -> bool:
+        return self.path.suffix.lower() == ".json"

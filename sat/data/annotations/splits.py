@@ -1,0 +1,138 @@
+"""Which split an image belongs to: by a file of names, by the annotation, or by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sat.data.annotations.record import SPLIT_OF, SPLITS, Record, split_of
+from sat.data.annotations.source import read_json, read_text
+
+logger = logging.getLogger(__name__)
+
+FRACTIONS = "0.8,0.1,0.1"
+"""the shares of train, val and test for images that are in no split"""
+REMEDY = f"give --splits FILE, or divide the images by their names with --split {FRACTIONS}"
+
+
+def split_in_name(name: str) -> str | None:
+    """The split whose name stands in a file's name: captions_val2017, Flickr_8k.devImages."""
+    words = (split_of(word) for word in re.findall(r"[a-z]+|[A-Z][a-z]+|[A-Z]+", name))
+    return next((split for split in words if split), None)
+
+
+def split_of_folders(path: str) -> str | None:
+    """The split that the first folder of an image's name is called by: validation/1.jpg."""
+    splits = (split_of(part) for part in path.split("/")[:-1])
+    return next((split for split in splits if split), None)
+
+
+def read_splits(paths: Sequence[str | Path]) -> dict[str, str]:
+    """The split of each image, by its id or file name, in the order of the files.
+
+    A JSON file is Karpathy's or {split: [ids or names]}; any other lists one name a line, and the
+    split stands in its own name (Flickr_8k.trainImages.txt).
+    """
+    found: dict[str, str] = {}
+    for path in map(Path, paths):
+        for key, split in _split_lines(path):
+            if found.setdefault(key, split) != split:
+                raise ValueError(
+                    f"{path}: image {key!r} is in two splits, {found[key]!r} and {split!r}"
+                )
+    return found
+
+
+def _split_lines(path: Path) -> Iterator[tuple[str, str]]:
+    if path.suffix.lower() != ".json":
+        split = split_in_name(path.stem)
+        if split is None:
+            raise ValueError(f"{path}: names no split: rename it to train.txt, val.txt or test.txt")
+        yield from ((line.strip(), split) for line in read_text(path).splitlines() if line.strip())
+        return
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is neither Karpathy's JSON nor an object of split: [ids]")
+    images = content.get("images")
+    if isinstance(images, list) and images and isinstance(images[0], dict):
+        for image in images:
+            for key in ("cocoid", "filename"):
+                if key in image and isinstance(image.get("split"), str):
+                    yield str(image[key]), image["split"]
+        return
+    for split, keys in content.items():
+        if not isinstance(keys, list):
+            raise ValueError(f"{path}: {split!r} is no list of ids: give an object of split: [ids]")
+        yield from ((str(key), split) for key in keys)
+
+
+def assign_splits(
+    records: Sequence[Record], splits: Mapping[str, str], fractions: str | None
+) -> list[Record]:
+    """The records with the split that a file of splits or the annotation gives, or a drawn one.
+
+    `fractions` draws all of them by name; without it, those whose annotation says nothing are drawn
+    by `FRACTIONS`. Images of an unknown split, or missing from `splits`, are left out with a line
+    of warning. With `splits`, the records come in its order. Raises `ValueError` if none is left.
+    """
+    shares = parse_fractions(fractions or FRACTIONS)
+    order = {key: number for number, key in enumerate(splits)}
+    kept: list[tuple[int, Record]] = []
+    left_out: Counter[str] = Counter()
+    drawn = 0
+    for record in records:
+        key = next((key for key in _keys(record) if key in order), "")
+        name = splits.get(key) if splits else record.split
+        if fractions or (name is None and not splits):
+            name, drawn = _drawn(record.path.name, shares), drawn + 1
+        if split := split_of(name):
+            kept.append((order.get(key, 0), replace(record, split=split)))
+        else:
+            left_out[repr(name)[:60]] += 1
+    for name, count in left_out.items():
+        logger.warning(
+            "%d images of split %s are left out; known splits are %s",
+            *(count, name, ", ".join(SPLIT_OF)),
+        )
+    if drawn:
+        logger.info("%d images are divided %s by their names", drawn, fractions or FRACTIONS)
+    if not kept:
+        raise ValueError(f"none of the {len(records)} images has a known split: {REMEDY}")
+    return [record for _, record in sorted(kept, key=lambda pair: pair[0])]
+
+
+def _keys(record: Record) -> Iterator[str]:
+    """What a file of splits may call an image."""
+    yield str(record.image_id)
+    yield record.path.name
+    yield record.path.stem
+
+
+def parse_fractions(text: str) -> list[float]:
+    """The shares of train, val and test in "0.8,0.1,0.1"; test may be left out."""
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) not in (2, 3) or min(shares) < 0 or not abs(sum(shares) - 1) < 1e-6:
+        raise ValueError(
+            f"split is {text!r}: give the shares of train, val and test that add up to 1, as in"
+            " 0.8,0.1,0.1"
+        )
+    return shares
+
+
+def _drawn(name: str, shares: Sequence[float]) -> str:
+    """The split of a name, the same on every machine and whatever other images there are."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    position, total = int.from_bytes(digest, "big") / 2**64, 0.0
+    for split, share in zip(SPLITS, shares):
+        total += share
+        if position < total:
+            return split
+    return SPLITS[len(shares) - 1]

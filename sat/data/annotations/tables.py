@@ -1,0 +1,241 @@
+"""Rows with named columns: CSV, TSV, JSON lines and lists, and folders with metadata files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sat.data.annotations.record import Record
+from sat.data.annotations.source import Source, read_text
+from sat.data.annotations.splits import split_in_name, split_of_folders
+
+Row = tuple[str, dict[str, Any]]
+"""where the row stands, for messages, and its values by column"""
+
+COLUMNS = {
+    "image": (
+        *("image", "file_name", "filename", "image_name", "image_path", "image_file", "filepath"),
+        *("img", "img_path", "path", "file", "photo", "images"),
+    ),
+    "caption": (
+        *("caption", "captions", "text", "texts", "comment", "sentence", "sentences", "raw"),
+        *("description", "conversations", "messages"),
+    ),
+    "split": ("split", "fold", "subset"),
+    "image_id": ("image_id", "cocoid"),
+}
+"""the names that a column is known by, the likeliest first"""
+NUMBERED_CAPTION = re.compile(r"(caption|text|comment|sentence)[ _]?\d+")
+METADATA = ("metadata.jsonl", "metadata.csv")
+TABLES = (".csv", ".tsv", ".txt", ".psv")
+LINES = (".jsonl", ".ndjson")
+
+
+def recognise_table(source: Source) -> bool:
+    """True for a text file whose first line names columns of images and captions."""
+    header = source.head.splitlines()[:1]
+    if source.path.suffix.lower() not in TABLES or not header:
+        return False
+    names = [name.strip().lower() for name in header[0].split(_delimiter(header[0]))]
+    given = source.columns.get("image", "").lower()
+    return len(names) > 1 and any(name in (given, *COLUMNS["image"]) for name in names)
+
+
+def read_table(source: Source) -> Iterator[Record]:
+    """The images of a CSV, TSV or |-separated file whose first line names the columns."""
+    return group_rows(_table_rows(source.path), source)
+
+
+def recognise_lines(source: Source) -> bool:
+    """True for a file of JSON lines."""
+    return source.path.suffix.lower() in LINES
+
+
+def read_lines(source: Source) -> Iterator[Record]:
+    """The images of a file with one JSON object a line."""
+    return group_rows(_line_rows(source.path), source)
+
+
+def recognise_list(source: Source) -> bool:
+    """True for a JSON list of objects, or an object of image: captions."""
+    if not source.is_json or not source.json:
+        return False
+    if isinstance(source.json, dict):
+        return all(
+            isinstance(value, (str, list)) and "." in name for name, value in source.json.items()
+        )
+    return isinstance(source.json, list) and isinstance(source.json[0], dict)
+
+
+def read_list(source: Source) -> Iterator[Record]:
+    """The images of a list as BLIP, LAVIS and LLaVA have it: [{"image": …, "caption": …}, …].
+
+    A caption is a text or a list of them; of a conversation it is the first answer. An object
+    {name: captions} is read too.
+    """
+    return group_rows(_list_rows(source.path, source.json), source)
+
+
+def recognise_metadata(source: Source) -> bool:
+    """True for a folder with metadata.jsonl or metadata.csv, at its top or one level below."""
+    return source.path.is_dir() and bool(_metadata(source.path))
+
+
+def read_metadata(source: Source) -> Iterator[Record]:
+    """The images of a folder as Hugging Face's imagefolder has it; `file_name` is relative to it.
+
+    Folders named as splits (train, validation, test) give the split.
+    """
+    for path in _metadata(source.path):
+        below = path.parent.relative_to(source.path)
+        rows = _line_rows(path) if path.suffix == ".jsonl" else _table_rows(path)
+        yield from group_rows(rows, source, below)
+
+
+def _metadata(folder: Path) -> list[Path]:
+    return [
+        path
+        for name in METADATA
+        for path in sorted([*folder.glob(name), *folder.glob(f"*/{name}")])
+    ]
+
+
+def _delimiter(header: str) -> str:
+    return max(",\t|;", key=header.count)
+
+
+def _table_rows(path: Path) -> Iterator[Row]:
+    """The rows of a table. Surplus fields belong to the last column, whose commas lack quotes."""
+    text = read_text(path)
+    delimiter = _delimiter(text[: text.find("\n") + 1] or text)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        names = [name.strip() for name in next(lines, [])]
+        for fields in lines:
+            where = f"{path}: line {lines.line_num}"
+            if not any(field.strip() for field in fields):
+                continue
+            last = len(names) - 1
+            if len(fields) > len(names):
+                fields[last:] = [delimiter.join(fields[last:])]
+            # Flickr30k's results.csv has one line that lacks its second bar
+            if len(fields) == last and (cut := re.match(r"\s*(\d+)\s+(.+)", fields[-1])):
+                fields[-1:] = [cut[1], cut[2]]
+            yield where, dict(zip(names, (field.strip() for field in fields)))
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {lines.line_num} is no row of a table ({error})") from error
+
+
+def _line_rows(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        where = f"{path}: line {number}"
+        if not line.strip():
+            continue
+        try:
+            yield where, _object(orjson.loads(line), where)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"{where} is not JSON ({error})") from error
+
+
+def _list_rows(path: Path, content: Any) -> Iterator[Row]:
+    if isinstance(content, dict):
+        content = [{"image": name, "caption": captions} for name, captions in content.items()]
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: is no list of objects with an image and a caption")
+    for number, item in enumerate(content):
+        where = f"{path}: item {number}"
+        yield where, _object(item, where)
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {str(value)[:50]!r}: each must be an object with an image")
+    return value
+
+
+@dataclass
+class _Image:
+    """What the rows of one image say."""
+
+    where: str
+    image_id: Any
+    split: Any
+    captions: list[Any] = field(default_factory=list)
+
+
+def group_rows(rows: Iterable[Row], source: Source, below: Path = Path()) -> Iterator[Record]:
+    """One record for each image of the rows, in the order of their first rows.
+
+    `below` is the folder that names are relative to. Raises `ValueError` for a row without an
+    image, or rows that give one image two splits.
+    """
+    images: dict[str, _Image] = {}
+    own_split = split_in_name(source.path.stem)
+    for where, row in rows:
+        name = _value(row, "image", source)
+        name = name[0] if isinstance(name, list) and len(name) == 1 else name
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f"{where} has no image among its columns {', '.join(map(str, row))[:200]}: name"
+                " the right ones with --columns image=…,caption=…"
+            )
+        path = (below / name).as_posix()
+        split = _value(row, "split", source) or split_of_folders(path) or own_split
+        image = images.setdefault(path, _Image(where, _value(row, "image_id", source), split))
+        if image.split != split:
+            raise ValueError(f"{where}: {name!r} is in the splits {image.split!r} and {split!r}")
+        image.captions += _captions(row, where, source)
+    for path, image in images.items():
+        image_id = image.image_id if image.image_id not in (None, "") else path
+        found = source.images.find(path, image.where)
+        yield Record(image_id, found, image.split, (), tuple(image.captions))
+
+
+def _value(row: dict[str, Any], kind: str, source: Source) -> Any:
+    """The value of the column that `--columns` or our list of names says."""
+    if kind in source.columns:
+        return row.get(source.columns[kind])
+    lower = {str(name).lower(): value for name, value in row.items()}
+    return next((lower[name] for name in COLUMNS[kind] if name in lower), None)
+
+
+def _captions(row: dict[str, Any], where: str, source: Source) -> list[Any]:
+    """The captions of a row: of its caption column, or of columns such as caption_1, caption_2."""
+    known = {str(name).lower() for name in row} & set(COLUMNS["caption"])
+    if "caption" in source.columns or known:
+        if source.columns.get("caption", "") not in ("", *row):
+            raise ValueError(f"{where} has no column {source.columns['caption']!r}")
+        return _texts(_value(row, "caption", source))
+    numbered = [name for name in row if NUMBERED_CAPTION.fullmatch(str(name).lower())]
+    if not numbered:
+        raise ValueError(
+            f"{where} has no caption among its columns {', '.join(map(str, row))[:200]}: name the"
+            " right one with --columns caption=…"
+        )
+    return [text for name in numbered for text in _texts(row[name])]
+
+
+def _texts(value: Any) -> list[Any]:
+    """The captions in a text, a list of them, a JSON list as text, or a conversation."""
+    if isinstance(value, str) and value.startswith('["'):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return [value]
+    if not isinstance(value, list):
+        return [value]
+    if not all(isinstance(turn, dict) for turn in value):
+        return value
+    spoken = [
+        turn.get("value", turn.get("content"))
+        for turn in value
+        if turn.get("from", turn.get("role")) in ("gpt", "assistant")
+    ]
+    return spoken[:1] or [turn.get("raw", turn.get("caption")) for turn in value]

@@ -1,0 +1,54 @@
+"""The words of a raw caption."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+WORD = re.compile(r"[^\W_]+")
+INNER_APOSTROPHE = re.compile(r"(?<=[^\W_]{2})['\u2019](?=[^\W_])")
+LANGUAGES_WITHOUT_BLANKS = (
+    *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF)),  # Thai, Lao, Burmese, Khmer
+    *((0x3040, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F)),  # kana
+    *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),  # ideographs
+)
+"""first and last code point of each block"""
+
+
+def split_words(caption: str) -> tuple[str, ...]:
+    """The words of a caption: its runs of letters and digits, lower case, without punctuation.
+
+    Hyphens separate words; an apostrophe after two letters or more is dropped (someone's:
+    someones; o'clock: o clock). These are the tokens of Karpathy's JSON files. Languages
+    that are written without blanks are split into characters.
+    """
+    text = caption.lower()
+    if "'" in text or "\u2019" in text:
+        text = INNER_APOSTROPHE.sub("", text)
+    return tuple(WORD.findall(text)) if text.isascii() else tuple(_split_unicode(text))
+
+
+def _split_unicode(text: str) -> list[str]:
+    """`split_words` of lower-case text in any script: accents and vowel signs stay with letters."""
+    words: list[str] = []
+    inside = False  # the next letter continues the last word
+    for character in unicodedata.normalize("NFC", text):
+        category = unicodedata.category(character)
+        if category == "Cf":  # joiners between letters
+            continue
+        if category[0] == "M" and words:
+            words[-1] += character
+        elif category[0] in "LN":
+            alone = _stands_alone(character)
+            if inside and not alone:
+                words[-1] += character
+            else:
+                words.append(character)
+            inside = not alone
+        else:
+            inside = False
+    return words
+
+
+def _stands_alone(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in LANGUAGES_WITHOUT_BLANKS)

@@ -1,0 +1,105 @@
+"""Export a captioner to ONNX: a folder that needs neither torch nor this library.
+
+The folder holds `encoder.onnx` (images uint8[B, 3, S, S] -> the state before the first word),
+`step.onnx` (tokens int64[B] and the state -> logits, attention maps and the next state),
+`captioner.json` (words, special ids, size and resize rule) and `caption_onnx.py`, which captions an
+image with onnxruntime alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sat.atomic_io import write_json
+from sat.captioner import Captioner
+from sat.checkpoints.atomic_folder import replace_folder
+from sat.models.factory import exported_parts
+
+READER = Path(__file__).with_name("caption_onnx.py")
+BATCH = 2
+"""images of the example that is traced; the exported model takes any number"""
+
+
+def export_onnx(captioner: Captioner, folder: str | Path) -> None:
+    """Write the captioner's folder of ONNX files; it appears whole or not at all.
+
+    Raises `ImportError` without the extra [onnx].
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"{error}: pip install 'sat-captioning[onnx]'") from None
+    folder = Path(folder)
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    parts = exported_parts(captioner.to("cpu").model, captioner.config.family)
+    side = captioner.preprocessing.size
+    images = torch.zeros(BATCH, 3, side, side, dtype=torch.uint8)
+    tokens = torch.full((BATCH,), captioner.model.start_id)
+    with torch.no_grad():
+        state = dict(zip(parts.state, parts.encoder(images)))
+        example = {"images": images}
+        export_module(parts.encoder, example, list(parts.state), new / "encoder.onnx")
+        after_one_word = parts.step(tokens, *state.values())[2:]  # a size of 1 would be fixed
+        example = {"tokens": tokens} | state | dict(zip(parts.changing, after_one_word))
+        changed = [f"next_{name}" for name in parts.changing]
+        export_module(parts.step, example, ["logits", "alphas", *changed], new / "step.onnx")
+    write_json(new / "captioner.json", description(captioner))
+    shutil.copyfile(READER, new / READER.name)
+    replace_folder(new, folder)
+
+
+def export_module(
+    module: nn.Module, example: dict[str, Tensor], outputs: list[str], path: Path
+) -> None:
+    """Write a module as one ONNX file; the first size of every tensor is free.
+
+    So is the second of `words`, which grow by one at each step.
+    """
+    batch, words = torch.export.Dim("batch"), torch.export.Dim("words")
+    free = [{0: batch} | ({1: words} if name == "words" else {}) for name in example]
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "# The axis name"
+        )  # the batch of inputs and outputs is one
+        program: Any = torch.onnx.export(
+            module.eval(),
+            tuple(example.values()),
+            dynamic_shapes=tuple(free),
+            input_names=list(example),
+            output_names=outputs,
+            dynamo=True,
+            verbose=False,
+        )
+    program.save(str(path))
+
+
+def description(captioner: Captioner) -> dict[str, Any]:
+    """What the reader must know besides the two networks."""
+    model, vocabulary, options = captioner.model, captioner.vocabulary, captioner.config.decoding
+    never = {model.start_id, model.pad_id} - {model.end_id}
+    if options.forbid_unknown and model.unk_id is not None:
+        never.add(model.unk_id)
+    return {
+        "size": captioner.preprocessing.size,
+        "resize": captioner.preprocessing.resize,
+        "start_id": model.start_id,
+        "end_id": model.end_id,
+        "never": sorted(never),
+        "max_length": options.max_length,
+        "pieces": pieces(vocabulary),
+    }
+
+
+def pieces(vocabulary: Any) -> list[str]:
+    """The text that each id adds to a caption, its leading blank included."""
+    first = next(i for i in range(len(vocabulary)) if vocabulary.decode([i]).isalpha())
+    start = vocabulary.decode([first])
+    return [vocabulary.decode([first, i])[len(start) :] for i in range(len(vocabulary))]

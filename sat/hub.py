@@ -1,0 +1,86 @@
+"""Download folders from the Hugging Face Hub, and upload checkpoint folders to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+IN_CARD = re.compile(r'sat\.load\(".*?"\)')
+CARD, TRAINER = "README.md", "trainer.pt"
+NOT_DOWNLOADED = [TRAINER, "*.msgpack", "*.h5", "*.onnx", "*.ot", "*.gguf"]
+"""weights of other libraries, and the state of a run"""
+
+
+def local_folder(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    only: Sequence[str] | None = None,
+) -> Path:
+    """A path as it is, or the folder of the Hub's cache for the repository "user/name[@revision]".
+
+    What the cache lacks is downloaded, of `only` these patterns of files. HF_HOME, HF_ENDPOINT and
+    HF_HUB_OFFLINE count as everywhere. Raises `FileNotFoundError` if it cannot be had.
+    """
+    path, text = Path(name), str(name)
+    if path.exists() or path.parent.is_dir() or not REPOSITORY.fullmatch(text):
+        return path
+    repository, _, version = text.partition("@")
+    try:
+        folder = _package(f"give a folder that exists ({text} does not)").snapshot_download(
+            repository,
+            revision=revision or version or None,
+            cache_dir=cache_dir,
+            allow_patterns=only,
+            ignore_patterns=NOT_DOWNLOADED,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"{text} is no folder here, and could not be read from the Hub ({reason}): check the "
+            "name and the connection"
+        ) from error
+    return Path(folder)
+
+
+def check_pushable(repository: str) -> Any:
+    """The huggingface_hub module; `ValueError` or `ImportError` before hours of training."""
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise ValueError(f"push_to_hub is {repository!r}: give a repository as user/name")
+    return _package("leave --push_to_hub out")
+
+
+def push(
+    folder: str | Path,
+    repository: str,
+    *,
+    commit_message: str = "Upload a captioner of sat",
+    private: bool | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload a checkpoint without trainer.pt, and return the address of the repository.
+
+    The repository is created if it does not exist. The model card says how to load it from there.
+    """
+    api = check_pushable(repository).HfApi(token=token)
+    api.create_repo(repository, repo_type="model", private=private, exist_ok=True)
+    target = {"repo_id": repository, "repo_type": "model", "commit_message": commit_message}
+    address = api.upload_folder(folder_path=str(folder), ignore_patterns=[TRAINER, CARD], **target)
+    card = (Path(folder) / CARD).read_text(encoding="utf-8")
+    card = IN_CARD.sub(f'sat.load("{repository}")', card)
+    api.upload_file(path_or_fileobj=card.encode(), path_in_repo=CARD, **target)
+    return str(address)
+
+
+def _package(otherwise: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ImportError(
+            f"huggingface_hub is not installed: pip install 'sat-captioning[hf]', or {otherwise}"
+        ) from error
+    return huggingface_hub

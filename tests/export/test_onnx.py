@@ -1,0 +1,74 @@
+"""Export to ONNX: a reader without torch says what the captioner says, and looks where it looks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import tiny_vit
+from PIL import Image
+
+from sat.captioner import Captioner
+from sat.commands import export
+from sat.config.decoding import DecodingConfig
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+READ = """
+import json, sys
+import numpy as np
+from caption_onnx import Image, Reader
+reader = Reader()
+read = [reader.caption(reader.pixels(Image.open(path))) for path in sys.argv[1:]]
+print(json.dumps([(text, maps.tolist()) for text, maps in read]))
+assert "torch" not in sys.modules and "sat" not in sys.modules
+"""
+
+
+def captioner(family: str) -> Captioner:
+    """A random captioner whose captions depend on the image, and are short."""
+    if family == "show_attend_tell":
+        made = tiny.captioner()
+    else:
+        vocabulary = tiny_vit.subwords()
+        made = Captioner(tiny_vit.model(vocabulary), vocabulary, tiny_vit.config())
+    made.config = dataclasses.replace(made.config, decoding=DecodingConfig(max_length=8))
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["show_attend_tell", "vit_gpt2"])
+def test_exported_captioner_says_and_looks_as_the_original(family, tmp_path, monkeypatch):
+    original, paths = captioner(family), tiny.photos(tmp_path)[:4]
+    side = original.preprocessing.size
+    for path in paths:  # as large as the model sees it: Pillow and torch scale alike to one value
+        Image.open(path).resize((side, side)).save(path)
+    monkeypatch.setattr("sat.captioner.load", lambda *_: original)
+    export.main(["--onnx", str(tmp_path / "exported")])
+    done = subprocess.run(
+        [sys.executable, "-c", READ, *map(str, paths)],
+        cwd=tmp_path / "exported",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    results = original.caption_all(paths, beam_size=1)
+    assert any(result.text for result in results)
+    for (text, maps), result in zip(json.loads(done.stdout), results, strict=True):
+        assert text == result.text
+        assert np.allclose(np.array(maps), result.alphas, atol=1e-4)
+
+
+def test_export_script_without_onnxscript_names_the_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setattr("sat.captioner.load", lambda *_: tiny.captioner())
+    with pytest.raises(SystemExit):
+        export.main(["--onnx", str(tmp_path / "exported")])
+    assert "[onnx]" in capsys.readouterr().err
+    assert not list(Path(tmp_path).iterdir())

@@ -1,0 +1,73 @@
+"""Parts from random weights, by Hugging Face's own configuration keys; what is refused, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import tiny_vit
+from transformers import GPT2Config, RobertaConfig, SwinConfig, ViTConfig
+
+from sat.commands.train import parse
+from sat.config.model import ModelConfig, Preprocessing
+from sat.models.factory import build_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_fresh_parts_have_the_keys_given_and_the_defaults_of_hugging_face():
+    network = tiny_vit.model().network
+    sees, speaks = network.encoder.config, network.decoder.config
+    assert isinstance(sees, ViTConfig)
+    assert isinstance(speaks, GPT2Config)
+    assert {name: getattr(sees, name) for name in tiny_vit.VISION} == tiny_vit.VISION
+    given = tiny_vit.DECODERS["fresh:gpt2"]
+    assert {name: getattr(speaks, name) for name in given} == given
+    assert speaks.attn_pdrop == GPT2Config().attn_pdrop
+    assert (speaks.vocab_size, speaks.bos_token_id, speaks.pad_token_id) == (11, 2, 1)
+    assert sees.image_size == tiny_vit.SIZE
+
+
+def test_fresh_parts_start_from_weights_that_suit_their_width():
+    """A Swin's is that of its last stage; a value that is given stays."""
+    network = tiny_vit.model(
+        encoder="fresh:swin", decoder="fresh:roberta", decoder_config={"initializer_range": 0.5}
+    ).network
+    assert isinstance(network.encoder.config, SwinConfig)
+    assert network.encoder.config.initializer_range == 16**-0.5
+    assert isinstance(network.decoder.config, RobertaConfig)
+    assert network.decoder.config.initializer_range == 0.5
+    assert tiny_vit.model().decoder.config.initializer_range == 12**-0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"decoder": "fresh:gpt5"}, "hf.decoder is 'fresh:gpt5': give fresh: and a model type"),
+        (
+            {"decoder_config": {"n_layers": 3}},
+            "hf.decoder_config.n_layers is 3: gpt2 has no such key, the nearest are n_layer, ",
+        ),
+        (
+            {"decoder_config": {"vocab_size": 9}},
+            "hf.decoder_config.vocab_size is 9: leave it out, the data decide it",
+        ),
+        ({"decoder_config": {"n_layer": "two"}}, "hf.decoder_config is {.*'two'.* gpt2 fails: "),
+        ({"decoder_config": {"n_head": 5}}, "hf.decoder_config is {.*'n_head': 5.* gpt2 fails: "),
+    ],
+)
+def test_fresh_part_that_cannot_be_built_raises_one_sentence(values, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tiny_vit.model(**values)
+
+
+@pytest.mark.parametrize(("recipe", "size"), [("shapes", 112), ("flickr8k", 224)])
+def test_recipes_of_fresh_parts_can_be_built(recipe, size):
+    hf = parse(["--config", str(ROOT / "configs" / f"vit_gpt2_{recipe}.yaml")]).hf
+    config = ModelConfig(family="vit_gpt2", hf=hf, preprocessing=Preprocessing(size=size))
+    model = build_model(config, tiny_vit.Words())  # type: ignore[arg-type]
+    assert model.positions == hf.decoder_config["n_positions"]
+    smaller = dataclasses.replace(hf, encoder_config=hf.encoder_config | {"patchsize": 7})
+    with pytest.raises(ValueError, match=r"patchsize is 7: vit has no such key, .* patch_size"):
+        build_model(dataclasses.replace(config, hf=smaller), tiny_vit.Words())  # type: ignore
