@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import typing
 from argparse import SUPPRESS
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from sat.stop_signals import Stopped, stop_signals
 
 T = TypeVar("T")
 
@@ -91,7 +94,7 @@ def _switches(cls: type, prefix: str = "--") -> set[str]:
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
             found |= _switches(typing.cast(type, hint), f"{prefix}{name}.")
-        elif hint is bool:
+        elif hint is bool or bool in typing.get_args(hint):
             found.add(prefix + name)
     return found
 
@@ -132,8 +135,8 @@ def cli_errors() -> Iterator[None]:
     """Wrap the main function of a script: errors of the user end as one line and exit code 1.
 
     These are `USER_ERRORS`: a wrong value, a missing file, a full disk, a missing extra, a NaN.
-    Others are bugs and keep their traceback; with SAT_TRACEBACK=1 in the environment all do. Ctrl-C
-    exits with 130, as shells expect.
+    Others are bugs and keep their traceback; with SAT_TRACEBACK=1 in the environment all do. A
+    stop signal exits with 128 + its number, as shells expect (Ctrl-C: 130).
     """
     set_up_logging()
     keep_freed_memory()
@@ -141,10 +144,12 @@ def cli_errors() -> Iterator[None]:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        yield
-    except KeyboardInterrupt:
+        with stop_signals():
+            yield
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + number) from None
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
+
+from sat.atomic_io import flush
 
 
 def previous_of(folder: Path) -> Path:
@@ -18,22 +19,11 @@ def replace_folder(new: Path, folder: Path) -> None:
     for path in new.iterdir():
         path.chmod(mode)
     for path in [*new.iterdir(), new]:
-        _flush(path)
+        flush(path)
     old = previous_of(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     new.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Wait until the file or folder is on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot flush folders
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -161,8 +161,8 @@ class TrainConfig:
     """steps between points of a curve, and between histograms of weights and gradients"""
     seed: int = 0
     """of the first weights, the order of the captions and dropout"""
-    resume: bool = False
-    """continue the run in output_dir"""
+    resume: bool | Literal["auto"] = False
+    """continue the run in output_dir; auto: if there is one to continue, else start it"""
     overwrite: bool = False
     """replace the run in output_dir"""
     push_to_hub: str | None = None

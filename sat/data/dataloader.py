@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from sat.data.dataset import CaptionDataset, Sample
+from sat.stop_signals import ignore_stop_signals
 
 
 class Batch(NamedTuple):
@@ -134,6 +135,7 @@ def training_loader(
         batch_sampler=batches,
         collate_fn=partial(collate, group_size=batches.group_size),
         num_workers=workers,
+        worker_init_fn=ignore_stop_signals,
         pin_memory=pin,
         generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
     )
@@ -148,6 +150,7 @@ def evaluation_loader(
         batch_size=batch_size,
         collate_fn=collate,
         num_workers=workers,
+        worker_init_fn=ignore_stop_signals,
         pin_memory=pin,
         generator=torch.Generator(),
     )

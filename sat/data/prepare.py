@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sat.atomic_io import check_space
+from sat.atomic_io import check_space, replace_file
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.record import SPLITS, Record
 from sat.data.caption_selection import (
@@ -26,6 +26,7 @@ from sat.data.caption_selection import (
 from sat.data.image_writer import Size, write_images
 from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
+from sat.folder_lock import lock_folder
 
 if TYPE_CHECKING:
     from sat.data.tokenizer import SubwordTokenizer
@@ -73,7 +74,12 @@ def create_input_files(
     logger.info("vocabulary: %d words", len(vocabulary))
     output.mkdir(parents=True, exist_ok=True)
     _check_space(output, sum(map(len, splits.values())), config)
-    with tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}_") as folder:
+    with (
+        lock_folder(output),
+        tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}.new_") as folder,
+    ):
+        for left in set(output.glob(f".{config.name}.new_*")) - {Path(folder)}:
+            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
         dropped: list[Path] = []
         for split, kept in splits.items():
             paths = {kind: Path(folder, _file(split, kind, config)) for kind in SUFFIXES}
@@ -84,7 +90,7 @@ def create_input_files(
             Path(folder, _dropped_file(config)).write_text(lines, "utf-8", "backslashreplace")
         written = sorted(path.name for path in Path(folder).iterdir())
         for name in written:
-            os.replace(Path(folder, name), output / name)
+            replace_file(Path(folder, name), output / name)
     for name in {*_files(config), _dropped_file(config)} - set(written):
         (output / name).unlink(missing_ok=True)  # of an earlier run
     from sat.data.dataset import CaptionDataset, warn_of_unknown  # torch: not for --help

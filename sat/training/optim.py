@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 import torch
@@ -145,19 +142,3 @@ def warm_up(optimizer: Optimizer, steps: int) -> None:
     if steps:
         optimizer.register_step_pre_hook(lower)
         optimizer.register_step_post_hook(restore)
-
-
-@contextmanager
-def defer_keyboard_interrupt() -> Iterator[None]:
-    """Hold back Ctrl-C until the block is done, so that a step is made wholly or not at all."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt

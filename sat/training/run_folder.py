@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from sat.atomic_io import atomic_write_text
 from sat.checkpoints import native
 from sat.config.training import TrainConfig
 from sat.tracking.backends import EVENTS, RUNS
@@ -15,6 +17,22 @@ from sat.training.state import TrainerState
 LOG = "log.jsonl"
 EPOCH_SCORE = "epoch_Bleu_4"
 """of best/, decoded as validation decodes, where another decoding has been chosen for it since"""
+
+
+def resume_where_possible(config: TrainConfig) -> TrainConfig:
+    """The config with `resume` "auto" decided: go on if the folder holds these stages' run.
+
+    A run saves last/ before its first step, so a stop at any moment leaves a run to go on with, or
+    none. A later stage alone begins where the folder holds the run of earlier stages.
+    """
+    if config.resume != "auto":
+        return config
+    last = Path(config.output_dir) / "last"
+    goes_on = native.exists(last)
+    if goes_on and config.stages[0] > 1:
+        begun = native.load_trainer(last)["identity"]["stages"]
+        goes_on = begun == list(config.stages[: len(begun)])
+    return dataclasses.replace(config, resume=goes_on)
 
 
 def check_folder(config: TrainConfig) -> None:
@@ -75,7 +93,8 @@ def load_resume_state(config: TrainConfig) -> dict[str, Any] | None:
 
 def initial_state(config: TrainConfig, folder: Path) -> TrainerState:
     """The state of a new run; a run of a later stage alone continues the counts of its first."""
-    state = TrainerState(log_lines=len(log_lines(folder)))
+    replaced = config.overwrite and config.stages[0] == 1
+    state = TrainerState(log_lines=0 if replaced else len(log_lines(folder)))
     if config.stages[0] > 1 and native.exists(folder / "best"):
         scores = native.scores(folder / "best")
         state.best = scores.get(EPOCH_SCORE, scores.get("Bleu_4", state.best))
@@ -86,20 +105,14 @@ def initial_state(config: TrainConfig, folder: Path) -> TrainerState:
     return state
 
 
-def prepare_run_folder(config: TrainConfig) -> Path:
-    """Make the run's folder; with `overwrite` remove an earlier run from it.
-
-    Call it last, when nothing about the run can fail its checks any more.
-    """
+def remove_earlier_run(config: TrainConfig) -> None:
+    """With `overwrite`, remove an earlier run's best/, log and curves; last/ is the new run's."""
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     if config.overwrite and not config.resume and config.stages[0] == 1:
         native.remove(folder / "best")
-        native.remove(folder / "last")
         (folder / LOG).unlink(missing_ok=True)
         for name in (EVENTS, RUNS):
             shutil.rmtree(folder / name, ignore_errors=True)
-    return folder
 
 
 def log_lines(folder: Path) -> list[str]:
@@ -116,4 +129,6 @@ def add_line(folder: Path, line: dict[str, Any]) -> None:
 
 def _cut_log(folder: Path, lines: int) -> None:
     """Drop the lines of epochs that were logged but not saved when the run was killed."""
-    (folder / LOG).write_text("".join(log_lines(folder)[:lines]), encoding="utf-8")
+    written = log_lines(folder)
+    if len(written) > lines:
+        atomic_write_text(folder / LOG, "".join(written[:lines]))

@@ -23,19 +23,22 @@ from sat.config.training import TrainConfig
 from sat.data.progress import progress_bar
 from sat.device import grad_scaler, resolve_device
 from sat.evaluation import check_preprocessing
+from sat.folder_lock import lock_folder
 from sat.models.base import CaptionModel
+from sat.stop_signals import defer_stop
 from sat.tracking.backends import tracker_kind
 from sat.tracking.logger import RunLogger
 from sat.training.initialization import initial_captioner, open_data
-from sat.training.optim import defer_keyboard_interrupt, set_learning_rates
+from sat.training.optim import set_learning_rates
 from sat.training.run_folder import (
     EPOCH_SCORE,
     add_line,
     check_folder,
     initial_state,
     load_resume_state,
-    prepare_run_folder,
+    remove_earlier_run,
     resume_fingerprint,
+    resume_where_possible,
 )
 from sat.training.stage import Stage, build_stage, training_step
 from sat.training.state import random_state, set_random_state
@@ -63,7 +66,8 @@ class Trainer:
     """One run: its captioner, its data and its state."""
 
     def __init__(self, config: TrainConfig, bar: Bar = quiet) -> None:
-        self.config, self.bar = config, bar
+        self.config = config = resume_where_possible(config)
+        self.bar = bar
         self.device = resolve_device(config.device)
         self.scaler = grad_scaler(config.precision, self.device)
         check_folder(config)
@@ -79,25 +83,32 @@ class Trainer:
         self.captioner.to(self.device)
         parts = (self.captioner.model, vocabulary, self.captioner.config)
         native.try_save(Path(config.output_dir), *parts)
-        self.folder = prepare_run_folder(config)
+        self.folder = Path(config.output_dir)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.state = initial_state(config, self.folder)
 
     def run(self) -> None:
-        """Run all stages, from the state of the run on."""
+        """Run all stages, from the state of the run on; nobody else may write to its folder."""
+        with lock_folder(self.folder):
+            self._run()
+
+    def _run(self) -> None:
         resume = load_resume_state(self.config)
         if resume is not None:
             self.state = resume["state"]
+        stage = self._build_stage(self.config.stages[self.state.stage])
+        if resume is not None:
+            self._restore(stage, resume)
+        else:
+            self._save("last", stage)  # from here on there is a run to resume
+            remove_earlier_run(self.config)
         step, vocabulary = self.state.global_step, self.captioner.vocabulary
         with RunLogger(self.config, self.folder, self.val, vocabulary, step) as run_logger:
-            for index in range(self.state.stage, len(self.config.stages)):
-                if index != self.state.stage:
-                    self._enter(index)
+            self._run_stage(stage, run_logger)
+            for index in range(self.state.stage + 1, len(self.config.stages)):
+                self._enter(index)
                 stage = self._build_stage(self.config.stages[index])
-                if resume is not None:
-                    self._restore(stage, resume)
-                    resume = None
-                elif index:
-                    self._save("last", stage)  # best/ may be of this stage from here on
+                self._save("last", stage)  # best/ may be of this stage from here on
                 self._run_stage(stage, run_logger)
         chooses = self.config.choose_decoding and not self.config.validation.samples
         if chooses and native.exists(self.folder / "best"):
@@ -155,7 +166,7 @@ class Trainer:
         began = time.monotonic()
         for batch in bar:
             arrived = time.monotonic()
-            with defer_keyboard_interrupt():
+            with defer_stop():
                 metrics = training_step(stage, batch, state.steps, self.config, self.scaler)
                 if stage.ema is not None:
                     stage.ema.update_parameters(model)

@@ -167,7 +167,7 @@ SAVING = (native, "save")  # a trial, then best/, then last/ after each epoch, b
         *[(WITHIN, number) for number in (1, 3, 14)],
         (STEPPED, 4),
         *[(CAPTIONING, number) for number in (0, 3)],
-        (SAVING, 1),
+        (SAVING, 2),
     ],
 )
 def test_ctrl_c_costs_nothing(data, whole, tmp_path, place, number):
@@ -179,7 +179,7 @@ def test_ctrl_c_costs_nothing(data, whole, tmp_path, place, number):
 
 @pytest.mark.parametrize(
     ("place", "number"),
-    [(BATCH, 4), (BATCH, 13), *[(SAVING, number) for number in (2, 3, 4, 6, 7)]],
+    [(BATCH, 4), (BATCH, 13), *[(SAVING, number) for number in (1, 2, 3, 4, 5, 7, 8)]],
 )
 def test_a_killed_run_goes_on_from_the_last_save(data, whole, tmp_path, place, number):
     config = tiny.config(data, tmp_path, **HOW)

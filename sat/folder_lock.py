@@ -1,0 +1,52 @@
+"""One writer a folder: a lock that ends with its process."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to the folder while the block runs.
+
+    The file `.lock` names the process. Raises `FileExistsError` if another one holds the lock; that
+    of a process that died is taken over, with a line in the log. Without effect on Windows.
+    """
+    if fcntl is None:
+        yield
+        return
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise FileExistsError(
+                f"{folder}: {file.read() or 'another process'} writes to it: wait for its end, or "
+                "choose another folder"
+            ) from None
+        file.seek(0)
+        if died := file.read():
+            logger.info("%s: %s ended without a word; going on", folder, died)
+        file.truncate(0)
+        now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now},")
+        file.flush()
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""Stop a command in an orderly way: Ctrl-C, and the signals of `kill`, a closed terminal, Slurm."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+STOP_SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised where a stop signal arrives; shells expect the exit code 128 + `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """In the block every stop signal raises `Stopped`; those that are ignored stay so (nohup)."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped(number)
+
+    ignored = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    with _handled_by(stop, [number for number in STOP_SIGNALS if number not in ignored]):
+        yield
+
+
+@contextmanager
+def defer_stop() -> Iterator[None]:
+    """Hold back a stop until the block is done, so that a step is made wholly or not at all.
+
+    A second signal ends the block at once.
+    """
+    arrived: list[int] = []
+
+    def hold(number: int, frame: Any) -> None:
+        if arrived:
+            raise Stopped(number)
+        arrived.append(number)
+
+    handled = [number for number in STOP_SIGNALS if callable(signal.getsignal(number))]
+    with _handled_by(hold, handled):
+        yield
+    if arrived:
+        raise Stopped(arrived[0])
+
+
+def ignore_stop_signals(_worker: int = 0) -> None:
+    """Leave stopping to the main process; for processes that read data."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _handled_by(handler: Any, numbers: list[Any]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
