@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from sat.data.annotations.record import SPLITS
+from sat.data.manifest import SUFFIXES, check_manifest
 from sat.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ class CaptionDataset(Dataset[Sample]):
                 f"{self.folder} was prepared without a test split: choose val, or prepare it again"
                 " with --split 0.8,0.1,0.1"
             )
+        files = [self.path(kind, suffix) for kind, suffix in SUFFIXES.items()]
+        check_manifest(self.folder, self.name, files)
         self.captions = _read_captions(_existing(captions))
         lengths = orjson.loads(_existing(self.path("CAPLENS", ".json")).read_bytes())
         self.lengths = np.asarray(lengths, dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import random
@@ -24,6 +25,7 @@ from sat.data.caption_selection import (
     vocabulary_captions,
 )
 from sat.data.image_writer import Size, write_images
+from sat.data.manifest import SUFFIXES, begin_replacing, write_manifest
 from sat.data.progress import Progress
 from sat.data.vocabulary import Vocabulary
 from sat.folder_lock import lock_folder
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-SUFFIXES = {"IMAGES": ".hdf5", "CAPTIONS": ".json", "CAPLENS": ".json", "REFERENCES": ".json"}
 CAPTION_BYTES_PER_WORD = 8
 """in JSON, at most: six digits, a comma and a blank"""
 
@@ -89,14 +90,22 @@ def create_input_files(
             lines = "".join(f"{path}\n" for path in dropped)
             Path(folder, _dropped_file(config)).write_text(lines, "utf-8", "backslashreplace")
         written = sorted(path.name for path in Path(folder).iterdir())
-        for name in written:
-            replace_file(Path(folder, name), output / name)
-    for name in {*_files(config), _dropped_file(config)} - set(written):
-        (output / name).unlink(missing_ok=True)  # of an earlier run
+        _replace_files(Path(folder), output, written, config)
     from sat.data.dataset import CaptionDataset, warn_of_unknown  # torch: not for --help
 
     warn_of_unknown(CaptionDataset(output, config.name, "train"), vocabulary.unk_id)
     return config.name
+
+
+def _replace_files(new: Path, output: Path, written: list[str], config: InputFilesConfig) -> None:
+    """Give the files their place, and the set its manifest; remove what an earlier run left."""
+    begin_replacing(output, config.name)
+    for name in written:
+        replace_file(new / name, output / name)
+    for name in {*_files(config), _dropped_file(config)} - set(written):
+        (output / name).unlink(missing_ok=True)
+    settings = dataclasses.asdict(config) | {"workers": None}  # they change no byte
+    write_manifest(output, config.name, set(written) & set(_files(config)), settings)
 
 
 def check_output(output_folder: str | Path, config: InputFilesConfig) -> None:

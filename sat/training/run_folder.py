@@ -11,6 +11,8 @@ from typing import Any
 from sat.atomic_io import atomic_write_text
 from sat.checkpoints import native
 from sat.config.training import TrainConfig
+from sat.data.dataset import find_data_name
+from sat.data.manifest import data_fingerprint
 from sat.tracking.backends import EVENTS, RUNS
 from sat.training.state import TrainerState
 
@@ -66,6 +68,9 @@ def resume_fingerprint(config: TrainConfig, begun: int) -> dict[str, Any]:
         "mirror": config.mirror,
         "captions": config.captions,
         "seed": config.seed,
+        "fingerprint of the data": data_fingerprint(
+            config.data_folder, config.data_name or find_data_name(config.data_folder)
+        ),
     }
 
 
@@ -82,7 +87,7 @@ def load_resume_state(config: TrainConfig) -> dict[str, Any] | None:
     saved["state"] = TrainerState.from_dict(saved["position"])
     now = resume_fingerprint(config, saved["state"].stage + 1)
     for name, value in saved["identity"].items():
-        if now.get(name, value) != value:  # earlier versions knew other names
+        if value is not None and now.get(name, value) != value:  # earlier versions knew other names
             raise ValueError(
                 f"{name} is {now[name]}, but the run in {config.output_dir} has {value}: "
                 "resume it as it was, or start another one"

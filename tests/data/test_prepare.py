@@ -61,7 +61,7 @@ def test_create_input_files_follows_the_tutorials_layout(records, output):
     assert create_input_files(records, output, CONFIG) == NAME
     kinds = ["IMAGES_{}.hdf5", "CAPTIONS_{}.json", "CAPLENS_{}.json", "REFERENCES_{}.json"]
     expected = {f"{s}_{kind.format(NAME)}" for s in ("TRAIN", "VAL", "TEST") for kind in kinds}
-    assert set(contents(output)) == expected | {f"WORDMAP_{NAME}.json"}
+    assert set(contents(output)) == expected | {f"WORDMAP_{NAME}.json", f"MANIFEST_{NAME}.json"}
     word_map = json.loads((output / f"WORDMAP_{NAME}.json").read_text())
     for split in ("train", "val", "test"):
         mine = [record for record in records if record.split == split]
@@ -215,7 +215,7 @@ def test_create_input_files_without_test_images_removes_older_test_files(records
     others = [record for record in records if record.split != "test"]
     create_input_files(others, output, CONFIG, overwrite=True)
     assert "no image is in the test split: train and val alone are prepared" in caplog.text
-    assert len(contents(output)) == 9
+    assert len(contents(output)) == 10
     assert not list(output.glob("TEST_*"))
 
 

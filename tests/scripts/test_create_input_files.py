@@ -102,7 +102,7 @@ def test_create_input_files_of_tar_shards_leaves_no_unpacked_image(tmp_path):
     flags = ["--annotations", tmp_path, "--min_word_freq", 1, "--image_size", 8]
     done = run(*flags, "--output_folder", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 13
+    assert len(list((tmp_path / "out").iterdir())) == 14
 
 
 def test_create_input_files_help_imports_no_torch():

@@ -50,7 +50,12 @@ def photos(folder: Path) -> list[Path]:
 
 
 def prepare(
-    folder: Path, *, known: int = 1, captions_per_image: int | None = None, resize: str = "squash"
+    folder: Path,
+    *,
+    known: int = 1,
+    captions_per_image: int | None = None,
+    resize: str = "squash",
+    overwrite: bool = False,
 ) -> Path:
     """The folder with prepared files, written from the photos beside them.
 
@@ -74,7 +79,7 @@ def prepare(
         resize=resize,  # type: ignore[arg-type]
         workers=1,
     )
-    create_input_files(records, folder, config)
+    create_input_files(records, folder, config, overwrite=overwrite)
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from sat.checkpoints import native
 from sat.config.objectives import ScheduledSamplingConfig
 from sat.config.training import TrainConfig
+from sat.stop_signals import Stopped, stop_signals
 from sat.training import trainer, validation
 from sat.training.objectives import cross_entropy
 from sat.training.run_folder import log_lines
@@ -304,3 +306,50 @@ def test_what_has_been_run_cannot_be_another_run_when_resumed(data, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             fit(tiny.config(data, tmp_path / "run", resume=True, **changes))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_within_a_step_costs_nothing(data, whole, tmp_path, monkeypatch, number):
+    config = tiny.config(data, tmp_path, **HOW)
+    monkeypatch.setattr(signal, "SIGINT", number)  # what `stop` raises
+    handlers = {number: signal.getsignal(number)}
+    with stop_signals():
+        made = stop(config, WITHIN, 3, Stopped)
+    assert {number: signal.getsignal(number)} == handlers
+    assert go_on(config) == STEPS - made
+    assert_same(whole, states(tmp_path))
+
+
+@pytest.mark.parametrize("place", [(SAVING, 1), (SAVING, 3), (BATCH, 0), (BATCH, 13)])
+def test_resume_auto_starts_or_goes_on_at_every_moment(data, whole, tmp_path, place):
+    config = tiny.config(data, tmp_path, **HOW | {"resume": "auto"})
+    stop(config, *place, Killed)
+    fit(config)
+    assert_same(whole, states(tmp_path))
+
+
+def test_resume_auto_of_a_later_stage_begins_it_and_goes_on_with_it(data, tmp_path):
+    how = HOW | {"resume": "auto"}
+    fit(tiny.config(data, tmp_path, **how | {"stages": (1,)}))
+    config = tiny.config(data, tmp_path, **how | {"stages": (2,)})
+    stop(config, BATCH, 2, Killed)
+    fit(config)
+    assert [line["stage"] for line in tiny.log(tmp_path)][-1] == 2
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_is_saved(data, tmp_path):
+    fit(tiny.config(data, tmp_path, **HOW))
+    before = states(tmp_path)
+    stop(tiny.config(data, tmp_path, **HOW | {"overwrite": True}), SAVING, 1, Killed)
+    assert_same(before, states(tmp_path))
+
+
+def test_resume_with_other_data_is_refused(data, tmp_path):
+    config = tiny.config(data, tmp_path / "run", stage1={"epochs": 1})
+    fit(config)
+    others = shutil.copytree(data, tmp_path / "others")
+    (path,) = others.glob("MANIFEST_*")
+    path.write_text(path.read_text().replace('"WORDMAP_', '"OTHERMAP_'))
+    changed = dataclasses.replace(config, data_folder=str(others), resume=True)
+    with pytest.raises(ValueError, match=r"fingerprint of the data is .*, but the run in"):
+        fit(changed)

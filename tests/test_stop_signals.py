@@ -1,0 +1,64 @@
+"""Signals that stop a command."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from sat.cli import cli_errors
+from sat.stop_signals import STOP_SIGNALS, Stopped, defer_stop, stop_signals
+
+
+@pytest.fixture(autouse=True)
+def _default_signals():
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number in STOP_SIGNALS:
+        handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_stop_signal_ends_a_command_with_128_and_its_number(number):
+    with pytest.raises(SystemExit) as end, cli_errors():
+        signal.raise_signal(number)
+    assert end.value.code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_stop_signals_that_are_ignored_stay_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with stop_signals():
+        signal.raise_signal(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_defer_stop_finishes_the_block_before_it_stops(number):
+    done = []
+
+    def step() -> None:
+        with stop_signals(), defer_stop():
+            signal.raise_signal(number)
+            done.append("step")
+
+    with pytest.raises(Stopped) as stopped:
+        step()
+    assert done == ["step"]
+    assert stopped.value.number == number
+
+
+def test_defer_stop_of_a_second_signal_ends_at_once():
+    done = []
+
+    def step() -> None:
+        with stop_signals(), defer_stop():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            done.append("step")
+
+    with pytest.raises(Stopped):
+        step()
+    assert done == []
