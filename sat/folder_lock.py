@@ -32,7 +32,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         return
     with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by workers
         except OSError:
             file.seek(0)
             raise FileExistsError(

@@ -110,7 +110,7 @@ def test_wandb_failed_run_ends_with_exit_code_one(data, tmp_path, calls, monkeyp
         with pytest.raises(FloatingPointError):
             fit(tiny.config(data, tmp_path, **HOW))
     assert calls[-1] == 1
-    fit(tiny.config(data, tmp_path, **HOW))  # nothing was saved: another run, from step 1
+    fit(tiny.config(data, tmp_path, overwrite=True, **HOW))  # another run, from step 1
     assert (
         next(received for received in reversed(calls) if isinstance(received, dict))["asked"]
         is None
