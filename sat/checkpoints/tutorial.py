@@ -106,6 +106,8 @@ def read_tutorial(path: str | os.PathLike[str]) -> TutorialCheckpoint:
     Raises `ValueError`, one sentence with the path, for a file that is damaged, names anything
     that such a checkpoint does not need, or is of another architecture.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe could be read for ever
+        raise ValueError(f"cannot load {path}: it is no regular file: {RESAVE_HINT}")
     with open(path, "rb") as file:
         try:
             value, read = open_container(file)

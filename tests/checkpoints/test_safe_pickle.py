@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import zipfile
@@ -232,3 +233,9 @@ def test_read_tutorial_storage_named_many_times_raises_by_size(tmp_path):
     for i in range(32):
         value["encoder"].resnet.register_buffer(f"again{i}", shared)
     refused(legacy_files.write_zip(tmp_path / "many", value), "larger than twice the file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
+def test_read_tutorial_pipe_raises_and_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "no regular file")
