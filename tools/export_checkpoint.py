@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from sat.atomic_io import write_json
-from sat.checkpoints import native
+from sat.checkpoints import native, show_attend_tell
 from sat.checkpoints.quantization import quantize
 from sat.models.factory import build_model
 from sat.models.weights import digest
@@ -28,6 +28,7 @@ def export_checkpoint(source: str | Path, target: str | Path) -> None:
     source, target = Path(source), Path(target)
     model, vocabulary, config = native.load(source)
     header = json.loads((source / native.CONFIG).read_text(encoding="utf-8"))
+    header.pop("sha256", None)  # of the weights before they are quantized
     frozen = digest(build_model(config, vocabulary).encoder) == digest(model.encoder)
     if frozen:
         header["encoder_sha256"] = digest(model.encoder)
@@ -39,7 +40,7 @@ def export_checkpoint(source: str | Path, target: str | Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     save_file(quantize(weights), target / native.WEIGHTS)
     write_json(target / native.CONFIG, header)
-    shutil.copyfile(source / native.WORD_MAP, target / native.WORD_MAP)
+    shutil.copyfile(source / show_attend_tell.WORD_MAP, target / show_attend_tell.WORD_MAP)
 
 
 if __name__ == "__main__":

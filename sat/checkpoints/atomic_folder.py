@@ -1,4 +1,4 @@
-"""Replace a folder by a new one so that a stop of the machine at any time loses neither."""
+"""Checkpoint folders: replaced so that a stop of the machine at any time loses neither."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import shutil
 from pathlib import Path
 
 from sat.atomic_io import flush
+
+CONFIG, WEIGHTS, TRAINER = "config.json", "model.safetensors", "trainer.pt"
+HF_WEIGHTS = (f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def previous_of(folder: Path) -> Path:
@@ -27,3 +30,28 @@ def replace_folder(new: Path, folder: Path) -> None:
     new.rename(folder)
     flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(folder: str | Path) -> None:
+    """Remove the checkpoint, and the older one that a stopped save may have left beside it."""
+    for path in (Path(folder), previous_of(Path(folder))):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def exists(folder: str | Path) -> bool:
+    """True when the folder holds a checkpoint."""
+    folder = Path(folder)
+    return (folder / CONFIG).exists() or (previous_of(folder) / CONFIG).exists()
+
+
+def find_complete(folder: str | Path) -> Path:
+    """The folder, or its predecessor if the machine stopped between the two renames."""
+    folder = Path(folder)
+    for path in (folder, previous_of(folder)):
+        weights = any((path / name).exists() for name in (WEIGHTS, *HF_WEIGHTS))
+        if (path / CONFIG).exists() and weights:
+            return path
+    raise FileNotFoundError(
+        f"{folder} is not a checkpoint folder (no {CONFIG} and {WEIGHTS} in it): "
+        "give the best/ or last/ folder of a run"
+    )

