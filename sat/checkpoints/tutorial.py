@@ -21,6 +21,7 @@ from sat.checkpoints.safe_pickle import (
     RESAVE_HINT,
     InertObject,
     ReadStorage,
+    Storage,
     UnsafeCheckpointError,
     find_opener,
     open_container,
@@ -105,9 +106,12 @@ def read_tutorial(path: str | os.PathLike[str]) -> TutorialCheckpoint:
     Raises `ValueError`, one sentence with the path, for a file that is damaged, names anything
     that such a checkpoint does not need, or is of another architecture.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe could be read for ever
+        raise ValueError(f"cannot load {path}: it is no regular file: {RESAVE_HINT}")
     with open(path, "rb") as file:
         try:
-            return _checkpoint(*open_container(file))
+            value, read = open_container(file)
+            return _checkpoint(value, _limited(read, os.fstat(file.fileno()).st_size))
         except UnsafeCheckpointError as reason:
             raise ValueError(f"cannot load {path}: {reason}") from None
         except Exception as error:  # damaged bytes make pickle and zipfile raise almost anything
@@ -115,6 +119,19 @@ def read_tutorial(path: str | os.PathLike[str]) -> TutorialCheckpoint:
                 f"cannot load {path}: it is truncated or damaged "
                 f"({type(error).__name__}: {_one_line(error)}), copy or download it again"
             ) from error
+
+
+def _limited(read: ReadStorage, size: int) -> ReadStorage:
+    """The reader, which gives at most twice the file's size: a storage may be named many times."""
+    left = 2 * size
+
+    def limited(storage: Storage) -> bytes:
+        nonlocal left
+        left -= storage.nbytes
+        require(left >= 0, f"its tensors are larger than twice the file: {RESAVE_HINT}")
+        return read(storage)
+
+    return limited
 
 
 def _one_line(error: Exception) -> str:

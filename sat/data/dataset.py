@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from sat.data.annotations.record import SPLITS
+from sat.data.checks import check_ids, read_captions, read_images_header, read_lengths
 from sat.data.manifest import SUFFIXES, check_manifest
 from sat.data.vocabulary import Vocabulary
 
@@ -77,14 +78,15 @@ class CaptionDataset(Dataset[Sample]):
             )
         files = [self.path(kind, suffix) for kind, suffix in SUFFIXES.items()]
         check_manifest(self.folder, self.name, files)
-        self.captions = _read_captions(_existing(captions))
-        lengths = orjson.loads(_existing(self.path("CAPLENS", ".json")).read_bytes())
-        self.lengths = np.asarray(lengths, dtype=np.int64)
-        with h5py.File(_existing(self.path("IMAGES", ".hdf5")), "r") as file:
-            self.captions_per_image = int(file.attrs["captions_per_image"])
-            self.num_images = len(file["images"])
-            self.image_size = file["images"].shape[-1]
-            self.resize = str(file.attrs.get("resize", "squash"))
+        self.captions = read_captions(_existing(captions))
+        if any(path.exists() for path in _vocabulary_files(self.folder, self.name)):
+            vocabulary = read_vocabulary(self.folder, self.name)
+            check_ids(captions, self.captions, len(vocabulary))
+        width = self.captions.shape[1]
+        self.lengths = read_lengths(_existing(self.path("CAPLENS", ".json")), width)
+        images = read_images_header(_existing(self.path("IMAGES", ".hdf5")))
+        self.captions_per_image, self.num_images = images.captions_per_image, images.num_images
+        self.image_size, self.resize = images.image_size, images.resize
         expected = self.num_images * self.captions_per_image
         if not len(self.captions) == len(self.lengths) == expected:
             raise ValueError(
@@ -201,9 +203,11 @@ def find_data_name(folder: str | Path) -> str:
 
 def read_vocabulary(folder: str | Path, name: str) -> Vocabulary:
     """The word map of prepared files, or the tokenizer that they were prepared with."""
-    return vocabulary_of(
-        Path(folder, f"WORDMAP_{name}.json"), Path(folder, f"TOKENIZER_{name}.json")
-    )
+    return vocabulary_of(*_vocabulary_files(folder, name))
+
+
+def _vocabulary_files(folder: str | Path, name: str) -> tuple[Path, Path]:
+    return Path(folder, f"WORDMAP_{name}.json"), Path(folder, f"TOKENIZER_{name}.json")
 
 
 def vocabulary_of(word_map: Path, tokenizer: Path) -> Vocabulary:
@@ -234,16 +238,3 @@ def _existing(path: Path) -> Path:
             f"{path} does not exist: run create_input_files.py, or check --data_name"
         )
     return path
-
-
-def _read_captions(path: Path) -> np.ndarray:
-    """int32[N, T] from a JSON list of lists of one length."""
-    try:
-        captions = np.array(orjson.loads(path.read_bytes()))
-        if captions.ndim != 2 or captions.dtype.kind != "i":
-            raise ValueError(f"its values are {captions.dtype} in {captions.ndim} dimensions")
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not a list of captions of one length: prepare the data again"
-        ) from error
-    return captions.astype(np.int32)

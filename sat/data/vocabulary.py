@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sat.atomic_io import atomic_write_text
+from sat.data.checks import check_regular
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 SPECIAL_WORDS = (PAD, UNKNOWN, START, END)
@@ -55,8 +56,9 @@ class Vocabulary:
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
         """Load a word map file, ours or the tutorial's; raise `ValueError` if it is not one."""
+        data = check_regular(Path(path)).read_bytes()
         try:
-            word_map = json.loads(Path(path).read_text(encoding="utf-8"))
+            word_map = json.loads(data.decode("utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: is not a JSON file ({error}): give a word map") from error
         try:

@@ -14,7 +14,7 @@ from sat.config.training import TrainConfig
 from sat.data.dataset import find_data_name
 from sat.data.manifest import data_fingerprint
 from sat.tracking.backends import EVENTS, RUNS
-from sat.training.state import TrainerState
+from sat.training.state import TrainerState, fits_run
 
 LOG = "log.jsonl"
 EPOCH_SCORE = "epoch_Bleu_4"
@@ -32,7 +32,8 @@ def resume_where_possible(config: TrainConfig) -> TrainConfig:
     last = Path(config.output_dir) / "last"
     goes_on = native.exists(last)
     if goes_on and config.stages[0] > 1:
-        begun = native.load_trainer(last)["identity"]["stages"]
+        with fits_run(last):
+            begun = native.load_trainer(last)["identity"]["stages"]
         goes_on = begun == list(config.stages[: len(begun)])
     return dataclasses.replace(config, resume=goes_on)
 
@@ -84,9 +85,11 @@ def load_resume_state(config: TrainConfig) -> dict[str, Any] | None:
         return None
     folder = Path(config.output_dir)
     saved = native.load_trainer(folder / "last")
-    saved["state"] = TrainerState.from_dict(saved["position"])
+    with fits_run(folder / "last"):
+        saved["state"] = TrainerState.from_dict(saved["position"])
+        identity = dict(saved["identity"])
     now = resume_fingerprint(config, saved["state"].stage + 1)
-    for name, value in saved["identity"].items():
+    for name, value in identity.items():
         if value is not None and now.get(name, value) != value:  # earlier versions knew other names
             raise ValueError(
                 f"{name} is {now[name]}, but the run in {config.output_dir} has {value}: "

@@ -41,7 +41,7 @@ from sat.training.run_folder import (
     resume_where_possible,
 )
 from sat.training.stage import Stage, build_stage, training_step
-from sat.training.state import random_state, set_random_state
+from sat.training.state import check_optimizer, fits_run, random_state, set_random_state
 from sat.training.validation import attention_figures, choose_decoding, validate
 
 logger = logging.getLogger(__name__)
@@ -126,13 +126,15 @@ class Trainer:
 
     def _restore(self, stage: Stage, resume: dict[str, Any]) -> None:
         """Set optimizer, scaler, random state and moving average to the saved ones."""
-        stage.optimizer.load_state_dict(resume["optimizer"])
-        set_learning_rates(stage.optimizer, stage.config, self.state.lr_scale)
-        if resume.get("scaler"):  # empty unless the run was in float16
-            self.scaler.load_state_dict(resume["scaler"])
-        set_random_state(resume["random"], self.device)
-        if stage.ema is not None:
-            stage.ema.load_state_dict(resume["average"])
+        with fits_run(self.folder / "last"):
+            stage.optimizer.load_state_dict(resume["optimizer"])
+            check_optimizer(stage.optimizer)
+            set_learning_rates(stage.optimizer, stage.config, self.state.lr_scale)
+            if resume.get("scaler"):  # empty unless the run was in float16
+                self.scaler.load_state_dict(resume["scaler"])
+            set_random_state(resume["random"], self.device)
+            if stage.ema is not None:
+                stage.ema.load_state_dict(resume["average"])
 
     def _run_stage(self, stage: Stage, run_logger: RunLogger) -> None:
         while not self.state.is_over(stage.config):

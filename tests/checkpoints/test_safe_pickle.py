@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import zipfile
@@ -10,6 +11,7 @@ from typing import Any
 
 import legacy_files
 import pytest
+import torch
 
 from sat.checkpoints import safe_pickle, tutorial
 
@@ -224,3 +226,16 @@ def test_read_tutorial_any_damaged_byte_loads_or_raises_value_error(tmp_path, so
         outcomes.append(outcome(path))
     assert all(text.startswith(("resnet18", f"cannot load {path}: ")) for text in outcomes)
     assert 0 < outcomes.count("resnet18") < 60
+
+
+def test_read_tutorial_storage_named_many_times_raises_by_size(tmp_path):
+    value, shared = legacy_files.checkpoint(slim=True), torch.zeros(2**20)
+    for i in range(32):
+        value["encoder"].resnet.register_buffer(f"again{i}", shared)
+    refused(legacy_files.write_zip(tmp_path / "many", value), "larger than twice the file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
+def test_read_tutorial_pipe_raises_and_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "no regular file")

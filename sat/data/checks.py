@@ -1,0 +1,100 @@
+"""Checks of prepared files as they are opened: each error is one sentence with the file's name.
+
+An HDF5 file can name other files of the machine as its content (external storage, external links,
+virtual datasets): these are refused before they are opened. orjson bounds the depth of JSON.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import orjson
+
+REMEDY = "prepare the data again"
+
+
+class ImagesHeader(NamedTuple):
+    """What an HDF5 file of images says of them."""
+
+    captions_per_image: int
+    num_images: int
+    image_size: int
+    resize: str
+
+
+def check_regular(path: Path) -> Path:
+    """The path; `ValueError` for a folder, pipe or device, which could be read for ever."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file: {REMEDY}")
+    return path
+
+
+def read_captions(path: Path) -> np.ndarray:
+    """int32[N, T] from a JSON list of lists of one length."""
+    captions = _integers(path, 2, "a list of captions of one length")
+    if captions.size and not 0 <= captions.min() <= captions.max() < 2**31:
+        raise ValueError(f"{path} holds ids from {captions.min()} to {captions.max()}: {REMEDY}")
+    return captions.astype(np.int32)
+
+
+def read_lengths(path: Path, width: int) -> np.ndarray:
+    """int64[N] from a JSON list: tokens of each caption, from 2 (start and end) to `width`."""
+    lengths = _integers(path, 1, "a list of lengths")
+    if lengths.size and not 2 <= lengths.min() <= lengths.max() <= width:
+        raise ValueError(
+            f"{path} holds lengths from {lengths.min()} to {lengths.max()}, not from 2 to {width}, "
+            f"the width of the captions: {REMEDY}"
+        )
+    return lengths.astype(np.int64)
+
+
+def check_ids(path: Path, captions: np.ndarray, vocab_size: int) -> None:
+    """Raise `ValueError` where a caption holds an id that the vocabulary lacks."""
+    if captions.size and captions.max() >= vocab_size:
+        raise ValueError(
+            f"{path} holds token {captions.max()}, but the vocabulary has {vocab_size}: {REMEDY}"
+        )
+
+
+def read_images_header(path: Path) -> ImagesHeader:
+    """What the file says of its images, which must be uint8[N, 3, S, S] within the file itself."""
+    try:
+        with h5py.File(check_regular(path), "r") as file:
+            images = _own_dataset(file, "images")
+            if images is None or images.dtype != np.uint8 or images.ndim != 4:
+                raise ValueError("it has no images of type uint8[N, 3, S, S] of its own")
+            if images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+                raise ValueError(f"its images are uint8{list(images.shape)}, not [N, 3, S, S]")
+            per_image = file.attrs.get("captions_per_image")
+            if not isinstance(per_image, (int, np.integer)) or per_image < 1:
+                raise ValueError(f"its captions_per_image is {per_image!r}")
+            resize = str(file.attrs.get("resize", "squash"))
+            return ImagesHeader(int(per_image), len(images), images.shape[-1], resize)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        if isinstance(error, (FileNotFoundError, PermissionError)):
+            raise
+        raise ValueError(f"{path} cannot be read ({error}): {REMEDY}") from error
+
+
+def _own_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """The dataset of this name whose numbers lie in this very file, or None."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return None  # a soft or external link, or nothing: not followed
+    found = file[name]
+    own = isinstance(found, h5py.Dataset) and not found.external and not found.is_virtual
+    return found if own else None
+
+
+def _integers(path: Path, dimensions: int, what: str) -> np.ndarray:
+    data = check_regular(path).read_bytes()
+    try:
+        content: Any = orjson.loads(data)
+        values = np.array(content)
+        if values.ndim != dimensions or values.dtype.kind != "i":
+            raise ValueError(f"its values are {values.dtype} in {values.ndim} dimensions")
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is not {what}: {REMEDY}") from error
+    return values
