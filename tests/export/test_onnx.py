@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import tiny
 import tiny_vit
+import torch
 from PIL import Image
+from torch import Tensor
 
 from sat.captioner import Captioner
 from sat.commands import export
@@ -61,13 +63,19 @@ def test_exported_captioner_says_and_looks_as_the_original(family, tmp_path, mon
     )
     assert done.returncode == 0, done.stderr
     for (text, maps), path in zip(json.loads(done.stdout), paths, strict=True):
-        features = original.encode([Image.open(path).convert("RGB")])
-        options = DecodingConfig(beam_size=1, max_length=8)
-        words = generate(original.model, features, options)[0][0].words
+        words, expected = greedy(original, path)
         assert words
         assert text == original.vocabulary.decode(words)
-        expected = attention_maps(original.model, features, words)  # one for each token
         assert np.allclose(np.array(maps), expected.numpy(), atol=1e-4)
+
+
+@torch.inference_mode()
+def greedy(captioner: Captioner, path: Path) -> tuple[list[int], Tensor]:
+    """The tokens of the greedy caption, and the attention map of each."""
+    features = captioner.encode([Image.open(path).convert("RGB")])
+    options = DecodingConfig(beam_size=1, max_length=8)
+    words = generate(captioner.model, features, options)[0][0].words
+    return words, attention_maps(captioner.model, features, words)
 
 
 def test_export_script_without_onnxscript_names_the_extra(tmp_path, monkeypatch, capsys):
