@@ -21,13 +21,14 @@ from sat.checkpoints import native, tutorial
 from sat.checkpoints.hub_mixin import HubMixin
 from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
-from sat.data.image_files import MAX_MEGAPIXELS, read_image
+from sat.data.image_files import MAX_MEGAPIXELS, allow_megapixels, read_image
 from sat.data.image_sources import ImageSource
 from sat.data.transforms import resize, visible_box
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import Replay, join_tokens, replay
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
+from sat.device import resolve_device
 from sat.models.base import device_of, encode_batch
 
 logger = logging.getLogger(__name__)
@@ -101,15 +102,15 @@ class Captioner(HubMixin):
         *,
         batch_size: int = BATCH_SIZE,
         on_error: OnError = "raise",
+        max_megapixels: float = MAX_MEGAPIXELS,
         **choices: Any,
     ) -> list[Any]:
         """The best caption of each image, `batch_size` decoded together.
 
         With `on_error="skip"` an image that cannot be read has None in its place, and a warning.
         """
-        found = self.candidates(
-            images, options, batch_size=batch_size, on_error=on_error, **choices
-        )
+        how: Any = {"batch_size": batch_size, "on_error": on_error}
+        found = self.candidates(images, options, max_megapixels=max_megapixels, **how, **choices)
         return [best[0] if best else None for best in found]
 
     def candidates(
@@ -119,15 +120,15 @@ class Captioner(HubMixin):
         *,
         batch_size: int = BATCH_SIZE,
         on_error: OnError = "raise",
+        max_megapixels: float = MAX_MEGAPIXELS,
         **choices: Any,
     ) -> list[list[CaptionResult]]:
         """For each image its `num_return_sequences` captions, best first; none if it is skipped."""
         options = decoding_options(options or self.config.decoding, **choices)
-        found: list[list[CaptionResult]] = [[] for _ in images]
-        stream = self.caption_stream(images, options, batch_size=batch_size, on_error=on_error)
-        for i, results in stream:
-            found[i] = results
-        return found
+        how: Any = {"batch_size": batch_size, "on_error": on_error}
+        stream = self.caption_stream(images, options, max_megapixels=max_megapixels, **how)
+        found = dict(stream)
+        return [found.get(i, []) for i in range(len(images))]
 
     def caption_stream(
         self,
@@ -143,12 +144,13 @@ class Captioner(HubMixin):
         An image that cannot be read, or has more than `max_megapixels`, is passed over, or its
         `ValueError` or `OSError` is raised, as `on_error` says.
         """
-        if isinstance(images, (str, Path, bytes)):
+        if isinstance(images, (str, Path, bytes, Image.Image, np.ndarray, Tensor)):
             raise ValueError("one image is given where a list belongs: put it in [ ]")
         if on_error != "raise" and on_error != "skip" and not callable(on_error):
             raise ValueError(f"on_error is {on_error!r}: choose raise or skip, or give a function")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        allow_megapixels(max_megapixels)
         options = options or self.config.decoding
         for start in range(0, len(images), batch_size):
             read: dict[int, Seen] = {}
@@ -234,13 +236,13 @@ def load(
     the `word_map` file it was trained with. Raises `FileNotFoundError` or `ValueError` for anything
     else.
     """
-    path = PRETRAINED if path is None else path
+    path, where = PRETRAINED if path is None else path, resolve_device(str(device))
     if not tutorial.is_tutorial(path):
         if word_map is not None:
             remedy = "leave word_map out, folders hold their own"
             raise ValueError(f"{path} is not the tutorial's checkpoint: {remedy}")
-        return Captioner(*native.load(path)).to(device).to(dtype)
+        return Captioner(*native.load(path)).to(where).to(dtype)
     if word_map is None:
         raise ValueError(f"{path} does not hold its words: pass word_map, its WORDMAP_*.json")
     parts = tutorial.load(path, Vocabulary.load(word_map))
-    return Captioner(*parts).to(device).to(dtype)
+    return Captioner(*parts).to(where).to(dtype)

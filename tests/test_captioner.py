@@ -249,6 +249,7 @@ def test_caption_of_any_form_of_an_image_is_the_same(captioner, paths):
         (b"\xff\xd8" * 30000, r"the image \(60000 bytes\): cannot be read"),
         ("x" * 10000, "xxx…: there is no such image|File name too long"),
         ("http://127.0.0.1:9/a.jpg", "cannot be downloaded"),
+        ("http://127.0.0.1:9/my photo.jpg", "cannot be downloaded"),
     ],
 )
 def test_caption_of_no_image_raises_one_short_sentence(captioner, source, message):
@@ -257,9 +258,24 @@ def test_caption_of_no_image_raises_one_short_sentence(captioner, source, messag
     assert len(str(caught.value)) < 500
 
 
-def test_caption_all_of_one_path_is_refused(captioner):
+@pytest.mark.parametrize(
+    "image", ["a.jpg", b"x", Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8)]
+)
+def test_caption_all_of_one_image_is_refused(captioner, image):
     with pytest.raises(ValueError, match="put it in"):
-        captioner.caption_all("a.jpg")
+        captioner.caption_all(image)
+
+
+def test_caption_with_max_megapixels_refuses_larger_images(captioner):
+    image = np.zeros((40, 50, 3), np.uint8)
+    assert captioner.caption(image, max_megapixels=1, **SHORT)
+    with pytest.raises(ValueError, match=r"has 0 megapixels, more than 0\.001"):
+        captioner.caption(image, max_megapixels=0.001)
+
+
+def test_load_of_an_unknown_device_says_what_to_use(tmp_path):
+    with pytest.raises(ValueError, match="device is 'cdua', which does not work here"):
+        sat.load(tmp_path, device="cdua")
 
 
 def test_caption_all_in_small_batches_equals_one_batch(captioner, paths):

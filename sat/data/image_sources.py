@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
-import urllib.error
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any, BinaryIO, Union
@@ -18,7 +19,7 @@ uint8[H, W], or tensor [3, H, W] (uint8, or floats from 0 to 1)"""
 
 SCHEMES = ("http://", "https://", "file://")
 DOWNLOAD_MB, DOWNLOAD_SECONDS = 64, 30
-"""largest file that is downloaded, and the time that a server may be silent"""
+"""largest file that is downloaded, and the longest time that it may take"""
 LONGEST_NAME = 200
 """characters of a name in a message"""
 
@@ -58,14 +59,18 @@ def shortened(name: str) -> str:
 
 def _download(address: str) -> bytes:
     """The bytes at an address; `ValueError` where it is silent, missing or too large."""
-    most = DOWNLOAD_MB * 2**20
+    most, data = DOWNLOAD_MB * 2**20, b""
+    deadline = time.monotonic() + DOWNLOAD_SECONDS
     try:
         with urllib.request.urlopen(address, timeout=DOWNLOAD_SECONDS) as reply:
-            data: bytes = reply.read(most + 1)
-    except (OSError, ValueError, urllib.error.URLError) as error:
+            while block := reply.read1(2**16):
+                data += block
+                if len(data) > most:
+                    raise ValueError(f"it holds over {DOWNLOAD_MB} MB")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"not there after {DOWNLOAD_SECONDS} s")
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ValueError(f"{shortened(address)}: cannot be downloaded ({error})") from error
-    if len(data) > most:
-        raise ValueError(f"{shortened(address)}: holds over {DOWNLOAD_MB} MB: give a smaller image")
     return data
 
 
@@ -89,6 +94,7 @@ def _checked(array: np.ndarray) -> np.ndarray:
     grey_or_rgb = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not grey_or_rgb or 0 in array.shape:
         raise ValueError(
-            f"the array is {array.dtype}{list(array.shape)}: give uint8[H, W, 3] or uint8[H, W]"
+            f"the array is {array.dtype}{list(array.shape)}: give uint8[H, W, 3] (or 4) or "
+            "uint8[H, W]"
         )
     return np.ascontiguousarray(array)
