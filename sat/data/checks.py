@@ -28,7 +28,7 @@ class ImagesHeader(NamedTuple):
 def check_regular(path: Path) -> Path:
     """The path; `ValueError` for a folder, pipe or device, which could be read for ever."""
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no regular file: {REMEDY}")
+        raise ValueError(f"{path} is no regular file: give the file itself")
     return path
 
 
