@@ -94,7 +94,9 @@ def test_hugging_face_saved_folder_is_read_by_plain_transformers(captioner, fold
     ours = normalize(
         torch.from_numpy(resize(image, captioner.preprocessing))[None], captioner.preprocessing
     )
-    assert (pixels - ours).abs().max() <= 1e-5
+    assert (
+        pixels - ours
+    ).abs().max() <= 1.01 / 127.5  # one grey level: the filters may round apart
     captions = torch.tensor([[special, *ids, special]])
     with torch.inference_mode():
         theirs = network(pixel_values=ours, decoder_input_ids=captions[:, :-1]).logits
