@@ -96,22 +96,13 @@ class Captioner(HubMixin):
     __call__ = caption
 
     def caption_all(
-        self,
-        images: Sequence[ImageSource],
-        options: DecodingConfig | None = None,
-        *,
-        batch_size: int = BATCH_SIZE,
-        on_error: OnError = "raise",
-        max_megapixels: float = MAX_MEGAPIXELS,
-        **choices: Any,
+        self, images: Sequence[ImageSource], options: DecodingConfig | None = None, **how: Any
     ) -> list[Any]:
-        """The best caption of each image, `batch_size` decoded together.
+        """The best caption of each image; `how` is as for `candidates`.
 
         With `on_error="skip"` an image that cannot be read has None in its place, and a warning.
         """
-        how: Any = {"batch_size": batch_size, "on_error": on_error}
-        found = self.candidates(images, options, max_megapixels=max_megapixels, **how, **choices)
-        return [best[0] if best else None for best in found]
+        return [best[0] if best else None for best in self.candidates(images, options, **how)]
 
     def candidates(
         self,
@@ -123,10 +114,17 @@ class Captioner(HubMixin):
         max_megapixels: float = MAX_MEGAPIXELS,
         **choices: Any,
     ) -> list[list[CaptionResult]]:
-        """For each image its `num_return_sequences` captions, best first; none if it is skipped."""
-        options = decoding_options(options or self.config.decoding, **choices)
-        how: Any = {"batch_size": batch_size, "on_error": on_error}
-        stream = self.caption_stream(images, options, max_megapixels=max_megapixels, **how)
+        """For each image its `num_return_sequences` captions, best first; none if it is skipped.
+
+        `batch_size` images are decoded together; the others are as for `caption_stream`.
+        """
+        stream = self.caption_stream(
+            images,
+            decoding_options(options or self.config.decoding, **choices),
+            batch_size=batch_size,
+            on_error=on_error,
+            max_megapixels=max_megapixels,
+        )
         found = dict(stream)
         return [found.get(i, []) for i in range(len(images))]
 

@@ -92,7 +92,7 @@ def _of_tutorial(
     image: Any, ids: Sequence[int], alphas: Any, rev_word_map: Mapping[int, str]
 ) -> AttentionResult:
     """The arguments of the tutorial's function; its start and end are no words."""
-    photo = image if isinstance(image, Image.Image) else read_image(image)
+    photo = read_image(image)
     shown = [i for i, n in enumerate(ids) if rev_word_map[int(n)] not in ("<start>", "<end>")]
     words = [rev_word_map[int(ids[i])] for i in shown]
     maps = np.asarray(alphas, dtype=np.float32)[shown]

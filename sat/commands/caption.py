@@ -53,9 +53,8 @@ def parse(arguments: list[str]) -> Any:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
-    from sat.data.image_files import allow_megapixels, find_images
+    from sat.data.image_files import find_images
 
-    allow_megapixels(flags.max_megapixels)
     choices = given(flags, DecodingConfig)
     DecodingConfig(**choices)  # refuses wrong values at once
     figure = FigureConfig(**given(flags, FigureConfig))
