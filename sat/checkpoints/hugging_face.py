@@ -20,8 +20,9 @@ from sat.models.factory import wrap_network
 from sat.models.hf_networks import read, write
 from sat.models.hf_pixels import PROCESSOR, preprocessing_of, processor_values
 from sat.models.vit_gpt2 import VitGpt2
+from sat.reading import read_object
 
-HEADER = "sat.json"
+GENERATION = "generation_config.json"
 
 
 def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
@@ -37,15 +38,16 @@ def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> 
     _write(folder / PROCESSOR, processor_values(config.preprocessing))
 
 
-def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
+def load(folder: Path, header: dict[str, Any], *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
     """Load model, vocabulary and config of a folder, with or without sat.json, for evaluation."""
     from sat.data.tokenizer import SubwordTokenizer
 
+    if (folder / GENERATION).exists():
+        read_object(folder / GENERATION, "copy it again")  # transformers passes over a broken one
     network = read(folder)
     generation = network.generation_config.to_dict()
     vocabulary: Any = SubwordTokenizer.load(folder, generation)
-    if (folder / HEADER).exists():
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+    if header:
         config = from_dict(ModelConfig, header["model"])
     else:
         config = ModelConfig(

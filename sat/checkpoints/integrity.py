@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +44,3 @@ def check_finite(model: CaptionModel, where: str | Path) -> None:
                 f"{where}: the weights {name} hold NaN or infinite numbers: use another "
                 "checkpoint, or lower the learning rate and train again"
             )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of JSON; `ValueError` if it is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a checkpoint's config: {error}") from error

@@ -8,7 +8,6 @@ written under a temporary name, flushed to the disk and renamed.
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,19 +17,22 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
+from sat.atomic_io import check_space, naming_full_disk
 from sat.checkpoints import show_attend_tell
 from sat.checkpoints.atomic_folder import CONFIG, TRAINER, WEIGHTS, find_complete, replace_folder
 from sat.checkpoints.atomic_folder import exists as exists
 from sat.checkpoints.atomic_folder import remove as remove
-from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests, read_json
+from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests
 from sat.checkpoints.model_card import model_card
 from sat.config.checks import to_dict
 from sat.config.model import ModelConfig
 from sat.hub import local_folder
 from sat.models.base import CaptionModel
+from sat.reading import check_regular, read_object, reading
 
 Parts = tuple[CaptionModel, Any, ModelConfig]
 """model, vocabulary and config of a captioner"""
+REMEDY = "copy the whole folder again, or use another checkpoint"
 
 
 class Format(NamedTuple):
@@ -43,8 +45,17 @@ class Format(NamedTuple):
     title: Callable[[ModelConfig], str]
     """heading of the model card"""
     save: Callable[[Path, CaptionModel, Any, ModelConfig], None]
-    load: Callable[[Path], Parts]
+    load: Callable[[Path, dict[str, Any]], Parts]
+    """from the folder and the content of its header, empty if Hugging Face wrote the folder"""
     load_weights: Callable[[CaptionModel, Path], None]
+
+
+class Opened(NamedTuple):
+    """A checkpoint folder that was found, its format, and our config and scores."""
+
+    folder: Path
+    form: Format
+    header: dict[str, Any]
 
 
 def save(
@@ -63,28 +74,37 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        form, scores = FORMATS[config.family], scores or {}
-        check_finite(model, folder)
-        form.save(temporary, model, vocabulary, config)
-        words, title = len(vocabulary), form.title(config)
-        card = model_card(folder.name, title, words, config.preprocessing, scores)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-        if trainer is not None:
-            torch.save(trainer, temporary / TRAINER)
-        header = {"family": config.family, "model": to_dict(config), "scores": scores}
-        header[KEY] = digests(temporary, (WEIGHTS, TRAINER))
-        (temporary / form.header).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
-        replace_folder(temporary, folder)
+        with naming_full_disk(folder):
+            _write(temporary, model, vocabulary, config, scores=scores or {}, trainer=trainer)
+            replace_folder(temporary, folder)
     except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def try_save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
-    """Save a checkpoint in a run's folder and remove it: what cannot be saved fails at once."""
-    save(folder / ".trial", model, vocabulary, config)
-    remove(folder / ".trial")
+def _write(
+    folder: Path,
+    model: CaptionModel,
+    vocabulary: Any,
+    config: ModelConfig,
+    *,
+    scores: dict[str, float],
+    trainer: dict[str, Any] | None,
+) -> None:
+    form = FORMATS[config.family]
+    check_finite(model, folder)
+    needed = sum(value.nbytes for value in model.state_dict().values())
+    check_space(folder, needed, "the weights", "make room, then --resume")
+    form.save(folder, model, vocabulary, config)
+    words, title = len(vocabulary), form.title(config)
+    card = model_card(folder.name, title, words, config.preprocessing, scores)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if trainer is not None:
+        torch.save(trainer, folder / TRAINER)
+    header = {"family": config.family, "model": to_dict(config), "scores": scores}
+    header[KEY] = digests(folder, (WEIGHTS, TRAINER))
+    (folder / form.header).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: str | Path) -> Parts:
@@ -93,58 +113,60 @@ def load(folder: str | Path) -> Parts:
     It may be of the Hub: "user/name" or "user/name@revision". Raises `FileNotFoundError` or
     `ValueError` when the folder is no checkpoint, or its parts do not fit together.
     """
-    folder = find_complete(local_folder(folder))
-    model, vocabulary, config = _format_of(folder).load(folder)
-    _check_weights(model, folder)
+    found = _open(folder)
+    with reading(found.folder, REMEDY):
+        model, vocabulary, config = found.form.load(found.folder, found.header)
+    _check_weights(model, found)
     return model, vocabulary, config
 
 
 def load_weights(model: CaptionModel, folder: str | Path) -> None:
     """Fill the model strictly from the weights in a checkpoint folder."""
-    folder = find_complete(local_folder(folder))
-    _format_of(folder).load_weights(model, folder)
-    _check_weights(model, folder)
+    found = _open(folder)
+    with reading(found.folder, REMEDY):
+        found.form.load_weights(model, found.folder)
+    _check_weights(model, found)
 
 
 def load_trainer(folder: str | Path) -> dict[str, Any]:
     """The `trainer` given to `save`; `FileNotFoundError` when the folder cannot be resumed."""
-    path = find_complete(folder) / TRAINER
+    found = _open(folder)
+    path = found.folder / TRAINER
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: only a run's last/ can be resumed")
-    check_digests(path.parent, _header(path.parent), TRAINER)
-    try:
+    check_digests(found.folder, found.header, TRAINER)
+    with reading(path, "start the run again"):
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): start the run again") from error
     return state
 
 
 def scores(folder: str | Path) -> dict[str, float]:
     """The validation scores stored with a checkpoint."""
-    folder = find_complete(folder)
-    found: dict[str, float] = read_json(folder / _format_of(folder).header)["scores"]
-    return found
+    found = _open(folder)
+    with reading(found.folder / found.form.header, REMEDY):
+        return {name: float(value) for name, value in found.header["scores"].items()}
 
 
-def _check_weights(model: CaptionModel, folder: Path) -> None:
+def _check_weights(model: CaptionModel, found: Opened) -> None:
     """Raise `ValueError` for weights that are no numbers, or not those that were written."""
-    check_finite(model, folder)
-    check_digests(folder, _header(folder), WEIGHTS)
+    check_finite(model, found.folder)
+    check_digests(found.folder, found.header, WEIGHTS)
 
 
-def _header(folder: Path) -> dict[str, Any]:
-    """Our config and scores; empty for a folder that Hugging Face wrote."""
-    path = folder / _format_of(folder).header
-    return read_json(path) if path.exists() else {}
-
-
-def _format_of(folder: Path) -> Format:
-    header = read_json(folder / CONFIG)
+def _open(folder: str | Path) -> Opened:
+    """The folder, of the Hub too, its format and header; `ValueError` where it holds pipes."""
+    folder = find_complete(local_folder(folder))
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_regular(path)
+    config = read_object(folder / CONFIG, REMEDY)
     for form in FORMATS.values():
-        if form.matches(header):
-            return form
+        if form.matches(config):
+            own, path = form.header == CONFIG, folder / form.header
+            header = config if own else read_object(path, REMEDY) if path.exists() else {}
+            return Opened(folder, form, header)
     raise ValueError(
-        f"{folder} holds a captioner of family {header.get('family')!r}: "
+        f"{folder} holds a captioner of family {config.get('family')!r}: "
         f"this version reads {', '.join(FORMATS)}"
     )
 
@@ -172,7 +194,7 @@ FORMATS = {
             f"{config.hf.encoder} and {config.hf.decoder} joined by cross-attention"
         ),
         save=lambda *parts: _hugging_face().save(*parts),
-        load=lambda folder: _hugging_face().load(folder, family="vit_gpt2"),
+        load=lambda *parts: _hugging_face().load(*parts, family="vit_gpt2"),
         load_weights=lambda *parts: _hugging_face().load_weights(*parts),
     ),
 }

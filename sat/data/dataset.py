@@ -16,15 +16,22 @@ from typing import Any, NamedTuple, cast
 
 import h5py
 import numpy as np
-import orjson
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from sat.data.annotations.record import SPLITS
-from sat.data.checks import check_ids, read_captions, read_images_header, read_lengths
+from sat.data.checks import (
+    REMEDY,
+    check_ids,
+    read_captions,
+    read_images_header,
+    read_lengths,
+    read_references,
+)
 from sat.data.manifest import SUFFIXES, check_manifest
 from sat.data.vocabulary import Vocabulary
+from sat.reading import reading
 
 logger = logging.getLogger(__name__)
 
@@ -137,11 +144,12 @@ class CaptionDataset(Dataset[Sample]):
 
     def image(self, index: int, view: int = 0) -> Tensor:
         """The pixels of an image, uint8[3, S, S], or its features, float16[P, D]."""
-        if self.reads_features:
-            image = torch.from_numpy(self._file["features"][index, view])
-        else:
-            image = torch.from_numpy(self._file["images"][index])
-            image = image.flip(-1) if view == MIRRORED else image
+        with reading(self.source, REMEDY):
+            if self.reads_features:
+                image = torch.from_numpy(self._file["features"][index, view])
+            else:
+                image = torch.from_numpy(self._file["images"][index])
+                image = image.flip(-1) if view == MIRRORED else image
         return self.transform(image) if self.transform else image
 
     def references(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
@@ -154,11 +162,7 @@ class CaptionDataset(Dataset[Sample]):
         """
         path = self.path("REFERENCES", ".json")
         if path.exists():
-            content = orjson.loads(path.read_bytes())
-            images: list[dict[str, Any]] = content["images"]
-            if content.get("scored") == "tokens":
-                return [image | {"captions": image["tokens"]} for image in images]
-            return images
+            return read_references(path, self.num_images)
         logger.warning("%s is missing: scores use captions from the word map, not as written", path)
         groups = self.captions.reshape(self.num_images, self.captions_per_image, -1)
         return [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from sat.reading import read_object
 
 IDS = {
     "start_id": ("decoder_start_token_id", "bos_token_id"),
@@ -58,9 +59,4 @@ def _content(token: Any) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    return read_object(path, "copy it again") if path.exists() else {}

@@ -6,7 +6,6 @@ work with either.
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from sat.data.annotations.record import Record
 from sat.data.special_tokens import special_ids
 from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer
 from sat.hub import local_folder
+from sat.reading import read_object
 
 END_OF_TEXT = "<|endoftext|>"
 NAMES = {
@@ -81,7 +81,8 @@ class SubwordTokenizer:
         if path.is_dir():
             return cls(tokenizer, special_ids(path, tokenizer, generation))
         beside = ids_file(path)
-        return cls(tokenizer, json.loads(beside.read_text()) if beside.exists() else None)
+        ids = read_object(beside, "prepare the data again") if beside.exists() else None
+        return cls(tokenizer, ids)
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer as JSON, whole or not at all.
