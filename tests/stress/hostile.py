@@ -1,8 +1,8 @@
 """Mutate valid input files and read each in a process under limits: `--seed S --count N`.
 
 Each reader may accept a file or raise one sentence with its name. All else is counted: a
-traceback, a process that works for 10 s or waits for 60, one that takes 2 GB more, and nonsense read in silence
-(ids below 0, a checkpoint whose bytes are others). POSIX only.
+traceback, a process that works for 10 s or waits for 60, one that takes 2 GB more, and nonsense
+read in silence (ids below 0, a checkpoint whose bytes are others). POSIX only.
 """
 
 from __future__ import annotations
