@@ -27,7 +27,13 @@ from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.metrics.bleu import bleu
 from sat.metrics.coco import Scores, coco_scores
-from sat.metrics.pointing_game import cells_inside, named_objects, share_all_named
+from sat.metrics.pointing_game import (
+    cells_inside,
+    centered_blob,
+    movement,
+    named_objects,
+    share_all_named,
+)
 from sat.models.base import encode_batch
 
 NOT_PERCENT = ("brevity_penalty", "gen_len")
@@ -139,18 +145,21 @@ def _plain_bleu(references: Sequence[Sequence[str]], texts: Sequence[str]) -> Sc
 
 
 class PointingGame:
-    """The share of named objects in whose box the attention peaks, and the mass inside the box.
+    """The share of named objects in whose boxes the attention peaks, and the mass inside them.
 
     After the pointing game of Zhang et al. 2016 ("Top-down Neural Attention by Excitation
-    Backprop"). It looks at every word of a caption that, with the words before it, names an object
+    Backprop"). It looks at every word of a caption that, with the words before it, names objects
     of its image: `references[i]` holds "boxes" [{"words", "box" (left, top, right, bottom in
-    pixels)}]. "chance" is the mean share of the image that those boxes cover, the score of a flat
-    map.
+    pixels)}]. Beside it stand two maps that see nothing: "chance" is the mean share of the image
+    that those boxes cover, the mass of a flat map, and "center_inside" and "center_mass" are the
+    scores of a blob in the middle. "movement" is the mean total variation between the maps of a
+    word and the next.
     """
 
     def __init__(self, captioner: Captioner, references: Sequence[dict[str, Any]]) -> None:
         self.captioner, self.references = captioner, references
-        self.rows: list[tuple[float, float, float]] = []
+        self.rows: list[tuple[float, ...]] = []
+        self.moved: list[float] = []
         self.captions: dict[int, list[str]] = {}
 
     def add(self, features: Tensor, captions: dict[int, Hypothesis]) -> None:
@@ -161,20 +170,25 @@ class PointingGame:
             [replayed] = replay(self.captioner.model, one, [caption.words])
             alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
             self.captions[index] = words
-            for position, box in named_objects(words, self.references[index].get("boxes", [])):
-                inside = cells_inside(box, side, alphas.shape[1:])
-                alpha = alphas[position]
-                at_peak = inside.flat[alpha.argmax()]
-                self.rows.append((float(at_peak), float((alpha * inside).sum()), inside.mean()))
+            self.moved += movement(alphas)
+            blob = centered_blob(alphas.shape[1:])
+            for position, boxes in named_objects(words, self.references[index].get("boxes", [])):
+                inside = cells_inside(boxes, side, alphas.shape[1:])
+                scores = [
+                    score
+                    for alpha in (alphas[position], blob)
+                    for score in (inside.flat[alpha.argmax()], (alpha * inside).sum())
+                ]
+                self.rows.append((*scores, inside.mean()))
 
     def scores(self) -> dict[str, float]:
         """The scores of the batches so far."""
-        peak, mass, chance = np.mean(self.rows, axis=0) if self.rows else (0.0, 0.0, 0.0)
+        names = ("peak_inside", "mass_inside", "center_inside", "center_mass", "chance")
+        means = np.mean(self.rows, axis=0).tolist() if self.rows else [0.0] * len(names)
         return {
             "nouns": len(self.rows),
-            "peak_inside": float(peak),
-            "mass_inside": float(mass),
-            "chance": float(chance),
+            **dict(zip(names, means)),
+            "movement": float(np.mean(self.moved)) if self.moved else 0.0,
             "all_named": share_all_named(
                 list(self.captions.values()),
                 [self.references[index].get("boxes", []) for index in self.captions],
@@ -244,6 +258,8 @@ def pointing_report(pointing: dict[str, float]) -> str:
     return (
         f"all objects named rightly in {pointing['all_named']:.0%} of the scenes; "
         f"attention at the {pointing['nouns']} nouns that name an object: peak in its box "
-        f"{pointing['peak_inside']:.0%}, mass in its box {pointing['mass_inside']:.0%}, "
-        f"by chance {pointing['chance']:.0%}"
+        f"{pointing['peak_inside']:.0%} (of a blob in the center {pointing['center_inside']:.0%}), "
+        f"mass in its box {pointing['mass_inside']:.0%} (blob {pointing['center_mass']:.0%}, "
+        f"flat map {pointing['chance']:.0%}); from word to word {pointing['movement']:.2f} of the "
+        "mass moves"
     )

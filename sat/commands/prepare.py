@@ -26,7 +26,7 @@ from sat.data.prepare import check_output, create_input_files
 from sat.data.progress import progress_bar
 from sat.data.synthetic.scenes import draw_shapes
 
-LISTS = ("annotations", "image_folder", "splits")
+LISTS = ("annotations", "image_folder", "splits", "boxes")
 """flags that take several values"""
 SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, references."
 
@@ -43,6 +43,12 @@ def parse(arguments: list[str]) -> Namespace:
     add("--columns", type=str | None, help="names in tables: image=NAME,caption=NAME,split=NAME")
     add("--splits", type=list[str] | str, default=[], help="Karpathy's JSON, {split: [ids]}, lists")
     add("--split", type=str | None, help="shares drawn by file name, such as 0.8,0.1,0.1")
+    add(
+        "--boxes",
+        type=list[str] | str,
+        default=[],
+        help="objects: COCO's instances_*.json; or none",
+    )
     add("--missing", choices=("stop", "drop"), help="for --on_bad_image error, skip")
     add("--output_folder", type=str, default="data", help="gets the files")
     add("--number", type=int, default=2000, help="scenes that shapes draws")
@@ -102,6 +108,8 @@ def read_records(
         folder = tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}_")
         return Path(stack.enter_context(folder))
 
+    if flags.boxes and config.resize != "squash":
+        raise ValueError(f"resize is {config.resize!r}: with --boxes it must be squash")
     karpathy = [flags.karpathy_json] if flags.karpathy_json else []
     paths, folders = [*flags.annotations, *karpathy], flags.image_folder
     if not paths and config.dataset == "shapes":
@@ -118,6 +126,8 @@ def read_records(
         columns=parse_columns(flags.columns or ""),
         splits=flags.splits,
         fractions=flags.split,
+        boxes=flags.boxes,
+        side=config.image_size,
     )
 
 
