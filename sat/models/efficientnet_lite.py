@@ -130,7 +130,8 @@ class Convolution(nn.Sequential):
             conv.weight * scale[:, None, None, None],
             norm.bias - norm.running_mean * scale,
         )
-        output = F.conv2d(padded, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+        how = conv.stride, conv.padding, conv.dilation, conv.groups
+        output = F.conv2d(padded, weight, bias, *how)
         return cast(nn.Module, self.relu)(output) if "relu" in self._modules else output
 
 
