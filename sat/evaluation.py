@@ -1,4 +1,4 @@
-"""Caption every image of a split once, score the captions, and write the results.
+"""Caption every image of a split once, and score the captions.
 
 B images, P regions, D features, h and w cells of the attention grid.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sat.atomic_io import write_json
 from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
@@ -35,9 +33,6 @@ from sat.metrics.pointing_game import (
     share_all_named,
 )
 from sat.models.base import encode_batch
-
-NOT_PERCENT = ("brevity_penalty", "gen_len")
-"""scores that tables do not show times 100"""
 
 
 @dataclass(frozen=True)
@@ -206,60 +201,3 @@ def check_preprocessing(preprocessing: Preprocessing, dataset: CaptionDataset) -
             f"the model was trained on {expected[0]} px ({expected[1]}): prepare the data with "
             f"--image_size {expected[0]} --resize {expected[1]}"
         )
-
-
-def write_results(
-    folder: Path,
-    split: str,
-    runs: Sequence[DecodingConfig],
-    evaluations: Sequence[Evaluation],
-    pointing: dict[str, float] | None = None,
-    *,
-    per_image: bool = False,
-) -> None:
-    """Write captions_SPLIT_beamK_results.json (COCO's layout) and ..._scores.json for each run.
-
-    With `per_image` the scores file holds each caption's own scores too, under "imgToEval". The
-    result of the `pointing` game goes to pointing_SPLIT.json.
-    """
-    if pointing is not None:
-        write_json(folder / f"pointing_{split}.json", pointing)
-    for options, evaluation in zip(runs, evaluations):
-        stem = f"captions_{split}_beam{options.beam_size}"
-        write_json(folder / f"{stem}_results.json", evaluation.results)
-        scores: dict[str, Any] = evaluation.scores | {"tokenizer": evaluation.tokenizer}
-        if per_image:
-            lines = zip(evaluation.results, evaluation.per_image)
-            scores["imgToEval"] = {str(line["image_id"]): line | each for line, each in lines}
-        write_json(folder / f"{stem}_scores.json", scores)
-
-
-def table(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) -> str:
-    """The scores as a Markdown table, a row for each run; scores times 100.
-
-    Where the runs differ in their length penalty, it has a column too.
-    """
-    names = list(evaluations[0].scores)
-    penalized = len({options.length_penalty for options in runs}) > 1
-    heading = ["beam", *["length_penalty"] * penalized, *names, "unfinished"]
-    rows = [heading, ["---"] * len(heading)]
-    for options, evaluation in zip(runs, evaluations):
-        values = [
-            f"{value:.3f}" if name in NOT_PERCENT else f"{100 * value:.1f}"
-            for name, value in evaluation.scores.items()
-        ]
-        penalty = [f"{options.length_penalty:g}"] * penalized
-        rows.append([str(options.beam_size), *penalty, *values, str(evaluation.unfinished)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def pointing_report(pointing: dict[str, float]) -> str:
-    """The scores of a `PointingGame` as one line."""
-    return (
-        f"all objects named rightly in {pointing['all_named']:.0%} of the scenes; "
-        f"attention at the {pointing['nouns']} nouns that name an object: peak in its box "
-        f"{pointing['peak_inside']:.0%} (of a blob in the center {pointing['center_inside']:.0%}), "
-        f"mass in its box {pointing['mass_inside']:.0%} (blob {pointing['center_mass']:.0%}, "
-        f"flat map {pointing['chance']:.0%}); from word to word {pointing['movement']:.2f} of the "
-        "mass moves"
-    )
