@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from sat.cli import add_flags, cli_errors, complete_flags, given
+from sat.cli import add_flags, cli_errors, complete_flags, given, join_values
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.formats import FORMATS, read_annotations
 from sat.data.annotations.record import Record
@@ -26,7 +25,7 @@ from sat.data.prepare import check_output, create_input_files
 from sat.data.progress import progress_bar
 from sat.data.synthetic.scenes import draw_shapes
 
-LISTS = ("annotations", "image_folder", "splits", "boxes")
+LISTS = ("--annotations", "--image_folder", "--splits", "--boxes")
 """flags that take several values"""
 SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, references."
 
@@ -54,26 +53,10 @@ def parse(arguments: list[str]) -> Namespace:
     add("--number", type=int, default=2000, help="scenes that shapes draws")
     add("--overwrite", action="store_true", help="replace an earlier run's files")
     add_flags(parser, InputFilesConfig)
-    flags = parser.parse_args(complete_flags(InputFilesConfig, join_values(arguments)))
-    for name in LISTS:  # a YAML file may hold one value without brackets
+    flags = parser.parse_args(complete_flags(InputFilesConfig, join_values(arguments, LISTS)))
+    for name in (flag[2:] for flag in LISTS):  # a YAML file may hold one value without brackets
         flags[name] = [flags[name]] if isinstance(flags[name], str) else flags[name]
     return flags
-
-
-def join_values(arguments: list[str]) -> list[str]:
-    """The arguments with the values of each flag of `LISTS` as one JSON list.
-
-    (With nargs="+", jsonargparse refuses a YAML file that holds a single value.)
-    """
-    joined: list[str] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        values = []
-        while word.removeprefix("--") in LISTS and rest and not rest[0].startswith("-"):
-            values.append(rest.pop(0))
-        joined.append(f"{word}={json.dumps(values)}" if values else word)
-    return joined
 
 
 @cli_errors()

@@ -167,6 +167,8 @@ class TrainConfig:
     """of the first weights, the order of the captions and dropout"""
     resume: bool | Literal["auto"] = False
     """continue the run in output_dir; auto: if there is one to continue, else start it"""
+    resume_changed: tuple[str, ...] = ()
+    """settings that differ from those of the run to resume on purpose, as stage1.learning_rate"""
     overwrite: bool = False
     """replace the run in output_dir"""
     push_to_hub: str | None = None
