@@ -181,7 +181,7 @@ class CaptionDataset(Dataset[Sample]):
         names = [image["file_name"] for image in self._stored()]
         if not names:
             missing = self.path("REFERENCES", ".json")
-            raise ValueError(f"{missing} is missing: prepare the data with create_input_files.py")
+            raise ValueError(f"{missing} is missing: prepare the data with sat-prepare")
         return names
 
     def _stored(self) -> list[dict[str, Any]]:
@@ -218,7 +218,7 @@ def find_data_name(folder: str | Path) -> str:
         found = "none" if not names else ", ".join(names)
         raise ValueError(
             f"{folder} holds {len(names)} prepared data sets ({found}): "
-            + ("pass one as --data_name" if names else "run create_input_files.py first")
+            + ("pass one as --data_name" if names else "run sat-prepare first")
         )
     return names[0]
 
@@ -256,7 +256,5 @@ def warn_of_unknown(train: CaptionDataset, unk_id: int | None) -> None:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist: run create_input_files.py, or check --data_name"
-        )
+        raise FileNotFoundError(f"{path} does not exist: run sat-prepare, or check --data_name")
     return path

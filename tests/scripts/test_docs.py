@@ -10,8 +10,10 @@ import contextlib
 import importlib
 import io
 import re
+import runpy
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -185,6 +187,31 @@ def test_page_has_a_picture_or_a_line_to_type_and_a_place_on_the_site(page):
     assert shell_lines(text) or "```python" in text or "![" in text
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert page == "docs/space/README.md" or f": {Path(page).name}\n" in nav
+
+
+@pytest.mark.parametrize(
+    ("source", "link", "expected"),
+    [
+        ("README.md", "docs/results.md#encoders", "results.md#encoders"),
+        ("README.md", "docs/page.png", "page.png"),
+        ("README.md", "sat/cli.py", "sat/cli.py"),
+        (
+            "docs/results.md",
+            "../sat/pretrained/flickr8k/README.md",
+            "sat/pretrained/flickr8k/README.md",
+        ),
+        ("docs/results.md", "choices.md", "choices.md"),
+        ("benchmarks/RESULTS_GPU.md", "../docs/performance.md", "../performance.md"),
+        ("sat/samples/README.md", "../../README.md", "../../index.md"),
+        ("README.md", "docs/missing.md", "docs/missing.md"),
+        ("README.md", "https://arxiv.org/abs/1502.03044", "https://arxiv.org/abs/1502.03044"),
+    ],
+)
+def test_link_leads_to_the_same_file_on_the_site(source, link, expected):
+    hook = runpy.run_path(str(ROOT / "tools" / "docs_links.py"))
+    file = SimpleNamespace(abs_src_path=str(ROOT / source), src_uri=hook["place"](source))
+    moved = hook["on_page_markdown"](f"[text]({link})", SimpleNamespace(file=file))
+    assert moved == f"[text]({expected})"
 
 
 def test_every_recipe_is_on_the_page_of_recipes():
