@@ -157,7 +157,7 @@ def test_python_runs_in_an_empty_folder_or_has_a_reason(page, tmp_path, monkeypa
 
 
 def test_flags_named_in_the_text_exist():
-    known = {"--logdir", "--count"}  # of TensorBoard and tests/stress/hostile.py
+    known = {"--logdir", "--count", "--no-deps"}  # of TensorBoard, hostile.py and pip
     for command in COMMANDS:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
@@ -165,7 +165,7 @@ def test_flags_named_in_the_text_exist():
         known |= set(re.findall(r"--[\w.]+", printed.getvalue()))
     for page, text in PAGES.items():
         for span in re.findall(r"`([^`\n]+)`", FENCE.sub("", text)):
-            for flag in re.findall(r"(?<!\S)--[\w.]*\w", span):
+            for flag in re.findall(r"(?<!\S)--[\w.-]*\w", span):
                 name = re.sub(r"^--stage[123]\.", "--stageN.", flag)
                 # also a group of flags (--validation.*), or a key of a dictionary
                 near = (one for one in known if f"{one}.".startswith(f"{name}."))
