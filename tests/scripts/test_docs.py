@@ -218,6 +218,12 @@ def test_every_recipe_is_on_the_page_of_recipes():
     assert recipes == set(re.findall(r"^\| \[(\w+)\]", PAGES["docs/recipes.md"], re.MULTILINE))
 
 
+def test_every_no_of_the_habits_is_argued():
+    ours = re.findall(r"^\| .+ \| .+ \| (.+) \|$", PAGES["docs/habits.md"], re.MULTILINE)[2:]
+    assert len(ours) > 30
+    assert all(re.match(r"(?i)(?!\**no)|\*\*no\*\*: .{30}", answer) for answer in ours), ours
+
+
 def test_where_is_table_has_twenty_files_that_exist():
     files = re.findall(r"\| \[(sat/[\w./]+)\]\(\1\) (?=\|)", README)
     assert len(files) == 20
