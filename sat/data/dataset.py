@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from sat.data.annotations.record import SPLITS
 from sat.data.checks import check_ids, read_captions, read_images_header, read_lengths
@@ -169,10 +169,6 @@ class CaptionDataset(Dataset[Sample]):
             }
             for i, group in enumerate(groups)
         ]
-
-    def one_per_image(self) -> Subset[Sample]:
-        """The data set with every image exactly once, in order, as evaluation reads it."""
-        return Subset(self, range(0, len(self), self.captions_per_image))
 
     @property
     def _file(self) -> h5py.File:

@@ -28,11 +28,13 @@ def special_ids(
     `tokenizers.Tokenizer` does not have are passed over. Of several end tokens the first counts; it
     also pads where no other token does.
     """
-    config = _read(folder / "config.json")
+    config = read_values(folder / "config.json")
     decoder = config.get("decoder") or {}
     if generation is None:
-        generation = _read(folder / "generation_config.json")
-    by_name = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
+        generation = read_values(folder / "generation_config.json")
+    by_name = read_values(folder / "special_tokens_map.json") | read_values(
+        folder / "tokenizer_config.json"
+    )
 
     def known(*values: Any) -> list[int]:
         firsts = (value[0] if isinstance(value, list) and value else value for value in values)
@@ -41,7 +43,8 @@ def special_ids(
 
     found: dict[str, int] = {}
     for purpose, keys in IDS.items():
-        names = (_content(by_name.get(name)) for name in NAMES[purpose])
+        tokens = (by_name.get(name) for name in NAMES[purpose])
+        names = (token.get("content") if isinstance(token, dict) else token for token in tokens)
         ids = known(
             *(generation.get(key) for key in keys),
             *(source.get(key) for key in keys for source in (config, decoder)),
@@ -53,11 +56,8 @@ def special_ids(
     return found
 
 
-def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
-
-
-def _read(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON; empty where there is no such file."""
     if not path.exists():
         return {}
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from sat.data.special_tokens import read_values
 
 FILE = "tokenizer.json"
 PATTERNS = ("*.json", "*.txt", "*.model")
@@ -48,18 +49,14 @@ def _older_files(folder: Path) -> Tokenizer:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
     chosen: dict[str, Any] = {}
-    if "tokenizer_class" not in _values(folder / "tokenizer_config.json"):
+    if "tokenizer_class" not in read_values(folder / "tokenizer_config.json"):
         files = [kind for name, kind in KIND_OF_FILE.items() if (folder / name).exists()]
         if not files:
             raise ValueError(f"it holds none of {FILE}, {', '.join(KIND_OF_FILE)}")
-        config = _values(folder / "config.json")
+        config = read_values(folder / "config.json")
         kind = config.get("decoder", config).get("model_type")
         if kind := kind if kind in TOKENIZER_MAPPING_NAMES else files[0]:
             chosen["tokenizer_type"] = kind
     loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, **chosen)
     tokenizer: Tokenizer = loaded.backend_tokenizer
     return tokenizer
-
-
-def _values(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}

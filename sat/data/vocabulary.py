@@ -67,12 +67,8 @@ class Vocabulary:
             raise ValueError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the word map as JSON, whole or not at all."""
-        atomic_write_text(path, self.to_json())
-
-    def to_json(self) -> str:
-        """The text of the word map file, in ASCII, so that it can be read with any encoding."""
-        return json.dumps(self.word_map)
+        """Write the word map as JSON in ASCII, which any encoding reads, whole or not at all."""
+        atomic_write_text(path, json.dumps(self.word_map))
 
     def encode(self, words: Iterable[str]) -> list[int]:
         """The ids of `<start>`, the words and `<end>`; an unknown word becomes `<unk>`."""
