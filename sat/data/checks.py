@@ -7,22 +7,13 @@ virtual datasets): these are refused before they are opened. orjson bounds the d
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
 import orjson
 
 REMEDY = "prepare the data again"
-
-
-class ImagesHeader(NamedTuple):
-    """What an HDF5 file of images says of them."""
-
-    captions_per_image: int
-    num_images: int
-    image_size: int
-    resize: str
 
 
 def check_regular(path: Path) -> Path:
@@ -59,8 +50,11 @@ def check_ids(path: Path, captions: np.ndarray, vocab_size: int) -> None:
         )
 
 
-def read_images_header(path: Path) -> ImagesHeader:
-    """What the file says of its images, which must be uint8[N, 3, S, S] within the file itself."""
+def read_images_header(path: Path) -> tuple[int, int, int, str]:
+    """The captions per image, N, S and the resize rule of images uint8[N, 3, S, S].
+
+    They must lie in the file itself.
+    """
     try:
         with h5py.File(check_regular(path), "r") as file:
             images = _own_dataset(file, "images")
@@ -72,7 +66,7 @@ def read_images_header(path: Path) -> ImagesHeader:
             if not isinstance(per_image, (int, np.integer)) or per_image < 1:
                 raise ValueError(f"its captions_per_image is {per_image!r}")
             resize = str(file.attrs.get("resize", "squash"))
-            return ImagesHeader(int(per_image), len(images), images.shape[-1], resize)
+            return int(per_image), len(images), images.shape[-1], resize
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise

@@ -84,9 +84,8 @@ class CaptionDataset(Dataset[Sample]):
             check_ids(captions, self.captions, len(vocabulary))
         width = self.captions.shape[1]
         self.lengths = read_lengths(_existing(self.path("CAPLENS", ".json")), width)
-        images = read_images_header(_existing(self.path("IMAGES", ".hdf5")))
-        self.captions_per_image, self.num_images = images.captions_per_image, images.num_images
-        self.image_size, self.resize = images.image_size, images.resize
+        header = read_images_header(_existing(self.path("IMAGES", ".hdf5")))
+        self.captions_per_image, self.num_images, self.image_size, self.resize = header
         expected = self.num_images * self.captions_per_image
         if not len(self.captions) == len(self.lengths) == expected:
             raise ValueError(

@@ -17,8 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sat.atomic_io import atomic_write_text, write_json
 from sat.data.annotations.record import Record
 from sat.data.annotations.words import is_of_script_without_blanks
-from sat.data.special_tokens import special_ids
-from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer
+from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer, special_ids
 from sat.hub import local_folder
 
 END_OF_TEXT = "<|endoftext|>"

@@ -28,6 +28,8 @@ class Vocabulary:
         _check_word_map(word_map)
         self.word_map = dict(word_map)
         self._word_of = {number: word for word, number in word_map.items()}
+        ids = (word_map[word] for word in SPECIAL_WORDS)
+        self.pad_id, self.unk_id, self.start_id, self.end_id = ids
 
     @classmethod
     def build(
@@ -98,22 +100,6 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The caption: its `words`, joined by blanks."""
         return " ".join(self.words(ids))
-
-    @property
-    def pad_id(self) -> int:
-        return self.word_map[PAD]
-
-    @property
-    def unk_id(self) -> int:
-        return self.word_map[UNKNOWN]
-
-    @property
-    def start_id(self) -> int:
-        return self.word_map[START]
-
-    @property
-    def end_id(self) -> int:
-        return self.word_map[END]
 
     def __len__(self) -> int:
         return len(self.word_map)
