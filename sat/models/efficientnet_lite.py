@@ -128,7 +128,8 @@ class Convolution(nn.Sequential):
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight = conv.weight * scale[:, None, None, None]
         bias = norm.bias - norm.running_mean * scale
-        output = F.conv2d(padded, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+        how = conv.stride, conv.padding, conv.dilation, conv.groups
+        output = F.conv2d(padded, weight, bias, *how)
         return cast(nn.Module, self.relu)(output) if "relu" in self._modules else output
 
 

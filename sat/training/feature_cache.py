@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from sat.atomic_io import atomic_write, check_space
 from sat.captioner import Captioner
 from sat.config.model import Preprocessing
+from sat.data.checks import SOURCE, check_features
 from sat.data.dataloader import evaluation_loader
-from sat.data.dataset import CaptionDataset
+from sat.data.dataset import MIRRORED, CaptionDataset
+from sat.data.manifest import fingerprint as content
 from sat.data.progress import Progress
 from sat.models.weights import digest
 
@@ -49,9 +51,9 @@ def cache_features(
 
     `encode` takes uint8[B, 3, S, S] to float[B, P, D]; `key` (see `fingerprint`) names what made
     the features and stands in the file's name. The file lies beside the images, or in `folder`;
-    there its name tells the images of different folders apart. Features older than the images are
-    made anew. Raises `OSError` when the folder cannot be written or the disk is too small for them,
-    before anything is encoded.
+    there its name tells the images of different folders apart. A file that is damaged, or of images
+    of other content, is written anew. Raises `OSError` when the folder cannot be written or the
+    disk is too small for them, before they are encoded.
     """
     images = dataset.path("IMAGES", ".hdf5")
     path = dataset.path("FEATURES", f"_{key}.hdf5")
@@ -59,9 +61,11 @@ def cache_features(
         Path(folder).mkdir(parents=True, exist_ok=True)
         source = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:8]
         path = Path(folder, f"{path.stem}_{source}{path.suffix}")
-    if path.exists() and path.stat().st_mtime_ns >= images.stat().st_mtime_ns:
-        logger.info("features of %s: reading %s", dataset.split, path)
-        return path
+    source, views = content(images), [0, MIRRORED][: 1 + mirror]
+    if path.exists():
+        first = encode(dataset.image(0)[None])
+        if _is_whole(path, source, (dataset.num_images, len(views), *first.shape[1:])):
+            return path
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
             f"{path.parent} cannot be written: name another folder of features with --cache_dir"
@@ -70,13 +74,14 @@ def cache_features(
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         written = 0
         for batch in progress(loader):
-            views = [batch.images, batch.images.flip(-1)] if mirror else [batch.images]
-            features = torch.stack([encode(view).half().cpu() for view in views], dim=1)
+            pixels = [batch.images.flip(-1) if view else batch.images for view in views]
+            features = torch.stack([encode(view).half().cpu() for view in pixels], dim=1)
             if not features.isfinite().all():
                 raise ValueError(
                     "features exceed half precision (65504): train without --cache_features"
                 )
             if written == 0:
+                file.attrs[SOURCE] = source
                 shape = (dataset.num_images, *features.shape[1:])
                 needed = 2 * torch.Size(shape).numel()
                 logger.info("features of %d images: %.2f GB in %s", shape[0], needed / 1e9, path)
@@ -85,7 +90,20 @@ def cache_features(
                 stored = file.create_dataset("features", shape, dtype="float16")
             stored[written : written + len(features)] = features.numpy()
             written += len(features)
+        if content(images) != source:
+            raise ValueError(f"{images} changed while its features were encoded: start again")
     return path
+
+
+def _is_whole(path: Path, source: str, shape: tuple[int, ...]) -> bool:
+    """Whether the features can be read; a line in the log says so, or what is wrong with them."""
+    try:
+        check_features(path, source, shape)
+    except (ValueError, OSError) as error:
+        logger.info("%s", error)
+        return False
+    logger.info("reading the features in %s", path)
+    return True
 
 
 def with_features(
