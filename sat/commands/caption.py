@@ -1,4 +1,4 @@
-"""Caption images and see where the model looked: python caption.py --img a.jpg --model runs/best"""
+"""Caption images and see where the model looked: sat-caption --img a.jpg --model runs/best"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Caption a split with beam search and score it: python eval.py --model runs/default/best"""
+"""Caption a split with beam search and score it: sat-eval --model runs/default/best"""
 
 from __future__ import annotations
 

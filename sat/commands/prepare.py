@@ -1,8 +1,8 @@
 """Prepare images and captions for training: HDF5 images, JSON captions, word map, references.
 
-    python create_input_files.py --dataset flickr8k --annotations dataset_flickr8k.json \
+    sat-prepare --dataset flickr8k --annotations dataset_flickr8k.json \
         --image_folder Flicker8k_Dataset --output_folder data
-    python create_input_files.py --dataset shapes --output_folder data  # draws its own scenes
+    sat-prepare --dataset shapes --output_folder data  # draws its own scenes
 """
 
 from __future__ import annotations

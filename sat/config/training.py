@@ -1,4 +1,4 @@
-"""Configs of a training run; `train.py` makes its flags from these fields."""
+"""Configs of a training run; `sat-train` makes its flags from these fields."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole training run: `train.py` makes its flags from these fields."""
+    """A whole training run: `sat-train` makes its flags from these fields."""
 
     data_folder: str = "data"
-    """where create_input_files.py wrote"""
+    """where sat-prepare wrote"""
     data_name: str = ""
     """the common part of the prepared files' names; found by itself when the folder holds one"""
     output_dir: str = "runs/default"
