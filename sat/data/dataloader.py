@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, Subset
 
 from sat.data.dataset import CaptionDataset, Sample
 from sat.stop_signals import ignore_stop_signals
@@ -152,7 +152,7 @@ def evaluation_loader(
 ) -> DataLoader[Sample]:
     """A loader of every image once, in order."""
     return DataLoader(
-        dataset.one_per_image(),
+        Subset(dataset, range(0, len(dataset), dataset.captions_per_image)),
         batch_size=batch_size,
         collate_fn=collate,
         num_workers=workers,
