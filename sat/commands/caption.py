@@ -9,6 +9,8 @@ from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
+
 from sat.atomic_io import write_json
 from sat.cli import add_flags, cli_errors, complete_flags, given, name_figures
 from sat.config.decoding import DecodingConfig
@@ -22,8 +24,6 @@ FEW = 16
 
 def parse(arguments: list[str]) -> Any:
     """The flags; every decoding option is one."""
-    from jsonargparse import ArgumentParser
-
     parser = ArgumentParser(description=__doc__)
     flag = parser.add_argument
     flag("--img", "-i", type=str, nargs="+", required=True, help="photos, folders, 'quoted*.jpg'")
@@ -63,9 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
     images = find_images(flags.img)
     figures = name_figures(images, flags.output)
     from sat.captioner import decoding_options, load
-    from sat.device import resolve_device
 
-    captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
+    captioner = load(flags.model, flags.word_map, device=flags.device)
     if flags.test_attention:
         captioner.model.set_attention_mode(flags.test_attention)
     options = decoding_options(captioner.config.decoding, **choices)
