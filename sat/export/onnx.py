@@ -66,9 +66,7 @@ def export_module(
     batch, words = torch.export.Dim("batch"), torch.export.Dim("words")
     free = [{0: batch} | ({1: words} if name == "words" else {}) for name in example]
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "# The axis name"
-        )  # the batch of inputs and outputs is one
+        warnings.filterwarnings("ignore", "# The axis name")  # one batch goes in and comes out
         program: Any = torch.onnx.export(
             module.eval(),
             tuple(example.values()),

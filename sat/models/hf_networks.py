@@ -182,8 +182,8 @@ def build_encoder_decoder(
     remedy = f"{decoder} has {known}: prepare the data with --tokenizer {decoder}"
     check(vocab_size <= known, "the number of tokens", vocab_size, remedy)
     network = VisionEncoderDecoderModel(encoder=vision, decoder=language)
-    settings: tuple[Any, Any] = (network.config, network.generation_config)
-    for part in settings:
+    part: Any
+    for part in (network.config, network.generation_config):
         part.decoder_start_token_id, part.eos_token_id = start_id, end_id
         part.bos_token_id, part.pad_token_id = start_id, pad_id
     return network.eval()
