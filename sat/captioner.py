@@ -225,6 +225,8 @@ def load(
     path, where = PRETRAINED if path is None else path, resolve_device(str(device))
     if not tutorial.is_tutorial(path):
         if word_map is not None:
+            if not Path(path).exists():
+                raise FileNotFoundError(f"{path}: there is no such checkpoint; check the path")
             remedy = "leave word_map out, folders hold their own"
             raise ValueError(f"{path} is not the tutorial's checkpoint: {remedy}")
         return Captioner(*native.load(path)).to(where).to(dtype)

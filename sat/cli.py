@@ -15,10 +15,13 @@ from argparse import SUPPRESS
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from sat.config.checks import check, check_values
+from sat.reading import check_regular, reading
 from sat.stop_signals import Stopped, stop_signals
 
 T = TypeVar("T")
@@ -29,11 +32,19 @@ def parse_config(cls: type[T], arguments: list[str], **how: Any) -> T:
 
     `how` is for jsonargparse's parser: its description and the form of its help.
     """
-    parser = ArgumentParser(allow_abbrev=False, **how)
+    parser = FlagParser(allow_abbrev=False, **how)
     parser.add_argument("--config", action="config", help="YAML file of flags; flags given win")
     add_flags(parser, cls)
     fields = given(parser.instantiate(parser.parse_args(complete_flags(cls, arguments))), cls)
     return cls(**fields)
+
+
+class FlagParser(ArgumentParser):
+    """A parser whose errors are one line, and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"error: {' '.join(message.split())[:300]} (--help lists the flags)", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def add_flags(
@@ -60,12 +71,13 @@ def given(flags: Namespace, cls: type) -> dict[str, Any]:
     return {item.name: flags[item.name] for item in dataclasses.fields(cls) if item.name in flags}
 
 
-def complete_flags(cls: type, arguments: list[str]) -> list[str]:
+def complete_flags(cls: type, arguments: list[str], *, others: Collection[str] = ()) -> list[str]:
     """The arguments as jsonargparse needs them to read the flags of `cls`.
 
     Bool flags that stand without a value get one (`--resume --seed 1`), several values are joined
     (`--stages 1 2`), and the files of `--config` come first, so that flags win over them wherever
-    they stand.
+    they stand. Raises `ValueError` for a file that holds other values than fields of `cls` and
+    `others`.
     """
     switches, arguments = _flags_of(cls, bool), join_values(arguments, _flags_of(cls, tuple))
     flags = [
@@ -74,8 +86,11 @@ def complete_flags(cls: type, arguments: list[str]) -> list[str]:
     ]
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", action="append", default=[])
-    known, others = files.parse_known_args(flags)
-    return [*(f"--config={find_recipe(name)}" for name in known.config), *others]
+    known, rest = files.parse_known_args(flags)
+    paths = [find_recipe(name) for name in known.config]
+    for path in filter(Path.exists, paths):  # the parser names a missing one
+        check_recipe(path, cls, others)
+    return [*(f"--config={path}" for path in paths), *rest]
 
 
 def find_recipe(name: str) -> Path:
@@ -88,6 +103,21 @@ def find_recipe(name: str) -> Path:
         folder / f"{name}.yaml" for folder in (package / "recipes", package.parent / "configs")
     ]
     return next((path for path in (Path(name), *recipes) if path.is_file()), Path(name))
+
+
+def check_recipe(path: Path, cls: type, others: Collection[str]) -> None:
+    """Raise `ValueError` for a YAML file whose values are not of fields of `cls`, or `others`."""
+    with reading(path, "give a YAML file of flags"):
+        text = check_regular(path).read_text(encoding="utf-8")
+        check(len(text) < MAX_RECIPE, "its length", len(text), "that is no file of flags")
+        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+        check(not aliases, "an alias", "*", "write the values out")  # ten levels fill the memory
+        values = yaml.safe_load(text)
+    try:
+        check(isinstance(values or {}, dict), "it", values, "give flags, as seed: 1")
+        check_values(cls, {key: values[key] for key in values or {} if key not in others})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def join_values(arguments: list[str], flags: Collection[str]) -> list[str]:
@@ -118,6 +148,8 @@ def _flags_of(cls: type, kind: type, prefix: str = "--") -> set[str]:
     return found
 
 
+MAX_RECIPE = 10**6
+"""characters of a YAML file"""
 NO_FIGURE = "none"
 
 

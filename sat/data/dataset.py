@@ -205,7 +205,7 @@ def find_data_name(folder: str | Path) -> str:
     )
     if len(names) == 1:
         return names[0]
-    remedy = "pass one as --data_name" if names else "run create_input_files.py first"
+    remedy = "pass one as --data_name" if names else "run sat-prepare first"
     found = f"{len(names)} prepared data sets ({', '.join(names) or 'none'})"
     raise ValueError(f"{folder} holds {found}: {remedy}")
 
@@ -243,7 +243,5 @@ def warn_of_unknown(train: CaptionDataset, unk_id: int | None) -> None:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist: run create_input_files.py, or check --data_name"
-        )
+        raise FileNotFoundError(f"{path} does not exist: run sat-prepare, or check --data_name")
     return path

@@ -59,7 +59,7 @@ def read_annotations(
     those that share no name with it. As many files of `boxes` as files, "none" where one has none,
     add objects in pixels of images of `side` pixels.
     `workspace` gives a folder for images that have to be unpacked. The rest is told by the flags of
-    create_input_files.py. Ids that several files use get the name of the file before them. Raises
+    sat-prepare. Ids that several files use get the name of the file before them. Raises
     `ValueError` for files of no known layout and `FileNotFoundError` for missing ones.
     """
     if boxes and len(boxes) != len(paths):
