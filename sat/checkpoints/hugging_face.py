@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sat.atomic_io import write_json
-from sat.checkpoints.generation_config import (
-    decoding_from_generation,
-    generation_from_decoding,
-)
+from sat.checkpoints.generation_config import decoding_from_generation, generation_from_decoding
 from sat.checkpoints.integrity import read_json, restore_config
 from sat.config.model import ModelConfig, VitGpt2Config
 from sat.models.factory import wrap_network
