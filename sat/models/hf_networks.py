@@ -70,16 +70,6 @@ def read(folder: str | Path) -> VisionEncoderDecoderModel:
     return network.eval()
 
 
-def write(
-    network: VisionEncoderDecoderModel, folder: str | Path, generation: dict[str, Any]
-) -> None:
-    """Save the network as Hugging Face does, with these values for its `generate`."""
-    for name, value in generation.items():
-        setattr(network.generation_config, name, value)
-    with without_progress_bars():
-        network.save_pretrained(folder)
-
-
 def _names(weights: Iterable[str], few: int = 5) -> str:
     """The first few of those weights that captions depend on, and how many more there are."""
     names = [name for name in sorted(weights) if not UNUSED.search(name)]
