@@ -104,14 +104,9 @@ class Convolution(nn.Sequential):
         parts: OrderedDict[str, nn.Module] = OrderedDict()
         if stride > 1:
             parts["pad"] = SamePadding(kernel=kernel, stride=stride)
+        padding = 0 if stride > 1 else kernel // 2
         parts["conv"] = nn.Conv2d(
-            inputs,
-            outputs,
-            kernel,
-            stride=stride,
-            padding=0 if stride > 1 else kernel // 2,
-            groups=groups,
-            bias=False,
+            inputs, outputs, kernel, stride, padding, groups=groups, bias=False
         )
         parts["norm"] = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPSILON)
         if relu:
