@@ -5,9 +5,9 @@ B captions, I images, T tokens, P regions, D features, S side of the images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -136,27 +136,27 @@ def training_loader(
     dataset: CaptionDataset, batches: CaptionBatchSampler, *, workers: int = 0, pin: bool = False
 ) -> DataLoader[Sample]:
     """A loader of the sampler's batches, read by `workers` processes (0: this one)."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=partial(collate, group_size=batches.group_size),
-        num_workers=workers,
-        worker_init_fn=ignore_stop_signals,
-        pin_memory=pin,
-        generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
-    )
+    stack = partial(collate, group_size=batches.group_size)
+    return _loader(dataset, stack, workers, pin, batch_sampler=batches)
 
 
 def evaluation_loader(
     dataset: CaptionDataset, batch_size: int, *, workers: int = 0, pin: bool = False
 ) -> DataLoader[Sample]:
     """A loader of every image once, in order."""
+    one_per_image = Subset(dataset, range(0, len(dataset), dataset.captions_per_image))
+    return _loader(one_per_image, collate, workers, pin, batch_size=batch_size)
+
+
+def _loader(
+    dataset: Any, stack: Callable[..., Batch], workers: int, pin: bool, **order: Any
+) -> DataLoader[Sample]:
     return DataLoader(
-        Subset(dataset, range(0, len(dataset), dataset.captions_per_image)),
-        batch_size=batch_size,
-        collate_fn=collate,
+        dataset,
+        collate_fn=stack,
         num_workers=workers,
         worker_init_fn=ignore_stop_signals,
         pin_memory=pin,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
+        **order,
     )
