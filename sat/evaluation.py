@@ -1,4 +1,4 @@
-"""Caption every image of a split once, score the captions, and write the results.
+"""Caption every image of a split once, and score the captions.
 
 B images, P regions, D features, h and w cells of the attention grid.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sat.atomic_io import write_json
 from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
@@ -27,11 +25,14 @@ from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.metrics.bleu import bleu
 from sat.metrics.coco import Scores, coco_scores
-from sat.metrics.pointing_game import cells_inside, named_objects, share_all_named
+from sat.metrics.pointing_game import (
+    cells_inside,
+    centered_blob,
+    movement,
+    named_objects,
+    share_all_named,
+)
 from sat.models.base import encode_batch
-
-NOT_PERCENT = ("brevity_penalty", "gen_len")
-"""scores that tables do not show times 100"""
 
 
 @dataclass(frozen=True)
@@ -139,18 +140,21 @@ def _plain_bleu(references: Sequence[Sequence[str]], texts: Sequence[str]) -> Sc
 
 
 class PointingGame:
-    """The share of named objects in whose box the attention peaks, and the mass inside the box.
+    """The share of named objects in whose boxes the attention peaks, and the mass inside them.
 
     After the pointing game of Zhang et al. 2016 ("Top-down Neural Attention by Excitation
-    Backprop"). It looks at every word of a caption that, with the words before it, names an object
+    Backprop"). It looks at every word of a caption that, with the words before it, names objects
     of its image: `references[i]` holds "boxes" [{"words", "box" (left, top, right, bottom in
-    pixels)}]. "chance" is the mean share of the image that those boxes cover, the score of a flat
-    map.
+    pixels)}]. Beside it stand two maps that see nothing: "chance" is the mean share of the image
+    that those boxes cover, the mass of a flat map, and "center_inside" and "center_mass" are the
+    scores of a blob in the middle. "movement" is the mean total variation between the maps of a
+    word and the next.
     """
 
     def __init__(self, captioner: Captioner, references: Sequence[dict[str, Any]]) -> None:
         self.captioner, self.references = captioner, references
-        self.rows: list[tuple[float, float, float]] = []
+        self.rows: list[tuple[float, ...]] = []
+        self.moved: list[float] = []
         self.captions: dict[int, list[str]] = {}
 
     def add(self, features: Tensor, captions: dict[int, Hypothesis]) -> None:
@@ -161,20 +165,25 @@ class PointingGame:
             [replayed] = replay(self.captioner.model, one, [caption.words])
             alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
             self.captions[index] = words
-            for position, box in named_objects(words, self.references[index].get("boxes", [])):
-                inside = cells_inside(box, side, alphas.shape[1:])
-                alpha = alphas[position]
-                at_peak = inside.flat[alpha.argmax()]
-                self.rows.append((float(at_peak), float((alpha * inside).sum()), inside.mean()))
+            self.moved += movement(alphas)
+            blob = centered_blob(alphas.shape[1:])
+            for position, boxes in named_objects(words, self.references[index].get("boxes", [])):
+                inside = cells_inside(boxes, side, alphas.shape[1:])
+                scores = [
+                    score
+                    for alpha in (alphas[position], blob)
+                    for score in (inside.flat[alpha.argmax()], (alpha * inside).sum())
+                ]
+                self.rows.append((*scores, inside.mean()))
 
     def scores(self) -> dict[str, float]:
         """The scores of the batches so far."""
-        peak, mass, chance = np.mean(self.rows, axis=0) if self.rows else (0.0, 0.0, 0.0)
+        names = ("peak_inside", "mass_inside", "center_inside", "center_mass", "chance")
+        means = np.mean(self.rows, axis=0).tolist() if self.rows else [0.0] * len(names)
         return {
             "nouns": len(self.rows),
-            "peak_inside": float(peak),
-            "mass_inside": float(mass),
-            "chance": float(chance),
+            **dict(zip(names, means)),
+            "movement": float(np.mean(self.moved)) if self.moved else 0.0,
             "all_named": share_all_named(
                 list(self.captions.values()),
                 [self.references[index].get("boxes", []) for index in self.captions],
@@ -192,58 +201,3 @@ def check_preprocessing(preprocessing: Preprocessing, dataset: CaptionDataset) -
             f"the model was trained on {expected[0]} px ({expected[1]}): prepare the data with "
             f"--image_size {expected[0]} --resize {expected[1]}"
         )
-
-
-def write_results(
-    folder: Path,
-    split: str,
-    runs: Sequence[DecodingConfig],
-    evaluations: Sequence[Evaluation],
-    pointing: dict[str, float] | None = None,
-    *,
-    per_image: bool = False,
-) -> None:
-    """Write captions_SPLIT_beamK_results.json (COCO's layout) and ..._scores.json for each run.
-
-    With `per_image` the scores file holds each caption's own scores too, under "imgToEval". The
-    result of the `pointing` game goes to pointing_SPLIT.json.
-    """
-    if pointing is not None:
-        write_json(folder / f"pointing_{split}.json", pointing)
-    for options, evaluation in zip(runs, evaluations):
-        stem = f"captions_{split}_beam{options.beam_size}"
-        write_json(folder / f"{stem}_results.json", evaluation.results)
-        scores: dict[str, Any] = evaluation.scores | {"tokenizer": evaluation.tokenizer}
-        if per_image:
-            lines = zip(evaluation.results, evaluation.per_image)
-            scores["imgToEval"] = {str(line["image_id"]): line | each for line, each in lines}
-        write_json(folder / f"{stem}_scores.json", scores)
-
-
-def table(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) -> str:
-    """The scores as a Markdown table, a row for each run; scores times 100.
-
-    Where the runs differ in their length penalty, it has a column too.
-    """
-    names = list(evaluations[0].scores)
-    penalized = len({options.length_penalty for options in runs}) > 1
-    heading = ["beam", *["length_penalty"] * penalized, *names, "unfinished"]
-    rows = [heading, ["---"] * len(heading)]
-    for options, evaluation in zip(runs, evaluations):
-        values = [
-            f"{value:.3f}" if name in NOT_PERCENT else f"{100 * value:.1f}"
-            for name, value in evaluation.scores.items()
-        ]
-        penalty = [f"{options.length_penalty:g}"] * penalized
-        rows.append([str(options.beam_size), *penalty, *values, str(evaluation.unfinished)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def pointing_report(pointing: dict[str, float]) -> str:
-    """The scores of a `PointingGame` as one line."""
-    return (
-        f"all objects named rightly in {pointing['all_named']:.0%} of the scenes; "
-        f"attention at the {pointing['nouns']} nouns that name an object: peak in its box "
-        f"{pointing['peak_inside']:.0%}, mass in its box {pointing['mass_inside']:.0%}, "
-        f"by chance {pointing['chance']:.0%}"
-    )

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 from PIL import Image
 
 from sat.atomic_io import atomic_write
-from sat.attention_panels import STYLES, Box, upsample_map
+from sat.attention_panels import STYLES, upsample_map
 from sat.config.figure import FigureConfig
 from sat.data.image_files import read_image
 from sat.figure_layout import (
@@ -31,10 +32,6 @@ from sat.figure_layout import (
 )
 
 FORMATS = ("png", "pdf", "svg", "jpg", "jpeg", "tif", "tiff", "webp")
-PILLOW_OPTIONS = {"jpg": {"quality": 92}, "jpeg": {"quality": 92}}
-"""a higher compression level takes three times as long and hardly makes photographs smaller"""
-WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
-"""matplotlib's backends that only write files"""
 
 
 def visualize_att(
@@ -76,27 +73,24 @@ def visualize_att(
     return figure
 
 
-class _Drawn(NamedTuple):
-    """A caption with its maps, as the figure needs it."""
-
-    text: str
-    words: list[str]
-    alphas: np.ndarray
-    photo: Image.Image
-    box: Box
-    finished: bool = True
-    word_log_probs: Sequence[float] = ()
-
-
 def _of_tutorial(
     image: Any, ids: Sequence[int], alphas: Any, rev_word_map: Mapping[int, str]
 ) -> AttentionResult:
-    """The arguments of the tutorial's function; its start and end are no words."""
+    """A caption's result from the arguments of the tutorial; start and end are no words."""
     photo = read_image(image)
     shown = [i for i, n in enumerate(ids) if rev_word_map[int(n)] not in ("<start>", "<end>")]
     words = [rev_word_map[int(ids[i])] for i in shown]
     maps = np.asarray(alphas, dtype=np.float32)[shown]
-    return _Drawn(" ".join(words), words, maps, photo, (0, 0, *photo.size))
+    result: Any = SimpleNamespace(
+        text=" ".join(words),
+        words=words,
+        finished=True,
+        alphas=maps,
+        photo=photo,
+        box=(0, 0, *photo.size),
+        word_log_probs=(),
+    )
+    return result
 
 
 def check_output(output: str | Path) -> Path:
@@ -114,7 +108,7 @@ def pyplot_with_windows() -> ModuleType:
     """matplotlib's pyplot; `OSError` where it cannot open a window."""
     import matplotlib.pyplot as plt
 
-    if plt.get_backend().lower() in WITHOUT_WINDOWS:
+    if plt.get_backend().lower() in backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE):
         raise OSError(
             f"matplotlib's backend {plt.get_backend()!r} opens no windows: leave show out and save"
             " the figure, or run this where there is a display"
@@ -158,7 +152,9 @@ def _draw(
 def _save(figure: Figure, path: Path, dpi: int) -> None:
     """Write the figure, whole or not at all; PDF and SVG keep text as text."""
     kind = path.suffix[1:].lower()
-    options: dict[str, Any] = {"pil_kwargs": PILLOW_OPTIONS[kind]} if kind in PILLOW_OPTIONS else {}
+    options: dict[str, Any] = {}
+    if kind in ("jpg", "jpeg"):
+        options["pil_kwargs"] = {"quality": 92}
     text_as_text = matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

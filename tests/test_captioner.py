@@ -19,7 +19,7 @@ from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
-from sat.decoding.attention_maps import attention_maps
+from sat.decoding.attention_maps import replay
 
 SHORT = {"max_length": 12}
 
@@ -101,8 +101,8 @@ def test_rows_of_a_map_are_rows_of_the_photo(captioner):
     )
     with torch.inference_mode():
         words = captioner.vocabulary.encode(["red", "dog"])[1:-1]
-        maps = attention_maps(captioner.model, grid.flatten(1, 2), words)
-        flipped = attention_maps(captioner.model, grid.flip(1).flatten(1, 2), words)
+        maps = replay(captioner.model, grid.flatten(1, 2), [words])[0].alphas
+        flipped = replay(captioner.model, grid.flip(1).flatten(1, 2), [words])[0].alphas
     odd = (maps[0] - maps[0].median()).abs()
     assert divmod(int(odd.argmax()), 16) == (3, 11)
     assert torch.allclose(flipped, maps.flip(1), atol=1e-6)
@@ -210,6 +210,13 @@ def test_a_folder_brings_its_own_words(captioner, tutorials, tmp_path):
     with pytest.raises(ValueError, match=r"is not the tutorial's checkpoint: leave word_map out"):
         sat.load(folder, word_map=tutorials[1])
     assert sat.load(folder).vocabulary == captioner.vocabulary
+
+
+def test_a_missing_checkpoint_is_not_taken_for_another_kind(tmp_path):
+    path = tmp_path / "BEST_checkpoint.pth.tar"
+    with pytest.raises(FileNotFoundError) as caught:
+        sat.load(path, word_map=tmp_path / "WORDMAP.json")
+    assert str(caught.value) == f"{path}: there is no such checkpoint; check the path"
 
 
 def sources(path: Path) -> dict[str, object]:

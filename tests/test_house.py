@@ -27,6 +27,7 @@ LAYERS = (
     ("caption_result",),
     ("captioner",),
     ("evaluation",),
+    ("results",),
     ("training", "web", "export"),
     ("cli",),
     ("commands",),

@@ -6,7 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from sat.config.checks import from_dict
+from sat.config.model import ModelConfig
 from sat.models.base import CaptionModel
+from sat.reading import reading
 
 KEY = "sha256"
 """of the digests, in the file that holds the config"""
@@ -44,3 +47,9 @@ def check_finite(model: CaptionModel, where: str | Path) -> None:
                 f"{where}: the weights {name} hold NaN or infinite numbers: use another "
                 "checkpoint, or lower the learning rate and train again"
             )
+
+
+def restore_config(path: Path, header: dict[str, Any]) -> ModelConfig:
+    """The config that a checkpoint's file holds; `ValueError` if it is none."""
+    with reading(path, "copy the whole folder again, or use another checkpoint"):
+        return from_dict(ModelConfig, header["model"])

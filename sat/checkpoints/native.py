@@ -7,25 +7,21 @@ written under a temporary name, flushed to the disk and renamed.
 
 from __future__ import annotations
 
-import json
+import importlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 
-from sat.atomic_io import check_space, naming_full_disk
-from sat.checkpoints import show_attend_tell
+from sat.atomic_io import check_space, naming_full_disk, write_json
 from sat.checkpoints.atomic_folder import CONFIG, TRAINER, WEIGHTS, find_complete, replace_folder
 from sat.checkpoints.atomic_folder import exists as exists
 from sat.checkpoints.atomic_folder import remove as remove
 from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests
-from sat.checkpoints.model_card import model_card
 from sat.config.checks import to_dict
-from sat.config.model import ModelConfig
+from sat.config.model import ModelConfig, Preprocessing
 from sat.hub import local_folder
 from sat.models.base import CaptionModel
 from sat.reading import check_regular, read_object, reading
@@ -34,28 +30,27 @@ Parts = tuple[CaptionModel, Any, ModelConfig]
 """model, vocabulary and config of a captioner"""
 REMEDY = "copy the whole folder again, or use another checkpoint"
 
-
-class Format(NamedTuple):
-    """How the checkpoints of one family of models are written and read."""
-
-    header: str
-    """file that holds our config and the scores"""
-    matches: Callable[[dict[str, Any]], bool]
-    """whether the content of config.json is of this format"""
-    title: Callable[[ModelConfig], str]
-    """heading of the model card"""
-    save: Callable[[Path, CaptionModel, Any, ModelConfig], None]
-    load: Callable[[Path, dict[str, Any]], Parts]
-    """from the folder and the content of its header, empty if Hugging Face wrote the folder"""
-    load_weights: Callable[[CaptionModel, Path], None]
+FORMATS = {
+    "show_attend_tell": "sat.checkpoints.show_attend_tell",
+    "vit_gpt2": "sat.checkpoints.hugging_face",
+}
+"""the module that writes and reads the checkpoints of each family, imported when it is needed"""
+MARKS = {
+    "show_attend_tell": ("family", "show_attend_tell"),
+    "vit_gpt2": ("model_type", "vision-encoder-decoder"),  # config.json is Hugging Face's own
+}
+"""key and value of the config.json of each family"""
 
 
 class Opened(NamedTuple):
-    """A checkpoint folder that was found, its format, and our config and scores."""
+    """A checkpoint folder that was found."""
 
     folder: Path
-    form: Format
+    form: Any
+    """the module that reads it"""
+    family: str
     header: dict[str, Any]
+    """our config and scores; empty if Hugging Face wrote the folder"""
 
 
 def save(
@@ -92,7 +87,7 @@ def _write(
     scores: dict[str, float],
     trainer: dict[str, Any] | None,
 ) -> None:
-    form = FORMATS[config.family]
+    form = importlib.import_module(FORMATS[config.family])
     check_finite(model, folder)
     needed = sum(value.nbytes for value in model.state_dict().values())
     check_space(folder, needed, "the weights", "make room, then --resume")
@@ -104,7 +99,7 @@ def _write(
         torch.save(trainer, folder / TRAINER)
     header = {"family": config.family, "model": to_dict(config), "scores": scores}
     header[KEY] = digests(folder, (WEIGHTS, TRAINER))
-    (folder / form.header).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / form.HEADER, header)
 
 
 def load(folder: str | Path) -> Parts:
@@ -115,9 +110,9 @@ def load(folder: str | Path) -> Parts:
     """
     found = _open(folder)
     with reading(found.folder, REMEDY):
-        model, vocabulary, config = found.form.load(found.folder, found.header)
-    _check_weights(model, found)
-    return model, vocabulary, config
+        parts: Parts = found.form.load(found.folder, found.family, found.header)
+    _check_weights(parts[0], found)
+    return parts
 
 
 def load_weights(model: CaptionModel, folder: str | Path) -> None:
@@ -143,7 +138,7 @@ def load_trainer(folder: str | Path) -> dict[str, Any]:
 def scores(folder: str | Path) -> dict[str, float]:
     """The validation scores stored with a checkpoint."""
     found = _open(folder)
-    with reading(found.folder / found.form.header, REMEDY):
+    with reading(found.folder / found.form.HEADER, REMEDY):
         return {name: float(value) for name, value in found.header["scores"].items()}
 
 
@@ -154,48 +149,37 @@ def _check_weights(model: CaptionModel, found: Opened) -> None:
 
 
 def _open(folder: str | Path) -> Opened:
-    """The folder, of the Hub too, its format and header; `ValueError` where it holds pipes."""
+    """The folder, of the Hub too, and what it says; `ValueError` where it holds pipes."""
     folder = find_complete(local_folder(folder))
     for path in folder.iterdir():
         if not path.is_dir():
             check_regular(path)
     config = read_object(folder / CONFIG, REMEDY)
-    for form in FORMATS.values():
-        if form.matches(config):
-            own, path = form.header == CONFIG, folder / form.header
-            header = config if own else read_object(path, REMEDY) if path.exists() else {}
-            return Opened(folder, form, header)
-    raise ValueError(
-        f"{folder} holds a captioner of family {config.get('family')!r}: "
-        f"this version reads {', '.join(FORMATS)}"
+    families = (family for family, (key, value) in MARKS.items() if config.get(key) == value)
+    family = next(families, None)
+    if family is None:
+        raise ValueError(
+            f"{folder} holds a captioner of family {config.get('family')!r}: "
+            f"this version reads {', '.join(FORMATS)}"
+        )
+    form = importlib.import_module(FORMATS[family])
+    if form.HEADER != CONFIG:
+        path = folder / form.HEADER
+        config = read_object(path, REMEDY) if path.exists() else {}
+    return Opened(folder, form, family, config)
+
+
+def model_card(
+    name: str, title: str, words: int, preprocessing: Preprocessing, scores: dict[str, float]
+) -> str:
+    """The README.md that the Hub shows: title, use of the folder `name`, preprocessing, scores."""
+    rows = "".join(f"| {metric} | {value:.4f} |\n" for metric, value in scores.items())
+    return (
+        "---\nlibrary_name: sat\npipeline_tag: image-to-text\n---\n\n"
+        f"# {title}\n\n"
+        f"{words} words; {preprocessing.size} px images ({preprocessing.resize}).\n\n"
+        "```python\nimport sat\n\n"
+        f'captioner = sat.load("{name}")\n'
+        'result = captioner.caption("photo.jpg")\n'
+        "print(result.text)\n```\n" + (f"\n| validation | |\n| --- | --- |\n{rows}" if rows else "")
     )
-
-
-def _hugging_face() -> ModuleType:
-    """Reader and writer of Hugging Face's layout, imported only for such a checkpoint."""
-    from sat.checkpoints import hugging_face
-
-    return hugging_face
-
-
-FORMATS = {
-    "show_attend_tell": Format(
-        header=CONFIG,
-        matches=lambda header: header.get("family") == "show_attend_tell",
-        title=lambda config: f"Show, Attend and Tell with {config.encoder.backbone}",
-        save=show_attend_tell.save,
-        load=show_attend_tell.load,
-        load_weights=show_attend_tell.load_weights,
-    ),
-    "vit_gpt2": Format(
-        header="sat.json",  # config.json is Hugging Face's own
-        matches=lambda header: header.get("model_type") == "vision-encoder-decoder",
-        title=lambda config: (
-            f"{config.hf.encoder} and {config.hf.decoder} joined by cross-attention"
-        ),
-        save=lambda *parts: _hugging_face().save(*parts),
-        load=lambda *parts: _hugging_face().load(*parts, family="vit_gpt2"),
-        load_weights=lambda *parts: _hugging_face().load_weights(*parts),
-    ),
-}
-"""by the family of the config; adding a family is one entry"""

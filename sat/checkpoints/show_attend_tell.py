@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sat.checkpoints.atomic_folder import CONFIG, WEIGHTS
-from sat.checkpoints.quantization import dequantize
-from sat.config.checks import from_dict
+from sat.checkpoints.integrity import restore_config
 from sat.config.model import ModelConfig
 from sat.data.dataset import vocabulary_of
 from sat.data.vocabulary import Vocabulary
@@ -19,8 +19,16 @@ from sat.models.factory import build_model
 from sat.models.weights import digest
 from sat.reading import reading
 
-REMEDY = "copy the whole folder again, or use another checkpoint"
+HEADER = CONFIG
+"""file that holds our config and the scores"""
 WORD_MAP, TOKENIZER = Vocabulary.FILE, "tokenizer.json"
+SCALE = ".scale"
+"""suffix to the name of a matrix of int8: the scales of its rows"""
+
+
+def title(config: ModelConfig) -> str:
+    """The heading of the model card."""
+    return f"Show, Attend and Tell with {config.encoder.backbone}"
 
 
 def save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
@@ -30,10 +38,11 @@ def save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig
     vocabulary.save(folder / vocabulary.FILE)
 
 
-def load(folder: Path, header: dict[str, Any]) -> tuple[CaptionModel, Any, ModelConfig]:
+def load(
+    folder: Path, _family: str, header: dict[str, Any]
+) -> tuple[CaptionModel, Any, ModelConfig]:
     """Model, vocabulary and config; `ValueError` where they do not fit together."""
-    with reading(folder / CONFIG, REMEDY):
-        config = from_dict(ModelConfig, header["model"])
+    config = restore_config(folder / CONFIG, header)
     words, tokenizer = folder / WORD_MAP, folder / TOKENIZER
     if not words.exists() and not tokenizer.exists():
         raise FileNotFoundError(f"{words} does not exist: copy the whole folder")
@@ -53,7 +62,7 @@ def load(folder: Path, header: dict[str, Any]) -> tuple[CaptionModel, Any, Model
 def load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = False) -> None:
     """Fill the model strictly, but for an encoder whose weights are not in the folder."""
     path, words = folder / WEIGHTS, "decoder.embedding.weight"
-    with reading(path, REMEDY):
+    with reading(path, "copy the whole folder again, or use another checkpoint"):
         weights = dequantize(load_file(path))
     own = model.state_dict()
     if words in weights and words in own and len(weights[words]) != len(own[words]):
@@ -70,3 +79,14 @@ def load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = Fals
         raise ValueError(
             f"{path} is of another architecture than {folder / CONFIG} says: {error}"
         ) from error
+
+
+def dequantize(quantized: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in single precision, of those that `tools/export_checkpoint.py` quantized or not."""
+    weights = {}
+    for name, value in quantized.items():
+        if name + SCALE in quantized:
+            weights[name] = value.float() * quantized[name + SCALE]
+        elif not name.endswith(SCALE):
+            weights[name] = value.float() if value.is_floating_point() else value
+    return weights

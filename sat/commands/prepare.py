@@ -1,8 +1,8 @@
 """Prepare images and captions for training: HDF5 images, JSON captions, word map, references.
 
-    python create_input_files.py --dataset flickr8k --annotations dataset_flickr8k.json \
+    sat-prepare --dataset flickr8k --annotations dataset_flickr8k.json \
         --image_folder Flicker8k_Dataset --output_folder data
-    python create_input_files.py --dataset shapes --output_folder data  # draws its own scenes
+    sat-prepare --dataset shapes --output_folder data  # draws its own scenes
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sat.data.prepare import check_output, create_input_files
 from sat.data.progress import progress_bar
 from sat.data.synthetic.scenes import draw_shapes
 
-LISTS = ("--annotations", "--image_folder", "--splits")
+LISTS = ("--annotations", "--image_folder", "--splits", "--boxes")
 """flags that take several values"""
 SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, references."
 
@@ -42,6 +42,8 @@ def parse(arguments: list[str]) -> Namespace:
     add("--columns", type=str | None, help="names in tables: image=NAME,caption=NAME,split=NAME")
     add("--splits", type=list[str] | str, default=[], help="Karpathy's JSON, {split: [ids]}, lists")
     add("--split", type=str | None, help="shares drawn by file name, such as 0.8,0.1,0.1")
+    boxes = "objects: COCO's instances_*.json; or none"
+    add("--boxes", type=list[str] | str, default=[], help=boxes)
     add("--missing", choices=("stop", "drop"), help="for --on_bad_image error, skip")
     add("--output_folder", type=str, default="data", help="gets the files")
     add("--number", type=int, default=2000, help="scenes that shapes draws")
@@ -86,10 +88,15 @@ def read_records(
         folder = tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}_")
         return Path(stack.enter_context(folder))
 
+    if flags.boxes and config.resize != "squash":
+        raise ValueError(f"resize is {config.resize!r}: with --boxes it must be squash")
     karpathy = [flags.karpathy_json] if flags.karpathy_json else []
     paths, folders = [*flags.annotations, *karpathy], flags.image_folder
     if not paths and config.dataset == "shapes":
-        paths, folders = draw(flags, config, progress)
+        folder = Path(flags.output_folder, "shapes")
+        how = {"overwrite": flags.overwrite, "progress": progress}
+        paths = [draw_shapes(folder, flags.number, config.seed, config.image_size, **how)]
+        folders = [folder / "images"]
     if not paths:
         raise ValueError(
             "--annotations is missing: name files (only --dataset shapes goes without)"
@@ -102,23 +109,9 @@ def read_records(
         columns=parse_columns(flags.columns or ""),
         splits=flags.splits,
         fractions=flags.split,
+        boxes=flags.boxes,
+        side=config.image_size,
     )
-
-
-def draw(
-    flags: Namespace, config: InputFilesConfig, progress: partial
-) -> tuple[list[str], list[str]]:
-    """Draw scenes; return their annotation file and the folder of their images."""
-    folder = Path(flags.output_folder, "shapes")
-    json_path = draw_shapes(
-        folder,
-        flags.number,
-        config.seed,
-        config.image_size,
-        overwrite=flags.overwrite,
-        progress=progress,
-    )
-    return [str(json_path)], [str(folder / "images")]
 
 
 def parse_columns(text: str) -> dict[str, str]:

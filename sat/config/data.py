@@ -13,7 +13,7 @@ from sat.config.model import Preprocessing
 
 @dataclass(frozen=True)
 class InputFilesConfig:
-    """How images and captions are prepared; `create_input_files.py` makes its flags from this."""
+    """How images and captions are prepared; `sat-prepare` makes its flags from this."""
 
     dataset: str = "coco"
     """any name: the names of the files begin with it; shapes without annotations draws scenes"""

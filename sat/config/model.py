@@ -50,6 +50,9 @@ class EncoderConfig:
     """default: its ImageNet weights; none: random; else the path of a local state dict"""
     blocks: int | None = None
     """keep only this many blocks of the backbone (fewer blocks: finer grid); all when empty"""
+    output_stride: int | None = None
+    """side of a cell in pixels, 16 or 8: dilation in place of the strides beyond it gives a finer
+    grid of the same weights; as the backbone has it when empty"""
     encoded_image_size: int | None = None
     """pool the grid to this many cells a side (the tutorial: 14); the native grid when empty"""
     batch_norm: Literal["fixed", "drifts"] = "fixed"
@@ -57,7 +60,7 @@ class EncoderConfig:
     encoder is frozen, as the tutorial's does"""
 
     def __post_init__(self) -> None:
-        check_fields(self, {"[1, 1000]": "blocks", "[1, 256]": "encoded_image_size"})
+        check_fields(self, {"[1, 1000]": "blocks", "[1, 256]": "encoded_image_size output_stride"})
 
 
 @dataclass(frozen=True)

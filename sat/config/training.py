@@ -1,4 +1,4 @@
-"""Configs of a training run; `train.py` makes its flags from these fields."""
+"""Configs of a training run; `sat-train` makes its flags from these fields."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole training run: `train.py` makes its flags from these fields."""
+    """A whole training run: `sat-train` makes its flags from these fields."""
 
     data_folder: str = "data"
-    """where create_input_files.py wrote"""
+    """where sat-prepare wrote"""
     data_name: str = ""
     """the common part of the prepared files' names; found by itself when the folder holds one"""
     output_dir: str = "runs/default"
@@ -120,6 +120,8 @@ class TrainConfig:
     """weight of the doubly stochastic penalty (lambda of eq. 14)"""
     penalty_scaling: Literal["sum", "mean"] = "sum"
     """sum: eq. 14, per word; mean: over captions and regions, as the tutorial does"""
+    box_weight: float = 0.0
+    """weight of -log(attention inside the boxes) at the words that name objects with boxes"""
     hard: HardAttentionConfig = field(default_factory=HardAttentionConfig)
     label_smoothing: float = 0.0
     """share of each target's probability that all words get"""
@@ -129,6 +131,8 @@ class TrainConfig:
     """value: clip each element, as the tutorial does"""
     captions: Literal["all", "random"] = "all"
     """each epoch shows all captions of an image, or one of them drawn anew"""
+    repeat: dict[str, int] = field(default_factory=dict, hash=False)
+    """images whose file name begins so are shown this many times an epoch: {coco_: 4}"""
     batches: Literal["by_length", "equal_length", "random"] = "by_length"
     """by_length: captions of similar length, with almost no padding; equal_length: of one length
     only, as the paper; random: as the tutorial"""
@@ -179,7 +183,7 @@ class TrainConfig:
         check_fields(
             self,
             {
-                "[0, 1e6]": "alpha_c save_minutes",
+                "[0, 1e6]": "alpha_c box_weight save_minutes",
                 "[0, 1e9]": "grad_clip",
                 "[0, 1)": "label_smoothing",
                 "[1, 65536]": "validation_batch_size",
@@ -191,6 +195,9 @@ class TrainConfig:
         in_order = sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)
         remedy = "choose from 1, 2 and 3, in that order, each once"
         check(in_order and len(self.stages) > 0, "stages", self.stages, remedy)
+        for prefix, times in self.repeat.items():
+            fits = type(times) is int and 1 <= times <= 1000
+            check(fits, f"repeat.{prefix}", times, "give a whole number in [1, 1000]")
         if self.encoder.batch_norm == "drifts":
             remedy = "leave it out, features change while the encoder's batch_norm drifts"
             check(not self.cache_features, "cache_features", self.cache_features, remedy)

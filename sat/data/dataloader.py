@@ -5,14 +5,14 @@ B captions, I images, T tokens, P regions, D features, S side of the images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, Subset
 
 from sat.data.dataset import CaptionDataset, Sample
 from sat.stop_signals import ignore_stop_signals
@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     captions: Tensor  # int64[B, T]
     lengths: Tensor  # int64[B]
     indices: Tensor  # int64[I], of the images within their split
+    views: Tensor | None = None  # int64[I]: 1 where the image is mirrored; None: nowhere
 
 
 def microbatches(batch: Batch, parts: int) -> list[Batch]:
@@ -41,7 +42,8 @@ def microbatches(batch: Batch, parts: int) -> list[Batch]:
     images, indices = batch.images.chunk(parts), batch.indices.chunk(parts)
     sizes = [group_size * len(part) for part in images]
     captions, lengths = batch.captions.split(sizes), batch.lengths.split(sizes)
-    return [Batch(*part) for part in zip(images, captions, lengths, indices)]
+    views = [None] * parts if batch.views is None else batch.views.chunk(parts)
+    return [Batch(*part) for part in zip(images, captions, lengths, indices, views)]
 
 
 class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -54,6 +56,7 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
     stride: take only the first of every `stride` captions (captions_per_image: one per image).
     draw_one: take a random one of every `stride` captions instead, drawn anew each epoch.
     group_size: keep this many captions of an image together, in no order of length.
+    repeats: how many times each caption is taken in an epoch, int of the captions; once if None.
 
     Set `epoch` before iterating, and `start` to skip batches that an interrupted epoch has seen.
     """
@@ -68,9 +71,11 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
         stride: int = 1,
         draw_one: bool = False,
         group_size: int = 1,
+        repeats: np.ndarray | None = None,
         seed: int = 0,
     ) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.repeats = np.ones_like(lengths) if repeats is None else repeats
         self.kind = kind if group_size == 1 else "random"
         self.mirror, self.stride, self.group_size = mirror, stride, group_size
         self.draw_one = draw_one
@@ -81,11 +86,11 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.lengths) // self.group_size)
-        views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
-        picks = (
-            random.integers(self.stride, size=len(order)) if self.draw_one else np.zeros_like(order)
-        )
+        groups = np.arange(len(self.lengths) // self.group_size)
+        order = random.permutation(np.repeat(groups, self.repeats[:: self.group_size]))
+        none = np.zeros_like(groups)
+        views = random.integers(2, size=len(groups)) if self.mirror else none
+        picks = random.integers(self.stride, size=len(groups)) if self.draw_one else none
         order = order[order % self.stride == picks[order // self.stride]]
         if self.kind != "random":
             order = order[np.argsort(-self.lengths[order], kind="stable")]
@@ -102,7 +107,7 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def _counts(self) -> list[int]:
         """The number of captions to be cut into batches: in all, or of each length."""
-        lengths = self.lengths[:: self.stride]
+        lengths = np.repeat(self.lengths[:: self.stride], self.repeats[:: self.stride])
         if self.kind == "equal_length":
             counts: list[int] = np.unique(-lengths, return_counts=True)[1].tolist()
             return counts
@@ -123,34 +128,35 @@ def collate(samples: list[Sample], group_size: int = 1) -> Batch:
     captions = torch.stack([sample.caption for sample in samples])[:, : int(lengths.max())]
     images = torch.stack([sample.image for sample in samples[::group_size]])
     indices = torch.tensor([sample.index for sample in samples[::group_size]])
-    return Batch(images, captions, lengths, indices)
+    views = torch.tensor([sample.view for sample in samples[::group_size]])
+    return Batch(images, captions, lengths, indices, views)
 
 
 def training_loader(
     dataset: CaptionDataset, batches: CaptionBatchSampler, *, workers: int = 0, pin: bool = False
 ) -> DataLoader[Sample]:
     """A loader of the sampler's batches, read by `workers` processes (0: this one)."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=partial(collate, group_size=batches.group_size),
-        num_workers=workers,
-        worker_init_fn=ignore_stop_signals,
-        pin_memory=pin,
-        generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
-    )
+    stack = partial(collate, group_size=batches.group_size)
+    return _loader(dataset, stack, workers, pin, batch_sampler=batches)
 
 
 def evaluation_loader(
     dataset: CaptionDataset, batch_size: int, *, workers: int = 0, pin: bool = False
 ) -> DataLoader[Sample]:
     """A loader of every image once, in order."""
+    one_per_image = Subset(dataset, range(0, len(dataset), dataset.captions_per_image))
+    return _loader(one_per_image, collate, workers, pin, batch_size=batch_size)
+
+
+def _loader(
+    dataset: Any, stack: Callable[..., Batch], workers: int, pin: bool, **order: Any
+) -> DataLoader[Sample]:
     return DataLoader(
-        dataset.one_per_image(),
-        batch_size=batch_size,
-        collate_fn=collate,
+        dataset,
+        collate_fn=stack,
         num_workers=workers,
         worker_init_fn=ignore_stop_signals,
         pin_memory=pin,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
+        **order,
     )

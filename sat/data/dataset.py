@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from sat.data.annotations.record import SPLITS
 from sat.data.checks import (
@@ -48,6 +48,7 @@ class Sample(NamedTuple):
     caption: Tensor  # int64[T], start and end included, padded to the file's width
     length: int  # tokens, start and end counted
     index: int  # type: ignore[assignment]  # of the image within its split; hides tuple.index
+    view: int = 0  # MIRRORED, or the image as it is
 
 
 class CaptionDataset(Dataset[Sample]):
@@ -91,9 +92,8 @@ class CaptionDataset(Dataset[Sample]):
             check_ids(captions, self.captions, len(vocabulary))
         width = self.captions.shape[1]
         self.lengths = read_lengths(_existing(self.path("CAPLENS", ".json")), width)
-        images = read_images_header(_existing(self.path("IMAGES", ".hdf5")))
-        self.captions_per_image, self.num_images = images.captions_per_image, images.num_images
-        self.image_size, self.resize = images.image_size, images.resize
+        header = read_images_header(_existing(self.path("IMAGES", ".hdf5")))
+        self.captions_per_image, self.num_images, self.image_size, self.resize = header
         expected = self.num_images * self.captions_per_image
         if not len(self.captions) == len(self.lengths) == expected:
             raise ValueError(
@@ -128,6 +128,7 @@ class CaptionDataset(Dataset[Sample]):
             torch.from_numpy(self.captions[caption].astype(np.int64)),
             int(self.lengths[caption]),
             index,
+            view,
         )
 
     def __getitems__(self, indices: list[int | tuple[int, int]]) -> list[Sample]:
@@ -160,9 +161,9 @@ class CaptionDataset(Dataset[Sample]):
         Files made by the tutorial do not hold the original captions. Captions decoded by the word
         map then take their place, which flatters the scores, and a warning says so.
         """
+        if stored := self._stored_references():
+            return stored
         path = self.path("REFERENCES", ".json")
-        if path.exists():
-            return read_references(path, self.num_images)
         logger.warning("%s is missing: scores use captions from the word map, not as written", path)
         groups = self.captions.reshape(self.num_images, self.captions_per_image, -1)
         return [
@@ -174,9 +175,20 @@ class CaptionDataset(Dataset[Sample]):
             for i, group in enumerate(groups)
         ]
 
-    def one_per_image(self) -> Subset[Sample]:
-        """The data set with every image exactly once, in order, as evaluation reads it."""
-        return Subset(self, range(0, len(self), self.captions_per_image))
+    def boxes(self) -> dict[int, list[dict[str, Any]]]:
+        """The objects {"words", "box"} of the images that have some, by image index."""
+        images = enumerate(self._stored_references())
+        return {i: image["boxes"] for i, image in images if image.get("boxes")}
+
+    def file_names(self) -> list[str]:
+        """The file name of each image; `ValueError` where the data do not hold them."""
+        _existing(self.path("REFERENCES", ".json"))
+        return [image["file_name"] for image in self._stored_references()]
+
+    def _stored_references(self) -> list[dict[str, Any]]:
+        """The entry of each image in the file of references; empty where there is none."""
+        path = self.path("REFERENCES", ".json")
+        return read_references(path, self.num_images) if path.exists() else []
 
     @property
     def _file(self) -> h5py.File:
@@ -196,13 +208,11 @@ def find_data_name(folder: str | Path) -> str:
         for kind in ("WORDMAP_", "TOKENIZER_")
         for path in Path(folder).glob(f"{kind}*.json")
     )
-    if len(names) != 1:
-        found = "none" if not names else ", ".join(names)
-        raise ValueError(
-            f"{folder} holds {len(names)} prepared data sets ({found}): "
-            + ("pass one as --data_name" if names else "run create_input_files.py first")
-        )
-    return names[0]
+    if len(names) == 1:
+        return names[0]
+    remedy = "pass one as --data_name" if names else "run sat-prepare first"
+    found = f"{len(names)} prepared data sets ({', '.join(names) or 'none'})"
+    raise ValueError(f"{folder} holds {found}: {remedy}")
 
 
 def read_vocabulary(folder: str | Path, name: str) -> Vocabulary:
@@ -238,7 +248,5 @@ def warn_of_unknown(train: CaptionDataset, unk_id: int | None) -> None:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist: run create_input_files.py, or check --data_name"
-        )
+        raise FileNotFoundError(f"{path} does not exist: run sat-prepare, or check --data_name")
     return path

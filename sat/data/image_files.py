@@ -176,18 +176,14 @@ SUFFIXES = (
 )
 """endings of the images in a folder, as far as Pillow opens them; an image that is named itself may
 have any"""
-
-
 MOST_NAMED = 5
-SAMPLES = Path(__file__).parents[1] / "samples"
 
 
 def find_images(names: Iterable[str]) -> list[Path]:
     """The images that files, folders and globs name, in that order.
 
     A folder stands for the images directly in it, sorted; those of a glob are sorted too. A missing
-    file is kept, so that `read_image` can report it; but the name of a sample image of the library
-    (cat.jpg) stands for that. Raises `ValueError` for a folder or a glob
+    file is kept, so that `read_image` can report it. Raises `ValueError` for a folder or a glob
     without any image.
     """
     found: list[Path] = []
@@ -201,8 +197,7 @@ def find_images(names: Iterable[str]) -> list[Path]:
             images = sorted(match for match in matches if match.is_file())
             nothing = "no file matches it; check the pattern and the folder it starts from"
         else:
-            sample = SAMPLES / name
-            images = [sample if sample.is_file() and not path.exists() else path]
+            images = [path]
         if not images:
             raise ValueError(f"{name} holds no images: {nothing}")
         found += images
@@ -212,18 +207,12 @@ def find_images(names: Iterable[str]) -> list[Path]:
 def _images_in(folder: Path) -> list[Path]:
     """The images directly in a folder, sorted; other files are named in a line of the log."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
+    kind_of = Image.registered_extensions()  # what Pillow and its plugins can open here
+    known = {suffix for suffix in SUFFIXES if kind_of.get(suffix) in FORMATS}
     images = [
-        path
-        for path in files
-        if path.suffix.lower() in _decodable() and not path.name.startswith("._")
+        path for path in files if path.suffix.lower() in known and not path.name.startswith("._")
     ]
     skipped = [path.name for path in files if path not in images]
     if skipped and images:
         logger.info("%s: no images, skipped: %s", folder, ", ".join(skipped[:MOST_NAMED]))
     return images
-
-
-def _decodable() -> set[str]:
-    """The endings of `SUFFIXES` that Pillow and its plugins can open here."""
-    known = Image.registered_extensions()
-    return {suffix for suffix in SUFFIXES if known.get(suffix) in FORMATS}

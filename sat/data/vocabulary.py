@@ -28,6 +28,8 @@ class Vocabulary:
         _check_word_map(word_map)
         self.word_map = dict(word_map)
         self._word_of = {number: word for word, number in word_map.items()}
+        ids = (word_map[word] for word in SPECIAL_WORDS)
+        self.pad_id, self.unk_id, self.start_id, self.end_id = ids
 
     @classmethod
     def build(
@@ -60,12 +62,8 @@ class Vocabulary:
             return cls(json.loads(check_regular(Path(path)).read_text(encoding="utf-8")))
 
     def save(self, path: str | Path) -> None:
-        """Write the word map as JSON, whole or not at all."""
-        atomic_write_text(path, self.to_json())
-
-    def to_json(self) -> str:
-        """The text of the word map file, in ASCII, so that it can be read with any encoding."""
-        return json.dumps(self.word_map)
+        """Write the word map as JSON in ASCII, which any encoding reads, whole or not at all."""
+        atomic_write_text(path, json.dumps(self.word_map))
 
     def encode(self, words: Iterable[str]) -> list[int]:
         """The ids of `<start>`, the words and `<end>`; an unknown word becomes `<unk>`."""
@@ -96,22 +94,6 @@ class Vocabulary:
         """The caption: its `words`, joined by blanks."""
         return " ".join(self.words(ids))
 
-    @property
-    def pad_id(self) -> int:
-        return self.word_map[PAD]
-
-    @property
-    def unk_id(self) -> int:
-        return self.word_map[UNKNOWN]
-
-    @property
-    def start_id(self) -> int:
-        return self.word_map[START]
-
-    @property
-    def end_id(self) -> int:
-        return self.word_map[END]
-
     def __len__(self) -> int:
         return len(self.word_map)
 
@@ -120,8 +102,6 @@ class Vocabulary:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and self.word_map == other.word_map
-
-    __hash__ = None  # type: ignore[assignment]  # equal by content, and the content is a dict
 
 
 def _check_word_map(word_map: object) -> None:

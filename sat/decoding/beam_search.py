@@ -1,8 +1,8 @@
 """Beam search over any captioner that can step.
 
 B images, K beams of an image, N rows of state (the beams still searching, image by image), t words
-so far, V vocabulary. `hypothesis.StepDecoder` says what a captioner must offer. Attention maps are
-not carried along: `attention_maps.py` replays them for the finished caption.
+so far, V vocabulary. Attention maps are not carried along: `attention_maps.py` replays them for the
+finished caption.
 """
 
 from __future__ import annotations
@@ -12,19 +12,13 @@ from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
 from sat.decoding.constraints import apply_constraints, end_ids, next_log_probabilities
-from sat.decoding.hypothesis import (
-    NEG_INF,
-    Hypothesis,
-    StepDecoder,
-    collect_finished,
-    is_settled,
-    rank_hypotheses,
-)
+from sat.decoding.hypothesis import NEG_INF, Hypothesis, is_settled, rank_hypotheses
+from sat.models.base import CaptionModel
 from sat.ops.ragged_rows import RaggedRows
 
 
 def beam_search(
-    model: StepDecoder, features: Tensor, options: DecodingConfig
+    model: CaptionModel, features: Tensor, options: DecodingConfig
 ) -> list[list[Hypothesis]]:
     """The best captions of each image, best first, by the rule of the options.
 
@@ -54,8 +48,9 @@ def beam_search(
         alive = (rank < wanted.unsqueeze(1)) & (scores > NEG_INF)
         ended = alive & torch.isin(tokens, ends)
         image, position = (ended & (rank < beams_left.unsqueeze(1))).nonzero(as_tuple=True)
-        if len(image):
-            collect_finished(done, words[rows[image, position]], scores[image, position], image)
+        lines, totals = words[rows[image, position]], scores[image, position]
+        for index, line, score in zip(image.tolist(), lines.tolist(), totals.tolist()):
+            done[index].append(Hypothesis(line, score, finished=True))
         going = alive & ~ended
         if not options.keeps_width:
             beams_left = beams_left - ended.sum(1)

@@ -34,13 +34,10 @@ class CaptionModel(Protocol):
     """A captioner network: images in, words out, one step at a time."""
 
     training: bool
+    start_id: int
+    end_id: int
+    pad_id: int
 
-    @property
-    def start_id(self) -> int: ...
-    @property
-    def end_id(self) -> int: ...
-    @property
-    def pad_id(self) -> int: ...
     @property
     def unk_id(self) -> int | None: ...
     @property
@@ -65,12 +62,7 @@ class CaptionModel(Protocol):
         """The state whose row i is row index[i] of this one."""
 
     def __call__(
-        self,
-        features: Tensor,
-        captions: Tensor,
-        lengths: Tensor,
-        *,
-        output_attentions: bool = True,
+        self, features: Tensor, captions: Tensor, lengths: Tensor, *, output_attentions: bool = True
     ) -> Output:
         """The unrolled `step` over captions int[B, T] of `lengths` int[B].
 

@@ -104,14 +104,9 @@ class Convolution(nn.Sequential):
         parts: OrderedDict[str, nn.Module] = OrderedDict()
         if stride > 1:
             parts["pad"] = SamePadding(kernel=kernel, stride=stride)
+        padding = 0 if stride > 1 else kernel // 2
         parts["conv"] = nn.Conv2d(
-            inputs,
-            outputs,
-            kernel,
-            stride=stride,
-            padding=0 if stride > 1 else kernel // 2,
-            groups=groups,
-            bias=False,
+            inputs, outputs, kernel, stride, padding, groups=groups, bias=False
         )
         parts["norm"] = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPSILON)
         if relu:
@@ -126,11 +121,10 @@ class Convolution(nn.Sequential):
             return super().forward(images)
         padded = cast(nn.Module, self.pad)(images) if "pad" in self._modules else images
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight, bias = (
-            conv.weight * scale[:, None, None, None],
-            norm.bias - norm.running_mean * scale,
-        )
-        output = F.conv2d(padded, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+        weight = conv.weight * scale[:, None, None, None]
+        bias = norm.bias - norm.running_mean * scale
+        how = conv.stride, conv.padding, conv.dilation, conv.groups
+        output = F.conv2d(padded, weight, bias, *how)
         return cast(nn.Module, self.relu)(output) if "relu" in self._modules else output
 
 
@@ -151,8 +145,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """float[B, C, H, W] of the next depth."""
-        filter_logits = self.project(self.depthwise(self.expand(grid)))
-        return filter_logits + grid if self.adds_input else filter_logits
+        narrow = self.project(self.depthwise(self.expand(grid)))
+        return narrow + grid if self.adds_input else narrow
 
 
 def build_blocks(name: str) -> list[nn.Module]:
@@ -162,19 +156,11 @@ def build_blocks(name: str) -> list[nn.Module]:
     width = STEM_DIM
     for stage, repeats in zip(STAGES, _repeats(scale)):
         outputs = _scaled_width(stage.channels, scale)
-        layers = []
-        for index in range(repeats):
-            layers.append(
-                InvertedResidual(
-                    width,
-                    outputs,
-                    expansion=stage.expansion,
-                    kernel=stage.kernel,
-                    stride=stage.stride if index == 0 else 1,
-                )
-            )
-            width = outputs
-        blocks.append(nn.Sequential(*layers))
+        form = {"expansion": stage.expansion, "kernel": stage.kernel}
+        first = InvertedResidual(width, outputs, stride=stage.stride, **form)
+        others = (InvertedResidual(outputs, outputs, stride=1, **form) for _ in range(1, repeats))
+        blocks.append(nn.Sequential(first, *others))
+        width = outputs
     blocks.append(Convolution(width, HEAD_DIM, relu=True))
     return blocks
 
@@ -185,7 +171,19 @@ def our_names(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     The classifier is left out. A key that is in no such file keeps its name, so that strict
     loading reports it.
     """
-    renamed = _renamed_modules(name)
+    head = len(STAGES) + 1
+    renamed = {
+        "_conv_stem": "0.conv",
+        "_bn0": "0.norm",
+        "_conv_head": f"{head}.conv",
+        "_bn1": f"{head}.norm",
+    }
+    repeats = _repeats(SCALES[name])
+    places = [(stage + 1, index) for stage, n in enumerate(repeats) for index in range(n)]
+    for number, (stage, index) in enumerate(places):  # published layers are numbered through
+        for part, norm in (("expand", "_bn0"), ("depthwise", "_bn1"), ("project", "_bn2")):
+            renamed[f"_blocks.{number}._{part}_conv"] = f"{stage}.{index}.{part}.conv"
+            renamed[f"_blocks.{number}.{norm}"] = f"{stage}.{index}.{part}.norm"
     ours = {}
     for key, value in state.items():
         module, _, parameter = key.rpartition(".")
@@ -227,22 +225,3 @@ def _scaled_width(channels: int, scale: Scale) -> int:
     exact = channels * scale.width
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * exact else rounded + 8
-
-
-def _renamed_modules(name: str) -> dict[str, str]:
-    """Published module name → ours; published layers are numbered through all stages."""
-    head = len(STAGES) + 1
-    renamed = {
-        "_conv_stem": "0.conv",
-        "_bn0": "0.norm",
-        "_conv_head": f"{head}.conv",
-        "_bn1": f"{head}.norm",
-    }
-    repeats = _repeats(SCALES[name])
-    places = [(stage + 1, index) for stage, n in enumerate(repeats) for index in range(n)]
-    for number, (stage, index) in enumerate(places):
-        for part, norm in (("expand", "_bn0"), ("depthwise", "_bn1"), ("project", "_bn2")):
-            ours = f"{stage}.{index}.{part}"
-            renamed[f"_blocks.{number}._{part}_conv"] = f"{ours}.conv"
-            renamed[f"_blocks.{number}.{norm}"] = f"{ours}.norm"
-    return renamed

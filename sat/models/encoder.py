@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sat.config.checks import check_choice
 from sat.models.backbones import build_backbone
+from sat.models.dilation import dilate
 
 RESNET_FINE_TUNES_FROM = 5
 """layer2: the tutorial leaves conv1, bn1 and layer1 as they are"""
@@ -30,7 +31,9 @@ class Encoder(nn.Module):
     `weights` is "default" (trained on ImageNet), "none" (random), the name of one of torchvision's
     sets for this backbone ("IMAGENET1K_V1"), or the path of a local state dict. `blocks` keeps the
     first so many blocks of the body: VGG-19 without its last, the pooling, gives the 14×14×512 of
-    the paper. `encoded_image_size` pools the grid to so many cells a side; None leaves it as it is.
+    the paper. `output_stride` puts dilation in the place of strides that go beyond it: 16 gives a
+    grid of twice as many cells a side, of the same weights. `encoded_image_size` pools the grid to
+    so many cells a side; None leaves it as it is.
     Images come in normalized by `mean` and `std` (RGB, of values in 0..1).
 
     Batch norm always uses the statistics it came with, in fine-tuned blocks too: those of the small
@@ -46,6 +49,7 @@ class Encoder(nn.Module):
         backbone: str = "resnet101",
         weights: str = "default",
         blocks: int | None = None,
+        output_stride: int | None = None,
         batch_norm: str = "fixed",
     ) -> None:
         super().__init__()
@@ -54,6 +58,8 @@ class Encoder(nn.Module):
         built = build_backbone(backbone, weights, blocks)
         self.mean, self.std = built.mean, built.std
         self.body = nn.Sequential(*built.blocks)
+        if output_stride is not None:
+            dilate(built.blocks, output_stride)
         native = encoded_image_size is None
         self.pool = nn.Identity() if native else nn.AdaptiveAvgPool2d(encoded_image_size)
         resnet = "resn" in backbone and len(self.body) > RESNET_FINE_TUNES_FROM
