@@ -36,12 +36,13 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # h5py and safetensors have kinds of their own
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and os.strerror(errno.ENOSPC) not in str(error):
+        full = os.strerror(errno.ENOSPC)
+        known = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not known and full not in str(error):
             raise
         free = shutil.disk_usage(path.parent).free
         raise OSError(
-            f"{path} cannot be written: the disk is full ({free / 1e6:.1f} MB are free): make room"
+            f"{path} cannot be written: {full} ({free / 1e6:.1f} MB are free): make room"
         ) from error
 
 

@@ -74,7 +74,7 @@ def test_a_full_disk_names_the_path_and_what_is_free(
 
     monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_250_000))
-    with pytest.raises(OSError, match=r"the disk is full \(1\.2 MB are free\): make") as caught:
+    with pytest.raises(OSError, match=r"No space left on device \(1\.2 MB are free\): m") as caught:
         write_json(tmp_path / "a.json", 3)
     assert str(caught.value).startswith(f"{tmp_path / 'a.json'} cannot be written: ")
     assert not list(tmp_path.iterdir())

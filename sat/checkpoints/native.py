@@ -70,7 +70,8 @@ def save(
     temporary.mkdir()
     try:
         with naming_full_disk(folder):
-            _write(temporary, model, vocabulary, config, scores=scores or {}, trainer=trainer)
+            parts = (model, vocabulary, config)
+            _write(temporary, folder.name, *parts, scores=scores or {}, trainer=trainer)
             replace_folder(temporary, folder)
     except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
@@ -80,6 +81,7 @@ def save(
 
 def _write(
     folder: Path,
+    name: str,
     model: CaptionModel,
     vocabulary: Any,
     config: ModelConfig,
@@ -88,12 +90,12 @@ def _write(
     trainer: dict[str, Any] | None,
 ) -> None:
     form = importlib.import_module(FORMATS[config.family])
-    check_finite(model, folder)
+    check_finite(model, name)
     needed = sum(value.nbytes for value in model.state_dict().values())
     check_space(folder, needed, "the weights", "make room, then --resume")
     form.save(folder, model, vocabulary, config)
     words, title = len(vocabulary), form.title(config)
-    card = model_card(folder.name, title, words, config.preprocessing, scores)
+    card = model_card(name, title, words, config.preprocessing, scores)
     (folder / "README.md").write_text(card, encoding="utf-8")
     if trainer is not None:
         torch.save(trainer, folder / TRAINER)
