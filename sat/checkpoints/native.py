@@ -92,7 +92,7 @@ def _write(
     form = importlib.import_module(FORMATS[config.family])
     check_finite(model, name)
     needed = sum(value.nbytes for value in model.state_dict().values())
-    check_space(folder, needed, "the weights", "make room, then --resume")
+    check_space(folder.parent, needed, f"the weights of {name}", "make room, then --resume")
     form.save(folder, model, vocabulary, config)
     words, title = len(vocabulary), form.title(config)
     card = model_card(name, title, words, config.preprocessing, scores)
