@@ -147,12 +147,15 @@ def content(work: Path) -> dict[str, Any]:
     return found
 
 
-def round_of_kills(source: Path, work: Path, draw: random.Random, times: dict[str, float]) -> Any:
+def round_of_kills(
+    source: Path, work: Path, draw: random.Random, times: dict[str, float], most: int
+) -> Counter[str]:
     """Run all commands, each killed until it happens to end; the kills by command and signal."""
-    kills: Counter[str] = Counter()
+    kills = Counter[str]()
     for name in COMMANDS:
         while True:
-            number, after = draw.choice(SIGNALS), draw.uniform(0, 1.2 * times[name])
+            number = draw.choice(SIGNALS) if kills.total() < most else None
+            after = draw.uniform(0, 1.2 * times[name])
             if killed(name, arguments(name, source, work), work / f"{name}.log", number, after):
                 break
             kills[f"{name} {signal.Signals(number).name}"] += 1
@@ -182,7 +185,7 @@ def main() -> int:
             rounds += 1
             work = Path(top, f"work{rounds}")
             work.mkdir()
-            kills += round_of_kills(source, work, draw, times)
+            kills += round_of_kills(source, work, draw, times, options.kills - kills.total())
             for log in work.glob("*.log"):
                 log.unlink()
             found = content(work)

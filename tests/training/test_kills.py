@@ -15,7 +15,7 @@ KILLS = Path(__file__).parents[1] / "stress" / "kills.py"
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="of POSIX")
 def test_commands_killed_at_random_moments_end_in_the_same_bytes():
-    arguments = [sys.executable, str(KILLS), "--kills", "2", "--seed", str(os.getpid())]
+    arguments = [sys.executable, str(KILLS), "--kills", "3", "--seed", str(os.getpid())]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
