@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -36,12 +37,13 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # h5py and safetensors have kinds of their own
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and os.strerror(errno.ENOSPC) not in str(error):
+        full = os.strerror(errno.ENOSPC)
+        known = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not known and full not in str(error):
             raise
         free = shutil.disk_usage(path.parent).free
         raise OSError(
-            f"{path} cannot be written: the disk is full ({free / 1e6:.1f} MB are free): make room"
+            f"{path} cannot be written: {full} ({free / 1e6:.1f} MB are free): make room"
         ) from error
 
 
@@ -49,9 +51,14 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary file beside `path` and rename it to `path` when the block ends well.
 
-    If the block fails, the temporary file is removed and `path` stays as it was.
+    If the block fails, the temporary file is removed and `path` stays as it was. Those of processes
+    that were killed are removed first: they may be as large as the data.
     """
     path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with naming_full_disk(path):
@@ -59,6 +66,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is a process of this number; always true on Windows, which cannot be asked."""
+    try:
+        if os.name != "nt":
+            os.kill(process, 0)
+    except PermissionError:
+        return True  # of another user
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

@@ -74,7 +74,18 @@ def test_a_full_disk_names_the_path_and_what_is_free(
 
     monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_250_000))
-    with pytest.raises(OSError, match=r"the disk is full \(1\.2 MB are free\): make") as caught:
+    with pytest.raises(OSError, match=r"No space left on device \(1\.2 MB are free\): m") as caught:
         write_json(tmp_path / "a.json", 3)
     assert str(caught.value).startswith(f"{tmp_path / 'a.json'} cannot be written: ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot be asked which processes live")
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (f".a.json.{2**22 + 1}.tmp", f".b.json.{2**22 + 1}.tmp", ".a.json.notes.tmp"):
+        (tmp_path / name).write_text("left")  # no process has so high a number
+    (tmp_path / f".a.json.{os.getppid()}.tmp").write_text("being written")
+    write_json(tmp_path / "a.json", 3)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert f".a.json.{2**22 + 1}.tmp" not in left
+    assert len(left) == 4

@@ -70,24 +70,38 @@ def save(
     temporary.mkdir()
     try:
         with naming_full_disk(folder):
-            form, scores = importlib.import_module(FORMATS[config.family]), scores or {}
-            check_finite(model, folder)
-            needed = sum(value.nbytes for value in model.state_dict().values())
-            check_space(folder.parent, needed, "the weights", "make room, then --resume")
-            form.save(temporary, model, vocabulary, config)
-            words, title = len(vocabulary), form.title(config)
-            card = model_card(folder.name, title, words, config.preprocessing, scores)
-            (temporary / "README.md").write_text(card, encoding="utf-8")
-            if trainer is not None:
-                torch.save(trainer, temporary / TRAINER)
-            header = {"family": config.family, "model": to_dict(config), "scores": scores}
-            header[KEY] = digests(temporary, (WEIGHTS, TRAINER))
-            write_json(temporary / form.HEADER, header)
+            parts = (model, vocabulary, config)
+            _write(temporary, folder.name, *parts, scores=scores or {}, trainer=trainer)
             replace_folder(temporary, folder)
     except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    name: str,
+    model: CaptionModel,
+    vocabulary: Any,
+    config: ModelConfig,
+    *,
+    scores: dict[str, float],
+    trainer: dict[str, Any] | None,
+) -> None:
+    form = importlib.import_module(FORMATS[config.family])
+    check_finite(model, name)
+    needed = sum(value.nbytes for value in model.state_dict().values())
+    check_space(folder.parent, needed, f"the weights of {name}", "make room, then --resume")
+    form.save(folder, model, vocabulary, config)
+    words, title = len(vocabulary), form.title(config)
+    card = model_card(name, title, words, config.preprocessing, scores)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if trainer is not None:
+        torch.save(trainer, folder / TRAINER)
+    header = {"family": config.family, "model": to_dict(config), "scores": scores}
+    header[KEY] = digests(folder, (WEIGHTS, TRAINER))
+    write_json(folder / form.HEADER, header)
 
 
 def load(folder: str | Path) -> Parts:

@@ -52,12 +52,12 @@ def check_fields(config: Any, intervals: Mapping[str, str] | None = None) -> Non
     bounds = {name: key for key, names in (intervals or {}).items() for name in names.split()}
     cls: Any = type(config)
     for name, hint in _fields(cls).items():
-        value, kind = getattr(config, name), _describe(hint)
+        value, interval = getattr(config, name), bounds.get(name)
         if typing.get_origin(hint) is Literal:
             check_choice(name, value, typing.get_args(hint))
-        interval = bounds.get(name)
-        fits = _fits(hint, value) and (interval is None or _within(interval, value))
-        check(fits, name, value, f"give {kind} in {interval}" if interval else f"give {kind}")
+        elif not _fits(hint, value) or (interval and not _within(interval, value)):
+            within = f" in {interval}" if interval else ""
+            check(False, name, value, f"give {_describe(hint)}{within}")
 
 
 @functools.cache
@@ -99,9 +99,15 @@ def _within(interval: str, value: Any) -> bool:
     """Whether a number, or each number in a tuple, lies in an interval; None does."""
     if value is None or isinstance(value, (tuple, list)):
         return all(_within(interval, part) for part in value or ())
-    least, most = (float(bound) for bound in interval[1:-1].split(","))
+    least, most = _ends(interval)
     above = value > least or (interval[0] == "[" and value == least)
     return above and (value < most or (interval[-1] == "]" and value == most))
+
+
+@functools.cache
+def _ends(interval: str) -> tuple[float, float]:
+    least, most = interval[1:-1].split(",")
+    return float(least), float(most)
 
 
 def _describe(hint: Any) -> str:

@@ -20,15 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sat.data import checks
 from sat.data.annotations.record import SPLITS
-from sat.data.checks import (
-    REMEDY,
-    check_ids,
-    read_captions,
-    read_images_header,
-    read_lengths,
-    read_references,
-)
 from sat.data.manifest import SUFFIXES, check_manifest
 from sat.data.vocabulary import Vocabulary
 from sat.reading import reading
@@ -86,13 +79,13 @@ class CaptionDataset(Dataset[Sample]):
             )
         files = [self.path(kind, suffix) for kind, suffix in SUFFIXES.items()]
         check_manifest(self.folder, self.name, files)
-        self.captions = read_captions(_existing(captions))
+        self.captions = checks.read_captions(_existing(captions))
         if any(path.exists() for path in _vocabulary_files(self.folder, self.name)):
             vocabulary = read_vocabulary(self.folder, self.name)
-            check_ids(captions, self.captions, len(vocabulary))
+            checks.check_ids(captions, self.captions, len(vocabulary))
         width = self.captions.shape[1]
-        self.lengths = read_lengths(_existing(self.path("CAPLENS", ".json")), width)
-        header = read_images_header(_existing(self.path("IMAGES", ".hdf5")))
+        self.lengths = checks.read_lengths(_existing(self.path("CAPLENS", ".json")), width)
+        header = checks.read_images_header(_existing(self.path("IMAGES", ".hdf5")))
         self.captions_per_image, self.num_images, self.image_size, self.resize = header
         expected = self.num_images * self.captions_per_image
         if not len(self.captions) == len(self.lengths) == expected:
@@ -136,12 +129,11 @@ class CaptionDataset(Dataset[Sample]):
 
     def image(self, index: int, view: int = 0) -> Tensor:
         """The pixels of an image, uint8[3, S, S], or its features, float16[P, D]."""
-        with reading(self.source, REMEDY):
-            if self.reads_features:
-                image = torch.from_numpy(self._file["features"][index, view])
-            else:
-                image = torch.from_numpy(self._file["images"][index])
-                image = image.flip(-1) if view == MIRRORED else image
+        key, place = ("features", (index, view)) if self.reads_features else ("images", index)
+        with reading(self.source, checks.REMEDY):
+            image = torch.from_numpy(self._file[key][place])
+        if view == MIRRORED and not self.reads_features:
+            image = image.flip(-1)
         return self.transform(image) if self.transform else image
 
     def references(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
@@ -179,7 +171,7 @@ class CaptionDataset(Dataset[Sample]):
     def _stored_references(self) -> list[dict[str, Any]]:
         """The entry of each image in the file of references; empty where there is none."""
         path = self.path("REFERENCES", ".json")
-        return read_references(path, self.num_images) if path.exists() else []
+        return checks.read_references(path, self.num_images) if path.exists() else []
 
     @property
     def _file(self) -> h5py.File:

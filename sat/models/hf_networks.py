@@ -21,15 +21,15 @@ from transformers.utils import logging
 
 from sat.config.checks import check
 from sat.hub import local_folder
-from sat.reading import reading
+from sat.reading import read_object, reading
 
 logger = logging.get_logger(__name__)  # Python's own
 FRESH = "fresh:"
 """before the model type of a part that starts from random weights"""
 
 PARTS = "give a model of Hugging Face, or fresh: and a model type"
-MAX_LAYERS, MAX_WIDTH = 256, 16384
-"""of a fresh part: more would take all memory"""
+MAX_LAYERS, MAX_WIDTH, MAX_TOKENS = 256, 16384, 10**6
+"""more would take all memory or time"""
 
 Channels = tuple[float, float, float]
 FRESH_MEAN: Channels = (0.5, 0.5, 0.5)
@@ -48,6 +48,10 @@ def read(folder: str | Path) -> VisionEncoderDecoderModel:
 
     Raises `ValueError` with their names where weights are missing, left over or of other shapes.
     """
+    config = read_object(Path(folder, "config.json"), "copy it again")
+    for part in ("encoder", "decoder"):
+        for key, value in dict(config[part]).items():
+            _check_size(f"{folder}: {part}.{key}", value, MAX_TOKENS)
     loading: Any = VisionEncoderDecoderModel.from_pretrained
     with without_progress_bars():
         network, found = loading(
@@ -70,6 +74,12 @@ def read(folder: str | Path) -> VisionEncoderDecoderModel:
                 "of one model"
             )
     return network.eval()
+
+
+def _check_size(name: str, value: Any, most: int) -> None:
+    """`check` that a whole number of a network is at most `most`, or `MAX_LAYERS`."""
+    most = MAX_LAYERS if "layer" in name else most
+    check(not isinstance(value, int) or value <= most, name, value, f"give at most {most}")
 
 
 def _names(weights: Iterable[str], few: int = 5) -> str:
@@ -117,10 +127,7 @@ def _build_fresh(
         nearest = ", ".join(difflib.get_close_matches(key, known, cutoff=0))
         remedy = f"{kind} has no such key, the nearest are {nearest}"
         check(key in known, f"{field}.{key}", value, remedy)
-        most = MAX_LAYERS if "layer" in key else MAX_WIDTH
-        check(
-            not isinstance(value, int) or value <= most, f"{field}.{key}", value, f"at most {most}"
-        )
+        _check_size(f"{field}.{key}", value, MAX_WIDTH)
     try:
         config = AutoConfig.for_model(kind, **values, **data)
         if "initializer_range" not in values:

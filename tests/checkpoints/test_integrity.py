@@ -64,7 +64,7 @@ def edit(folder: Path, text: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("text", "other", "sentence"),
     [
-        ('"mean": [\n    0.485', '"mean": [\n    NaN', "mean is (nan, 0.456, 0.406): give"),
+        ("0.485", "NaN", "mean is (nan, 0.456, 0.406): give"),
         ('"decoder_dim": 8', '"decoder_dim": 10000000', "decoder_dim is 10000000: give a whole"),
         ('"max_length": 51', '"max_length": "51"', "max_length is '51': give a whole number"),
         ('"hf": {', '"hf": {"a": ' + 5000 * "[" + 5000 * "]" + ", ", "maximum recursion depth"),

@@ -95,11 +95,11 @@ REFUSED = [
     (DecodingConfig, {"top_p": 1.1}, "top_p is 1.1: give a number in (0, 1]"),
     (StageConfig, {"epochs": -1}, "epochs is -1: give a whole number in [0, 1e6]"),
     (StageConfig, {"batch_size": 0}, "batch_size is 0: give a whole number in [1, 65536]"),
-    (StageConfig, {"learning_rate": 0.0}, "learning_rate is 0.0: give a number in (0, 100]"),
+    (StageConfig, {"learning_rate": 0.0}, "learning_rate is 0.0: give a number in (0, 1e30]"),
     (
         StageConfig,
         {"encoder_learning_rate": -1.0},
-        "encoder_learning_rate is -1.0: give a number in [0, 100]",
+        "encoder_learning_rate is -1.0: give a number in [0, 1e30]",
     ),
     (StageConfig, {"decay": 0.0}, "decay is 0.0: give a number in (0, 1]"),
     (StageConfig, {"decay": 1.5}, "decay is 1.5: give a number in (0, 1]"),

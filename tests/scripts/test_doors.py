@@ -43,6 +43,8 @@ DAMAGE = [
     *(("lstm", "word_map.json", change) for change in (cut, scramble, deepen)),
     ("vit", "model.safetensors", scramble),
     ("vit", "config.json", set_to(encoder=3)),
+    ("vit", "config.json", set_to(encoder={"num_hidden_layers": 10**9})),
+    ("vit", "config.json", set_to(decoder={"n_embd": 10**9})),
     ("vit", "sat.json", deepen),
     ("vit", "sat.json", set_to(model={"preprocessing": {"mean": None}})),
     ("vit", "generation_config.json", scramble),

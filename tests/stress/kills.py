@@ -85,16 +85,18 @@ def arguments(name: str, source: Path, work: Path) -> list[str]:
 
 def start(name: str, flags: list[str], log: Path) -> int:
     """The number of a process that runs the command."""
-    child = os.fork()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child cannot leave this function
+    child, code = os.fork(), 70
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return child
-    for number in STOP_SIGNALS:  # as a shell starts it
-        own = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, own)
-    for stream in (1, 2):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    code = 70
     try:
+        for number in STOP_SIGNALS:  # as a shell starts it
+            own = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, own)
+        for stream in (1, 2):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         COMMANDS[name](flags)
         code = 0
     except SystemExit as end:
@@ -104,7 +106,6 @@ def start(name: str, flags: list[str], log: Path) -> int:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
         os._exit(code)
 
 
