@@ -189,7 +189,9 @@ def cli_errors() -> Iterator[None]:
     Others are bugs and keep their traceback; with SAT_TRACEBACK=1 in the environment all do. A
     stop signal exits with 128 + its number, as shells expect (Ctrl-C: 130).
     """
-    set_up_logging()
+    # All log lines of sat go to stderr, and the warnings of other packages.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("sat").setLevel(logging.INFO)
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters of a name or a caption
         if hasattr(stream, "reconfigure"):
@@ -206,12 +208,6 @@ def cli_errors() -> Iterator[None]:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def set_up_logging() -> None:
-    """Send log lines to stderr: all of `sat`, but only the warnings of other packages."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("sat").setLevel(logging.INFO)
 
 
 def keep_freed_memory() -> None:

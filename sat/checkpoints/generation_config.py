@@ -16,12 +16,8 @@ logger = logging.getLogger(__name__)
 SAMPLING = ("temperature", "top_k", "top_p")
 LENGTHS = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
 SHARED = (
-    "length_penalty",
-    "early_stopping",
-    "no_repeat_ngram_size",
-    "repetition_penalty",
-    "num_return_sequences",
-    "do_sample",
+    *("length_penalty", "early_stopping", "no_repeat_ngram_size", "repetition_penalty"),
+    *("num_return_sequences", "do_sample"),
 )
 """fields with the same name and meaning on both sides"""
 OTHER_SAMPLING = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")

@@ -32,7 +32,6 @@ def title(config: ModelConfig) -> str:
 
 
 def save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
-    """Write weights and words."""
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     vocabulary.save(folder / vocabulary.FILE)

@@ -62,8 +62,6 @@ CHOICES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class TutorialCheckpoint:
-    """Contents of a tutorial checkpoint."""
-
     config: ModelConfig
     """builds the model of this checkpoint"""
     vocab_size: int

@@ -9,7 +9,6 @@ from sat.cli import FlagParser, cli_errors
 
 
 def parse(arguments: list[str]) -> Any:
-    """The flags."""
     parser = FlagParser(description=__doc__)
     parser.add_argument("--model", "-m", type=str, help="checkpoint folder or the tutorial's; ours")
     parser.add_argument("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")

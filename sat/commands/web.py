@@ -12,7 +12,6 @@ from sat.config.training import TrainConfig
 
 
 def parse(arguments: list[str]) -> Any:
-    """The flags."""
     parser = FlagParser(description=__doc__)
     flag = parser.add_argument
     names = ("--model", "-m")

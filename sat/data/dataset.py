@@ -109,20 +109,7 @@ class CaptionDataset(Dataset[Sample]):
         return len(self.captions)
 
     def __getitem__(self, index: int | tuple[int, int]) -> Sample:
-        caption, view = index if isinstance(index, tuple) else (index, 0)
-        if not -len(self) <= caption < len(self):
-            raise IndexError(f"caption {caption} of {len(self)}")
-        return self._sample(caption % len(self), view)
-
-    def _sample(self, caption: int, view: int, image: Tensor | None = None) -> Sample:
-        index = caption // self.captions_per_image
-        return Sample(
-            self.image(index, view) if image is None else image,
-            torch.from_numpy(self.captions[caption].astype(np.int64)),
-            int(self.lengths[caption]),
-            index,
-            view,
-        )
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int | tuple[int, int]]) -> list[Sample]:
         """The samples of a batch; captions in a row that share an image read it once."""
@@ -130,9 +117,13 @@ class CaptionDataset(Dataset[Sample]):
         last: tuple[int, int] | None = None  # image and view
         for index in indices:
             caption, view = index if isinstance(index, tuple) else (index, 0)
+            if not -len(self) <= caption < len(self):
+                raise IndexError(f"caption {caption} of {len(self)}")
+            caption %= len(self)
             current = (caption // self.captions_per_image, view)
-            shared = samples[-1].image if current == last else None
-            samples.append(self._sample(caption, view, shared))
+            image = samples[-1].image if current == last else self.image(*current)
+            words = torch.from_numpy(self.captions[caption].astype(np.int64))
+            samples.append(Sample(image, words, int(self.lengths[caption]), *current))
             last = current
         return samples
 

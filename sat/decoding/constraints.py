@@ -11,7 +11,6 @@ from sat.models.base import CaptionModel
 
 
 def end_ids(model: CaptionModel, options: DecodingConfig) -> list[int]:
-    """The tokens that end a caption."""
     return sorted({model.end_id, *options.tokens.eos_token_id})
 
 

@@ -11,8 +11,6 @@ NEG_INF = float("-inf")
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A generated caption."""
-
     words: list[int]
     """ids, without start and end"""
     score: float

@@ -82,6 +82,8 @@ def export_module(
 def description(captioner: Captioner) -> dict[str, Any]:
     """What the reader must know besides the two networks."""
     model, vocabulary, options = captioner.model, captioner.vocabulary, captioner.config.decoding
+    first = next(i for i in range(len(vocabulary)) if vocabulary.decode([i]).isalpha())
+    texts = (vocabulary.decode([first, i]) for i in range(len(vocabulary)))
     never = {model.start_id, model.pad_id} - {model.end_id}
     if options.forbid_unknown and model.unk_id is not None:
         never.add(model.unk_id)
@@ -92,12 +94,6 @@ def description(captioner: Captioner) -> dict[str, Any]:
         "end_id": model.end_id,
         "never": sorted(never),
         "max_length": options.max_length,
-        "pieces": pieces(vocabulary),
+        # the text that each id adds to a caption, its leading blank included
+        "pieces": [text[len(vocabulary.decode([first])) :] for text in texts],
     }
-
-
-def pieces(vocabulary: Any) -> list[str]:
-    """The text that each id adds to a caption, its leading blank included."""
-    first = next(i for i in range(len(vocabulary)) if vocabulary.decode([i]).isalpha())
-    start = vocabulary.decode([first])
-    return [vocabulary.decode([first, i])[len(start) :] for i in range(len(vocabulary))]

@@ -117,7 +117,6 @@ class Normalize(nn.Module):
 
 
 def device_of(model: CaptionModel | nn.Module) -> torch.device:
-    """The device of a model's parameters."""
     return next(model.parameters()).device
 
 

@@ -104,7 +104,6 @@ class DecoderWithAttention(nn.Module):
             self.embedding.weight.copy_(embeddings)
 
     def fine_tune_embeddings(self, fine_tune: bool = True) -> None:
-        """Train the word vectors, or freeze them."""
         self.embedding.weight.requires_grad_(fine_tune)
 
     def set_attention_mode(self, mode: str) -> None:
@@ -161,7 +160,6 @@ class DecoderWithAttention(nn.Module):
         return self.fc(readout)
 
     def reorder(self, state: State, index: Tensor) -> State:
-        """The state whose row i is row index[i] of this one."""
         return state.reorder(index)
 
     def forward(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output:

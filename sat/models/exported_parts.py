@@ -53,7 +53,6 @@ class _Step(_Part):
 
 
 def show_attend_tell_parts(model: ShowAttendTell) -> ExportedParts:
-    """The halves of the recurrent captioner."""
     state = ("features", "projected", "hidden", "cell")
     return ExportedParts(_Encoder(model), _Step(model), state, ("hidden", "cell"))
 

@@ -137,10 +137,11 @@ TRACKERS: dict[str, Callable[[TrainConfig, Path, int], Tracker]] = {
 """by the name of the package that each needs; adding a tracker is one entry"""
 
 
-def tracker_kind(choice: str) -> str:
+def tracker_kind(choice: str, *, log_in: bool = True) -> str:
     """The key into `TRACKERS`, or "none"; an error where it cannot work, before anything is done.
 
-    Raises `ModuleNotFoundError` without the package, `ValueError` without Weights & Biases' key.
+    Raises `ModuleNotFoundError` without the package, and with `log_in` `ValueError` without the key
+    that Weights & Biases ask for.
     """
     if choice == "auto":
         return "tensorboard" if is_installed("tensorboard") else "none"
@@ -149,7 +150,7 @@ def tracker_kind(choice: str) -> str:
             f"log is {choice!r}, which is not installed: pip install 'sat-captioning[log]', or "
             "choose none"
         )
-    if choice == "wandb" and os.environ.get("WANDB_MODE", "online") == "online":
+    if choice == "wandb" and log_in and os.environ.get("WANDB_MODE", "online") == "online":
         _started(importlib.import_module("wandb").login, verify=False)
     return choice
 

@@ -38,7 +38,7 @@ class RunLogger:
         vocabulary: Vocabulary,
         step: int = 0,
     ) -> None:
-        kind = tracker_kind(config.log)
+        kind = tracker_kind(config.log, log_in=False)  # done when the run began
         self.tracker = TRACKERS[kind](config, folder, step) if kind in TRACKERS else None
         self.every, self.val, self.vocabulary = config.log_every, val, vocabulary
         self.references: list[dict[str, Any]] = []

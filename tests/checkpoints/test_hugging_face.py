@@ -248,3 +248,10 @@ def test_build_model_hugging_face_parts_keep_their_weights(captioner, tmp_path, 
     tiny_vit.model(tiny_vit.Words(5)).decoder.save_pretrained(tmp_path / "small")
     with pytest.raises(ValueError, match="has 5: prepare the data with --tokenizer"):
         build_model(tiny_vit.config(decoder=str(tmp_path / "small")), captioner.vocabulary)
+
+
+@pytest.mark.parametrize("header", [{}, {"model": None}, {"model": {"famly": "vit_gpt2"}}])
+def test_load_header_without_a_config_raises_with_its_name(folder, header):
+    (folder / "sat.json").write_text(json.dumps(header))
+    with pytest.raises(ValueError, match=r"sat\.json is not a checkpoint's config: "):
+        sat.load(folder)

@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 
 class Format(NamedTuple):
-    """A layout of annotations."""
-
     recognise: Callable[[Source], bool]
     read: Callable[[Source], Iterator[Record]]
 

@@ -8,15 +8,10 @@ from typing import Any
 
 SPLITS = ("train", "val", "test")
 SPLIT_OF = {
-    "train": "train",
-    "training": "train",
-    "restval": "train",  # COCO's validation images that Karpathy's split gives to training
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
+    # restval: COCO's validation images that Karpathy's split gives to training
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 
 

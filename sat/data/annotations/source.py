@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class ImageFolders:
             f"{Path(os.path.abspath(folder)).as_posix()}/" for folder in (*first, *others)
         ]
         self._name_of: dict[str, str] = {}
-        self._listings: dict[tuple[str, str], frozenset[str]] = {}
+        self._names_in = lru_cache(maxsize=None)(_names_in)  # lists each folder once
 
     def find(self, name: object, where: str) -> Path:
         """The path of an image; if it is missing, the path that it should have.
@@ -77,9 +77,11 @@ class ImageFolders:
         """
         wanted = self._relative(name, where)
         for candidate in _candidates(wanted):
+            below, last = posixpath.split(candidate)
             for folders in self._groups:
-                holding = {folder for folder in folders if self._holds(folder, candidate)}
-                found = sorted(os.path.join(folder, candidate) for folder in holding)
+                places = {os.path.join(folder, below) for folder in folders}
+                holding = (place for place in places if last in self._names_in(place))
+                found = sorted(os.path.join(place, last) for place in holding)
                 if len(found) > 1:
                     raise ValueError(
                         f"{where}: {name!r} is both {found[0]} and {found[1]}: give their common"
@@ -95,16 +97,6 @@ class ImageFolders:
                     return Path(found[0])
         return Path([*self._groups[0], *self._groups[1]][0], wanted)
 
-    def _holds(self, folder: str, name: str) -> bool:
-        """True if the name is in the folder; each folder is listed once, not asked for each."""
-        below, _, last = name.rpartition("/")
-        if (folder, below) not in self._listings:
-            names: list[str] = []
-            with suppress(OSError, ValueError):  # no folder, or a name that no file system takes
-                names = os.listdir(os.path.join(folder, below))
-            self._listings[folder, below] = frozenset(names)
-        return last in self._listings[folder, below]
-
     def _relative(self, name: object, where: str) -> str:
         """The name relative to the folders, with forward slashes."""
         if not isinstance(name, str) or not name.strip() or "\0" in name:
@@ -117,6 +109,12 @@ class ImageFolders:
                 f"{where}: {name!r} leads out of the image folder: name images relative to it"
             )
         return posixpath.normpath(text)
+
+
+def _names_in(folder: str) -> frozenset[str]:
+    with suppress(OSError, ValueError):  # no folder, or a name that no file system takes
+        return frozenset(os.listdir(folder))
+    return frozenset()
 
 
 def _candidates(name: str) -> Iterator[str]:
