@@ -25,6 +25,7 @@ from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import join_tokens, replay
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
+from sat.distributed import in_rounds, merge, on_rank_zero, share
 from sat.metrics.bleu import bleu
 from sat.metrics.coco import Scores, coco_scores
 from sat.metrics.pointing_game import cells_inside, named_objects, share_all_named
@@ -60,12 +61,12 @@ def caption_dataset(
 ) -> list[dict[int, Hypothesis]]:
     """For each of the decoding options `runs`, the best caption of every image, by its index.
 
-    Each image is encoded once, however many runs there are. `on_batch` gets the features of each
+    Each image is encoded once, however many runs there are, by one of the ranks. `on_batch` gets the features of each
     batch and its captions by the last of the runs.
     """
     model = captioner.model.eval()
     captions: list[dict[int, Hypothesis]] = [{} for _ in runs]
-    for batch in progress(loader):
+    for batch in in_rounds(progress(loader)):
         features = encode_batch(model, batch.images)
         for options, by_image in zip(runs, captions):
             found = generate(model, features, options)
@@ -73,7 +74,7 @@ def caption_dataset(
             by_image |= best
         if on_batch:
             on_batch(features, best)
-    return captions
+    return [merge(by_image) for by_image in captions]
 
 
 def evaluate(
@@ -89,9 +90,10 @@ def evaluate(
 ) -> list[Evaluation]:
     """Caption every image of the split with each of `runs`, as `caption_dataset`, and score it."""
     check_preprocessing(captioner.preprocessing, dataset)
-    loader = evaluation_loader(dataset, batch_size, workers=workers)
+    loader = evaluation_loader(dataset, batch_size, workers=workers, share=share())
     captions = caption_dataset(captioner, loader, runs, progress, on_batch)
-    return [score(by_image, dataset, captioner.vocabulary, metrics) for by_image in captions]
+    parts = (dataset, captioner.vocabulary, metrics)
+    return on_rank_zero(lambda: [score(by_image, *parts) for by_image in captions])
 
 
 def score(
@@ -120,7 +122,10 @@ def score(
         for reference, text in zip(references, texts)
     ]
     written = [reference["captions"] for reference in references]
-    scored = coco_scores(written, texts, metrics) if metrics else _plain_bleu(written, texts)
+    if metrics:
+        scored = coco_scores(written, texts, metrics)
+    else:
+        scored = Scores(bleu(written, texts), [{} for _ in texts], "nltk")
     scores = dict(scored.corpus)
     if "rouge_score" in metrics:
         scores["gen_len"] = float(np.mean([len(hypothesis.words) for hypothesis in hypotheses]))
@@ -132,10 +137,6 @@ def score(
         tokenizer=scored.tokenizer,
         unfinished=sum(not hypothesis.finished for hypothesis in hypotheses),
     )
-
-
-def _plain_bleu(references: Sequence[Sequence[str]], texts: Sequence[str]) -> Scores:
-    return Scores(bleu(references, texts), [{} for _ in texts], "nltk")
 
 
 class PointingGame:
@@ -150,7 +151,7 @@ class PointingGame:
 
     def __init__(self, captioner: Captioner, references: Sequence[dict[str, Any]]) -> None:
         self.captioner, self.references = captioner, references
-        self.rows: list[tuple[float, float, float]] = []
+        self.rows: dict[int, list[tuple[float, float, float]]] = {}  # of each image's nouns
         self.captions: dict[int, list[str]] = {}
 
     def add(self, features: Tensor, captions: dict[int, Hypothesis]) -> None:
@@ -160,24 +161,27 @@ class PointingGame:
             words, lengths = vocabulary.words_and_lengths(caption.words)
             [replayed] = replay(self.captioner.model, one, [caption.words])
             alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
-            self.captions[index] = words
+            self.captions[index], self.rows[index] = words, []
             for position, box in named_objects(words, self.references[index].get("boxes", [])):
                 inside = cells_inside(box, side, alphas.shape[1:])
                 alpha = alphas[position]
                 at_peak = inside.flat[alpha.argmax()]
-                self.rows.append((float(at_peak), float((alpha * inside).sum()), inside.mean()))
+                row = (float(at_peak), float((alpha * inside).sum()), inside.mean())
+                self.rows[index].append(row)
 
     def scores(self) -> dict[str, float]:
-        """The scores of the batches so far."""
-        peak, mass, chance = np.mean(self.rows, axis=0) if self.rows else (0.0, 0.0, 0.0)
+        """The scores of the batches so far, of all ranks."""
+        rows = [row for of_image in merge(self.rows).values() for row in of_image]
+        captions = merge(self.captions)
+        peak, mass, chance = np.mean(rows, axis=0) if rows else (0.0, 0.0, 0.0)
         return {
-            "nouns": len(self.rows),
+            "nouns": len(rows),
             "peak_inside": float(peak),
             "mass_inside": float(mass),
             "chance": float(chance),
             "all_named": share_all_named(
-                list(self.captions.values()),
-                [self.references[index].get("boxes", []) for index in self.captions],
+                list(captions.values()),
+                [self.references[index].get("boxes", []) for index in captions],
             ),
         }
 

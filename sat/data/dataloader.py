@@ -5,7 +5,8 @@ B captions, I images, T tokens, P regions, D features, S side of the images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +19,13 @@ from sat.data.dataset import CaptionDataset, Sample
 from sat.stop_signals import ignore_stop_signals
 
 
+class StepSize(NamedTuple):
+    """The captions that a step of the optimizer learns from, over all ranks."""
+
+    words: float  # to predict
+    captions: float
+
+
 class Batch(NamedTuple):
     """Samples stacked, padded to the longest caption among them.
 
@@ -28,6 +36,12 @@ class Batch(NamedTuple):
     captions: Tensor  # int64[B, T]
     lengths: Tensor  # int64[B]
     indices: Tensor  # int64[I], of the images within their split
+    share_of: StepSize | None = None  # where the step has more captions than these
+
+    @property
+    def step_size(self) -> StepSize:
+        """The size of the whole step."""
+        return self.share_of or StepSize(int((self.lengths - 1).sum()), len(self.lengths))
 
 
 def microbatches(batch: Batch, parts: int) -> list[Batch]:
@@ -54,6 +68,8 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
     stride: take only the first of every `stride` captions (captions_per_image: one per image).
     draw_one: take a random one of every `stride` captions instead, drawn anew each epoch.
     group_size: keep this many captions of an image together, in no order of length.
+    share: (rank, ranks): deal each batch to so many ranks and give this one's share; sorted by
+        length and dealt to and fro, so that all have about as many words and as long captions.
 
     Set `epoch` before iterating, and `start` to skip batches that an interrupted epoch has seen.
     """
@@ -69,8 +85,10 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
         draw_one: bool = False,
         group_size: int = 1,
         seed: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.rank, self.ranks = share
         self.kind = kind if group_size == 1 else "random"
         self.mirror, self.stride, self.group_size = mirror, stride, group_size
         self.draw_one = draw_one
@@ -80,6 +98,26 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
         return sum(-(-count // self.batch_size) for count in self._counts()) - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for chosen, views in self._steps():
+            own = self._deal(chosen)
+            yield [
+                (group * self.group_size + i, view)
+                for group, view in zip(chosen[own].tolist(), views[own].tolist())
+                for i in range(self.group_size)
+            ]
+
+    def with_step_sizes(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """The batches read for this sampler, each told the size of the step that it is a share of.
+
+        A rank without a caption in a step reads one of another rank, as a share of infinitely many.
+        """
+        if self.ranks == 1:
+            return batches
+        sizes = (self._step_size(chosen) for chosen, _ in self._steps())
+        return (batch._replace(share_of=size) for batch, size in zip(batches, sizes))
+
+    def _steps(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The groups of captions of each step, over all ranks, and their views."""
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths) // self.group_size)
         views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
@@ -94,11 +132,27 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
         if self.kind != "random":
             random.shuffle(turns)
         for chosen in (batches[turn] for turn in turns[self.start :]):
-            yield [
-                (group * self.group_size + i, view)
-                for group, view in zip(chosen.tolist(), views[chosen].tolist())
-                for i in range(self.group_size)
-            ]
+            yield chosen, views[chosen]
+
+    def _deal(self, chosen: np.ndarray) -> np.ndarray:
+        """Places in a step of the groups that are this rank's; of one that is not, if none is."""
+        if self.ranks == 1:
+            return np.arange(len(chosen))
+        turn, place = np.divmod(np.arange(len(chosen)), self.ranks)
+        to = np.where(turn % 2 == 0, place, self.ranks - 1 - place)
+        by_length = np.argsort(-self._words(chosen), kind="stable")
+        own: np.ndarray = by_length[to == self.rank]
+        return own if len(own) else by_length[:1]
+
+    def _words(self, chosen: np.ndarray) -> np.ndarray:
+        """The words to predict of each of these groups."""
+        words: np.ndarray = self.lengths.reshape(-1, self.group_size)[chosen].sum(axis=1)
+        return words - self.group_size
+
+    def _step_size(self, chosen: np.ndarray) -> StepSize:
+        if self.rank >= len(chosen):
+            return StepSize(math.inf, math.inf)
+        return StepSize(int(self._words(chosen).sum()), len(chosen) * self.group_size)
 
     def _counts(self) -> list[int]:
         """The number of captions to be cut into batches: in all, or of each length."""
@@ -142,12 +196,20 @@ def training_loader(
 
 
 def evaluation_loader(
-    dataset: CaptionDataset, batch_size: int, *, workers: int = 0, pin: bool = False
+    dataset: CaptionDataset,
+    batch_size: int,
+    *,
+    workers: int = 0,
+    pin: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Sample]:
-    """A loader of every image once, in order."""
+    """A loader of every image once, in order; `share` (rank, ranks) takes every ranks-th batch."""
+    images = dataset.one_per_image()
+    rank, ranks = share
+    starts = range(rank * batch_size, len(images), ranks * batch_size)
     return DataLoader(
-        dataset.one_per_image(),
-        batch_size=batch_size,
+        images,
+        batch_sampler=[range(i, min(i + batch_size, len(images))) for i in starts],
         collate_fn=collate,
         num_workers=workers,
         worker_init_fn=ignore_stop_signals,

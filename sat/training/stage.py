@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -15,6 +16,7 @@ from sat.captioner import Captioner
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, CaptionBatchSampler, microbatches, training_loader
 from sat.data.dataset import CaptionDataset
+from sat.distributed import GradientSum, seed_draws, share
 from sat.models.base import CaptionModel
 from sat.training.feature_cache import with_features
 from sat.training.objectives.base import Metrics, Objective
@@ -53,6 +55,7 @@ class Stage:
     optimizer: Optimizer
     ema: AveragedModel | None
     objective: Objective
+    gradients: GradientSum
     sampler: CaptionBatchSampler
     loader: Iterable[Batch]
     val: CaptionDataset
@@ -95,6 +98,7 @@ def build_stage(
         config=stage,
         optimizer=optimizer,
         ema=ema,
+        gradients=GradientSum(cast(nn.Module, model)),
         objective=OBJECTIVES[stage.objective](model, config, stage, train),
         sampler=sampler,
         loader=loader,
@@ -116,18 +120,23 @@ def build_sampler(config: TrainConfig, number: int, train: CaptionDataset) -> Ca
         draw_one=draw_one and learns_words,
         group_size=stage.captions_per_sample,
         seed=config.seed * 10 + number,
+        share=share(),
     )
 
 
 def training_step(
     stage: Stage, batch: Batch, number: int, config: TrainConfig, scaler: GradScaler
 ) -> Metrics:
-    """Make one step of the optimizer on a batch, the stage's `number`-th from 0.
+    """Make one step of the optimizer on a batch, the stage's `number`-th from 0, with all ranks.
 
-    Returns the batch's metrics: those of the objective, and the gradient's norm. Raises
+    Returns the step's metrics: those of the objective, and the gradient's norm. Raises
     `FloatingPointError`, before anything is changed, when loss or gradient is not finite.
     """
     parts = microbatches(batch, stage.config.accumulate)
+    key = (config.seed, stage.number, number)
+    seed_draws(*key)  # all ranks draw soft or hard attention alike
     with stage.objective.step(batch, number) as loss:
+        seed_draws(*key, apart=True)
+        loss = stage.gradients.while_backward(loss, parts[-1])
         metrics = optimizer_step(stage.optimizer, parts, loss, config, scaler)
     return stage.objective.after_step(metrics)
