@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
+import json
 import logging
 import os
 import signal
 import sys
 import typing
 from argparse import SUPPRESS
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,13 +63,14 @@ def given(flags: Namespace, cls: type) -> dict[str, Any]:
 def complete_flags(cls: type, arguments: list[str]) -> list[str]:
     """The arguments as jsonargparse needs them to read the flags of `cls`.
 
-    Bool flags that stand without a value get one (`--resume --seed 1`), and the files of `--config`
-    come first, so that flags win over them wherever they stand.
+    Bool flags that stand without a value get one (`--resume --seed 1`), several values are joined
+    (`--stages 1 2`), and the files of `--config` come first, so that flags win over them wherever
+    they stand.
     """
-    switches, following = _switches(cls), [*arguments[1:], "-"]
+    switches, arguments = _flags_of(cls, bool), join_values(arguments, _flags_of(cls, tuple))
     flags = [
         f"{word}=true" if word in switches and after.startswith("-") else word
-        for word, after in zip(arguments, following)
+        for word, after in zip(arguments, [*arguments[1:], "-"])
     ]
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", action="append", default=[])
@@ -88,13 +90,30 @@ def find_recipe(name: str) -> Path:
     return next((path for path in (Path(name), *recipes) if path.is_file()), Path(name))
 
 
-def _switches(cls: type, prefix: str = "--") -> set[str]:
-    """The flags of a dataclass's bool fields, those of dataclasses within it included."""
+def join_values(arguments: list[str], flags: Collection[str]) -> list[str]:
+    """The arguments with the values of each of these flags as one JSON list, unless they are one.
+
+    (With nargs="+", jsonargparse refuses a YAML file that holds a single value.)
+    """
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        values: list[str] = []
+        is_list = rest and rest[0].startswith("[")
+        while word in flags and not is_list and rest and not rest[0].startswith("-"):
+            values.append(rest.pop(0))
+        joined.append(f"{word}={json.dumps(values, separators=(',', ':'))}" if values else word)
+    return joined
+
+
+def _flags_of(cls: type, kind: type, prefix: str = "--") -> set[str]:
+    """The flags of a dataclass's fields of a type, those of dataclasses within it included."""
     found = set()
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
-            found |= _switches(typing.cast(type, hint), f"{prefix}{name}.")
-        elif hint is bool or bool in typing.get_args(hint):
+            found |= _flags_of(typing.cast(type, hint), kind, f"{prefix}{name}.")
+        elif kind in (hint, typing.get_origin(hint), *typing.get_args(hint)):
             found.add(prefix + name)
     return found
 

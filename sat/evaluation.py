@@ -1,4 +1,4 @@
-"""Caption every image of a split once, score the captions, and write the results.
+"""Caption every image of a split once, and score the captions.
 
 B images, P regions, D features, h and w cells of the attention grid.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sat.atomic_io import write_json
 from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
 from sat.config.model import Preprocessing
@@ -28,11 +26,14 @@ from sat.decoding.hypothesis import Hypothesis
 from sat.distributed import in_rounds, merge, on_rank_zero, share
 from sat.metrics.bleu import bleu
 from sat.metrics.coco import Scores, coco_scores
-from sat.metrics.pointing_game import cells_inside, named_objects, share_all_named
+from sat.metrics.pointing_game import (
+    cells_inside,
+    centered_blob,
+    movement,
+    named_objects,
+    share_all_named,
+)
 from sat.models.base import encode_batch
-
-NOT_PERCENT = ("brevity_penalty", "gen_len")
-"""scores that tables do not show times 100"""
 
 
 @dataclass(frozen=True)
@@ -140,18 +141,21 @@ def score(
 
 
 class PointingGame:
-    """The share of named objects in whose box the attention peaks, and the mass inside the box.
+    """The share of named objects in whose boxes the attention peaks, and the mass inside them.
 
     After the pointing game of Zhang et al. 2016 ("Top-down Neural Attention by Excitation
-    Backprop"). It looks at every word of a caption that, with the words before it, names an object
+    Backprop"). It looks at every word of a caption that, with the words before it, names objects
     of its image: `references[i]` holds "boxes" [{"words", "box" (left, top, right, bottom in
-    pixels)}]. "chance" is the mean share of the image that those boxes cover, the score of a flat
-    map.
+    pixels)}]. Beside it stand two maps that see nothing: "chance" is the mean share of the image
+    that those boxes cover, the mass of a flat map, and "center_inside" and "center_mass" are the
+    scores of a blob in the middle. "movement" is the mean total variation between the maps of a
+    word and the next.
     """
 
     def __init__(self, captioner: Captioner, references: Sequence[dict[str, Any]]) -> None:
         self.captioner, self.references = captioner, references
-        self.rows: dict[int, list[tuple[float, float, float]]] = {}  # of each image's nouns
+        self.rows: dict[int, list[tuple[float, ...]]] = {}  # by image, as all of these
+        self.moved: dict[int, list[float]] = {}
         self.captions: dict[int, list[str]] = {}
 
     def add(self, features: Tensor, captions: dict[int, Hypothesis]) -> None:
@@ -161,24 +165,29 @@ class PointingGame:
             words, lengths = vocabulary.words_and_lengths(caption.words)
             [replayed] = replay(self.captioner.model, one, [caption.words])
             alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
-            self.captions[index], self.rows[index] = words, []
-            for position, box in named_objects(words, self.references[index].get("boxes", [])):
-                inside = cells_inside(box, side, alphas.shape[1:])
-                alpha = alphas[position]
-                at_peak = inside.flat[alpha.argmax()]
-                row = (float(at_peak), float((alpha * inside).sum()), inside.mean())
-                self.rows[index].append(row)
+            self.captions[index], self.moved[index], rows = words, movement(alphas), []
+            blob = centered_blob(alphas.shape[1:])
+            for position, boxes in named_objects(words, self.references[index].get("boxes", [])):
+                inside = cells_inside(boxes, side, alphas.shape[1:])
+                scores = [
+                    score
+                    for alpha in (alphas[position], blob)
+                    for score in (inside.flat[alpha.argmax()], (alpha * inside).sum())
+                ]
+                rows.append((*scores, inside.mean()))
+            self.rows[index] = rows
 
     def scores(self) -> dict[str, float]:
         """The scores of the batches so far, of all ranks."""
+        names = ("peak_inside", "mass_inside", "center_inside", "center_mass", "chance")
         rows = [row for of_image in merge(self.rows).values() for row in of_image]
+        moved = [distance for of_image in merge(self.moved).values() for distance in of_image]
         captions = merge(self.captions)
-        peak, mass, chance = np.mean(rows, axis=0) if rows else (0.0, 0.0, 0.0)
+        means = np.mean(rows, axis=0).tolist() if rows else [0.0] * len(names)
         return {
             "nouns": len(rows),
-            "peak_inside": float(peak),
-            "mass_inside": float(mass),
-            "chance": float(chance),
+            **dict(zip(names, means)),
+            "movement": float(np.mean(moved)) if moved else 0.0,
             "all_named": share_all_named(
                 list(captions.values()),
                 [self.references[index].get("boxes", []) for index in captions],
@@ -196,58 +205,3 @@ def check_preprocessing(preprocessing: Preprocessing, dataset: CaptionDataset) -
             f"the model was trained on {expected[0]} px ({expected[1]}): prepare the data with "
             f"--image_size {expected[0]} --resize {expected[1]}"
         )
-
-
-def write_results(
-    folder: Path,
-    split: str,
-    runs: Sequence[DecodingConfig],
-    evaluations: Sequence[Evaluation],
-    pointing: dict[str, float] | None = None,
-    *,
-    per_image: bool = False,
-) -> None:
-    """Write captions_SPLIT_beamK_results.json (COCO's layout) and ..._scores.json for each run.
-
-    With `per_image` the scores file holds each caption's own scores too, under "imgToEval". The
-    result of the `pointing` game goes to pointing_SPLIT.json.
-    """
-    if pointing is not None:
-        write_json(folder / f"pointing_{split}.json", pointing)
-    for options, evaluation in zip(runs, evaluations):
-        stem = f"captions_{split}_beam{options.beam_size}"
-        write_json(folder / f"{stem}_results.json", evaluation.results)
-        scores: dict[str, Any] = evaluation.scores | {"tokenizer": evaluation.tokenizer}
-        if per_image:
-            lines = zip(evaluation.results, evaluation.per_image)
-            scores["imgToEval"] = {str(line["image_id"]): line | each for line, each in lines}
-        write_json(folder / f"{stem}_scores.json", scores)
-
-
-def table(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) -> str:
-    """The scores as a Markdown table, a row for each run; scores times 100.
-
-    Where the runs differ in their length penalty, it has a column too.
-    """
-    names = list(evaluations[0].scores)
-    penalized = len({options.length_penalty for options in runs}) > 1
-    heading = ["beam", *["length_penalty"] * penalized, *names, "unfinished"]
-    rows = [heading, ["---"] * len(heading)]
-    for options, evaluation in zip(runs, evaluations):
-        values = [
-            f"{value:.3f}" if name in NOT_PERCENT else f"{100 * value:.1f}"
-            for name, value in evaluation.scores.items()
-        ]
-        penalty = [f"{options.length_penalty:g}"] * penalized
-        rows.append([str(options.beam_size), *penalty, *values, str(evaluation.unfinished)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def pointing_report(pointing: dict[str, float]) -> str:
-    """The scores of a `PointingGame` as one line."""
-    return (
-        f"all objects named rightly in {pointing['all_named']:.0%} of the scenes; "
-        f"attention at the {pointing['nouns']} nouns that name an object: peak in its box "
-        f"{pointing['peak_inside']:.0%}, mass in its box {pointing['mass_inside']:.0%}, "
-        f"by chance {pointing['chance']:.0%}"
-    )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sat.atomic_io import atomic_write
-from sat.attention_panels import STYLES, Box, upsample_map
+from sat.attention_panels import STYLES, upsample_map
 from sat.config.figure import FigureConfig
 from sat.data.image_files import read_image
 from sat.figure_layout import (
@@ -76,27 +76,24 @@ def visualize_att(
     return figure
 
 
-class _Drawn(NamedTuple):
-    """A caption with its maps, as the figure needs it."""
-
-    text: str
-    words: list[str]
-    alphas: np.ndarray
-    photo: Image.Image
-    box: Box
-    finished: bool = True
-    word_log_probs: Sequence[float] = ()
-
-
 def _of_tutorial(
     image: Any, ids: Sequence[int], alphas: Any, rev_word_map: Mapping[int, str]
 ) -> AttentionResult:
-    """The arguments of the tutorial's function; its start and end are no words."""
+    """A caption's result from the arguments of the tutorial; start and end are no words."""
     photo = read_image(image)
     shown = [i for i, n in enumerate(ids) if rev_word_map[int(n)] not in ("<start>", "<end>")]
     words = [rev_word_map[int(ids[i])] for i in shown]
     maps = np.asarray(alphas, dtype=np.float32)[shown]
-    return _Drawn(" ".join(words), words, maps, photo, (0, 0, *photo.size))
+    result: Any = SimpleNamespace(
+        text=" ".join(words),
+        words=words,
+        finished=True,
+        alphas=maps,
+        photo=photo,
+        box=(0, 0, *photo.size),
+        word_log_probs=(),
+    )
+    return result
 
 
 def check_output(output: str | Path) -> Path:

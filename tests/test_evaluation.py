@@ -25,7 +25,6 @@ from sat.evaluation import (
     check_preprocessing,
     evaluate,
     score,
-    table,
 )
 from sat.metrics.bleu import bleu
 from sat.models.base import encode_batch
@@ -182,20 +181,6 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_json(path, {"caption": "other"})
     assert json.loads(path.read_text("utf-8")) == {"caption": "ein Hund läuft"}
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_the_table_by_hand():
-    def evaluation(first: float, penalty: float, unfinished: int) -> Evaluation:
-        scores = {"Bleu_1": first, "Bleu_4": 0.1234, "brevity_penalty": penalty}
-        return Evaluation(scores, [], {}, [], "nltk", unfinished)
-
-    rows = table([GREEDY, BEAM], [evaluation(0.5, 1.0, 0), evaluation(0.66666, 0.98765, 7)])
-    assert rows.splitlines() == [
-        "| beam | Bleu_1 | Bleu_4 | brevity_penalty | unfinished |",
-        "| --- | --- | --- | --- | --- |",
-        "| 1 | 50.0 | 12.3 | 1.000 | 0 |",
-        "| 3 | 66.7 | 12.3 | 0.988 | 7 |",
-    ]
 
 
 def test_devices(monkeypatch):

@@ -19,7 +19,7 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 
 # A package imports only from those in the rows above its own (DESIGN.md, section 2).
 LAYERS = (
-    ("config", "atomic_io", "stop_signals", "folder_lock", "hub", "ops", "metrics"),
+    ("config", "atomic_io", "stop_signals", "reading", "folder_lock", "hub", "ops", "metrics"),
     ("data", "device", "distributed", "glyphs"),
     ("models", "tracking", "attention_panels"),
     ("decoding", "figure_layout"),
@@ -27,6 +27,7 @@ LAYERS = (
     ("caption_result",),
     ("captioner",),
     ("evaluation",),
+    ("results",),
     ("training", "web", "export"),
     ("cli",),
     ("commands",),

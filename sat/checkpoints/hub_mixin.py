@@ -15,10 +15,6 @@ from sat.models.base import CaptionModel
 class HubMixin:
     """What is built from a model, a vocabulary and a config travels as a checkpoint folder."""
 
-    model: CaptionModel
-    vocabulary: Any
-    config: ModelConfig
-
     def __init__(self, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
         self.model: CaptionModel = model.eval()
         self.vocabulary = vocabulary

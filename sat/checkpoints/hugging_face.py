@@ -6,15 +6,15 @@ preprocessing and decoding are taken from Hugging Face's own files.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from sat.atomic_io import write_json
 from sat.checkpoints.generation_config import (
     decoding_from_generation,
     generation_from_decoding,
 )
-from sat.config.checks import from_dict
+from sat.checkpoints.integrity import read_json, restore_config
 from sat.config.model import ModelConfig, VitGpt2Config
 from sat.models.factory import wrap_network
 from sat.models.hf_networks import read, write
@@ -22,6 +22,12 @@ from sat.models.hf_pixels import PROCESSOR, preprocessing_of, processor_values
 from sat.models.vit_gpt2 import VitGpt2
 
 HEADER = "sat.json"
+"""file that holds our config and the scores; config.json is Hugging Face's own"""
+
+
+def title(config: ModelConfig) -> str:
+    """The heading of the model card."""
+    return f"{config.hf.encoder} and {config.hf.decoder} joined by cross-attention"
 
 
 def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
@@ -33,11 +39,12 @@ def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> 
     if model.unk_id is not None:
         special["unk_token"] = model.unk_id
     names = {name: vocabulary.special(number) for name, number in special.items()}
-    _write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"} | names)
-    _write(folder / PROCESSOR, processor_values(config.preprocessing))
+    names |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+    write_json(folder / "tokenizer_config.json", names)
+    write_json(folder / PROCESSOR, processor_values(config.preprocessing))
 
 
-def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
+def load(folder: Path, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
     """Load model, vocabulary and config of a folder, with or without sat.json, for evaluation."""
     from sat.data.tokenizer import SubwordTokenizer
 
@@ -45,8 +52,7 @@ def load(folder: Path, *, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
     generation = network.generation_config.to_dict()
     vocabulary: Any = SubwordTokenizer.load(folder, generation)
     if (folder / HEADER).exists():
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        config = from_dict(ModelConfig, header["model"])
+        config = restore_config(folder / HEADER, read_json(folder / HEADER))
     else:
         config = ModelConfig(
             family=family,
@@ -70,7 +76,3 @@ def load_weights(model: Any, folder: Path) -> None:
         model.load_state_dict({f"network.{name}": value for name, value in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"{folder} is of another architecture: {error}") from error
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

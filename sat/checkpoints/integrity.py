@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sat.config.checks import from_dict
+from sat.config.model import ModelConfig
 from sat.models.base import CaptionModel
 
 KEY = "sha256"
@@ -52,4 +54,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a checkpoint's config: {error}") from error
+
+
+def restore_config(path: Path, header: dict[str, Any]) -> ModelConfig:
+    """The config that a checkpoint's file holds; `ValueError` if it is none."""
+    try:
+        return from_dict(ModelConfig, header["model"])
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is not a checkpoint's config: {error}") from error

@@ -7,18 +7,16 @@ written under a temporary name, flushed to the disk and renamed.
 
 from __future__ import annotations
 
-import json
+import importlib
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from sat.checkpoints import show_attend_tell
+from sat.atomic_io import write_json
 from sat.checkpoints.atomic_folder import CONFIG, TRAINER, WEIGHTS, find_complete, replace_folder
 from sat.checkpoints.atomic_folder import exists as exists
 from sat.checkpoints.atomic_folder import remove as remove
@@ -32,19 +30,16 @@ from sat.models.base import CaptionModel
 Parts = tuple[CaptionModel, Any, ModelConfig]
 """model, vocabulary and config of a captioner"""
 
-
-class Format(NamedTuple):
-    """How the checkpoints of one family of models are written and read."""
-
-    header: str
-    """file that holds our config and the scores"""
-    matches: Callable[[dict[str, Any]], bool]
-    """whether the content of config.json is of this format"""
-    title: Callable[[ModelConfig], str]
-    """heading of the model card"""
-    save: Callable[[Path, CaptionModel, Any, ModelConfig], None]
-    load: Callable[[Path], Parts]
-    load_weights: Callable[[CaptionModel, Path], None]
+FORMATS = {
+    "show_attend_tell": "sat.checkpoints.show_attend_tell",
+    "vit_gpt2": "sat.checkpoints.hugging_face",
+}
+"""the module that writes and reads the checkpoints of each family, imported when it is needed"""
+MARKS = {
+    "show_attend_tell": ("family", "show_attend_tell"),
+    "vit_gpt2": ("model_type", "vision-encoder-decoder"),  # config.json is Hugging Face's own
+}
+"""key and value of the config.json of each family"""
 
 
 def save(
@@ -63,7 +58,7 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        form, scores = FORMATS[config.family], scores or {}
+        form, scores = importlib.import_module(FORMATS[config.family]), scores or {}
         check_finite(model, folder)
         form.save(temporary, model, vocabulary, config)
         words, title = len(vocabulary), form.title(config)
@@ -73,7 +68,7 @@ def save(
             torch.save(trainer, temporary / TRAINER)
         header = {"family": config.family, "model": to_dict(config), "scores": scores}
         header[KEY] = digests(temporary, (WEIGHTS, TRAINER))
-        (temporary / form.header).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+        write_json(temporary / form.HEADER, header)
         replace_folder(temporary, folder)
     except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
@@ -94,15 +89,16 @@ def load(folder: str | Path) -> Parts:
     `ValueError` when the folder is no checkpoint, or its parts do not fit together.
     """
     folder = find_complete(local_folder(folder))
-    model, vocabulary, config = _format_of(folder).load(folder)
-    _check_weights(model, folder)
-    return model, vocabulary, config
+    form, family = _format_of(folder)
+    parts: Parts = form.load(folder, family)
+    _check_weights(parts[0], folder)
+    return parts
 
 
 def load_weights(model: CaptionModel, folder: str | Path) -> None:
     """Fill the model strictly from the weights in a checkpoint folder."""
     folder = find_complete(local_folder(folder))
-    _format_of(folder).load_weights(model, folder)
+    _format_of(folder)[0].load_weights(model, folder)
     _check_weights(model, folder)
 
 
@@ -121,9 +117,7 @@ def load_trainer(folder: str | Path) -> dict[str, Any]:
 
 def scores(folder: str | Path) -> dict[str, float]:
     """The validation scores stored with a checkpoint."""
-    folder = find_complete(folder)
-    found: dict[str, float] = read_json(folder / _format_of(folder).header)["scores"]
-    return found
+    return dict(_header(find_complete(folder))["scores"])
 
 
 def _check_weights(model: CaptionModel, folder: Path) -> None:
@@ -134,46 +128,18 @@ def _check_weights(model: CaptionModel, folder: Path) -> None:
 
 def _header(folder: Path) -> dict[str, Any]:
     """Our config and scores; empty for a folder that Hugging Face wrote."""
-    path = folder / _format_of(folder).header
+    path = folder / _format_of(folder)[0].HEADER
     return read_json(path) if path.exists() else {}
 
 
-def _format_of(folder: Path) -> Format:
+def _format_of(folder: Path) -> tuple[Any, str]:
+    """The module that reads the folder, and the family of its captioner."""
     header = read_json(folder / CONFIG)
-    for form in FORMATS.values():
-        if form.matches(header):
-            return form
-    raise ValueError(
-        f"{folder} holds a captioner of family {header.get('family')!r}: "
-        f"this version reads {', '.join(FORMATS)}"
-    )
-
-
-def _hugging_face() -> ModuleType:
-    """Reader and writer of Hugging Face's layout, imported only for such a checkpoint."""
-    from sat.checkpoints import hugging_face
-
-    return hugging_face
-
-
-FORMATS = {
-    "show_attend_tell": Format(
-        header=CONFIG,
-        matches=lambda header: header.get("family") == "show_attend_tell",
-        title=lambda config: f"Show, Attend and Tell with {config.encoder.backbone}",
-        save=show_attend_tell.save,
-        load=show_attend_tell.load,
-        load_weights=show_attend_tell.load_weights,
-    ),
-    "vit_gpt2": Format(
-        header="sat.json",  # config.json is Hugging Face's own
-        matches=lambda header: header.get("model_type") == "vision-encoder-decoder",
-        title=lambda config: (
-            f"{config.hf.encoder} and {config.hf.decoder} joined by cross-attention"
-        ),
-        save=lambda *parts: _hugging_face().save(*parts),
-        load=lambda folder: _hugging_face().load(folder, family="vit_gpt2"),
-        load_weights=lambda *parts: _hugging_face().load_weights(*parts),
-    ),
-}
-"""by the family of the config; adding a family is one entry"""
+    families = (family for family, (key, value) in MARKS.items() if header.get(key) == value)
+    family = next(families, None)
+    if family is None:
+        raise ValueError(
+            f"{folder} holds a captioner of family {header.get('family')!r}: "
+            f"this version reads {', '.join(FORMATS)}"
+        )
+    return importlib.import_module(FORMATS[family]), family

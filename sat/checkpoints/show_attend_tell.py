@@ -10,9 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sat.checkpoints.atomic_folder import CONFIG, WEIGHTS
-from sat.checkpoints.integrity import read_json
+from sat.checkpoints.integrity import read_json, restore_config
 from sat.checkpoints.quantization import dequantize
-from sat.config.checks import from_dict
 from sat.config.model import ModelConfig
 from sat.data.dataset import vocabulary_of
 from sat.data.vocabulary import Vocabulary
@@ -20,7 +19,14 @@ from sat.models.base import CaptionModel
 from sat.models.factory import build_model
 from sat.models.weights import digest
 
+HEADER = CONFIG
+"""file that holds our config and the scores"""
 WORD_MAP, TOKENIZER = Vocabulary.FILE, "tokenizer.json"
+
+
+def title(config: ModelConfig) -> str:
+    """The heading of the model card."""
+    return f"Show, Attend and Tell with {config.encoder.backbone}"
 
 
 def save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
@@ -30,13 +36,10 @@ def save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig
     vocabulary.save(folder / vocabulary.FILE)
 
 
-def load(folder: Path) -> tuple[CaptionModel, Any, ModelConfig]:
+def load(folder: Path, _family: str) -> tuple[CaptionModel, Any, ModelConfig]:
     """Model, vocabulary and config; `ValueError` where they do not fit together."""
     header = read_json(folder / CONFIG)
-    try:
-        config = from_dict(ModelConfig, header["model"])
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{folder / CONFIG} is not a checkpoint's config: {error}") from error
+    config = restore_config(folder / CONFIG, header)
     words, tokenizer = folder / WORD_MAP, folder / TOKENIZER
     if not words.exists() and not tokenizer.exists():
         raise FileNotFoundError(f"{words} does not exist: copy the whole folder")

@@ -54,7 +54,7 @@ def parse(arguments: list[str]) -> Any:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
-    from sat import evaluation
+    from sat import evaluation, results
     from sat.captioner import decoding_options, load
     from sat.data.dataset import CaptionDataset, find_data_name
     from sat.data.progress import progress_bar
@@ -75,16 +75,17 @@ def main(arguments: list[str] | None = None) -> None:
         game = evaluation.PointingGame(captioner, references)
         how["on_batch"] = game.add
     evaluations = evaluation.evaluate(captioner, dataset, runs, progress=progress, **how)
-    print(evaluation.table(runs, evaluations))
+    print(results.table(runs, evaluations))
     print(f"the model's own decoding: beam {own.beam_size}, length penalty {own.length_penalty:g}")
     pointing = game.scores() if game else None
     if pointing and pointing["nouns"]:
-        print(evaluation.pointing_report(pointing))
+        print(results.pointing_report(pointing))
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
     parts = (flags.split, runs, evaluations, pointing)
     try:
-        evaluation.write_results(folder, *parts, per_image=flags.per_image)
+        results.write_results(folder, *parts, per_image=flags.per_image)
     except OSError as error:
         remedy = "name a folder that can be written with --results_dir"
         raise OSError(f"{folder} does not take the results ({error}): {remedy}") from error
     print(f"captions and scores: {folder}/captions_{flags.split}_beam*_*.json")
+    print(f"tables to paste: {folder}/table_{flags.split}.csv, .tex")

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from sat.cli import add_flags, cli_errors, complete_flags, given
+from sat.cli import add_flags, cli_errors, complete_flags, given, join_values
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.formats import FORMATS, read_annotations
 from sat.data.annotations.record import Record
@@ -26,7 +25,7 @@ from sat.data.prepare import check_output, create_input_files
 from sat.data.progress import progress_bar
 from sat.data.synthetic.scenes import draw_shapes
 
-LISTS = ("annotations", "image_folder", "splits")
+LISTS = ("--annotations", "--image_folder", "--splits", "--boxes")
 """flags that take several values"""
 SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, references."
 
@@ -43,31 +42,21 @@ def parse(arguments: list[str]) -> Namespace:
     add("--columns", type=str | None, help="names in tables: image=NAME,caption=NAME,split=NAME")
     add("--splits", type=list[str] | str, default=[], help="Karpathy's JSON, {split: [ids]}, lists")
     add("--split", type=str | None, help="shares drawn by file name, such as 0.8,0.1,0.1")
+    add(
+        "--boxes",
+        type=list[str] | str,
+        default=[],
+        help="objects: COCO's instances_*.json; or none",
+    )
     add("--missing", choices=("stop", "drop"), help="for --on_bad_image error, skip")
     add("--output_folder", type=str, default="data", help="gets the files")
     add("--number", type=int, default=2000, help="scenes that shapes draws")
     add("--overwrite", action="store_true", help="replace an earlier run's files")
     add_flags(parser, InputFilesConfig)
-    flags = parser.parse_args(complete_flags(InputFilesConfig, join_values(arguments)))
-    for name in LISTS:  # a YAML file may hold one value without brackets
+    flags = parser.parse_args(complete_flags(InputFilesConfig, join_values(arguments, LISTS)))
+    for name in (flag[2:] for flag in LISTS):  # a YAML file may hold one value without brackets
         flags[name] = [flags[name]] if isinstance(flags[name], str) else flags[name]
     return flags
-
-
-def join_values(arguments: list[str]) -> list[str]:
-    """The arguments with the values of each flag of `LISTS` as one JSON list.
-
-    (With nargs="+", jsonargparse refuses a YAML file that holds a single value.)
-    """
-    joined: list[str] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        values = []
-        while word.removeprefix("--") in LISTS and rest and not rest[0].startswith("-"):
-            values.append(rest.pop(0))
-        joined.append(f"{word}={json.dumps(values)}" if values else word)
-    return joined
 
 
 @cli_errors()
@@ -102,6 +91,8 @@ def read_records(
         folder = tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}_")
         return Path(stack.enter_context(folder))
 
+    if flags.boxes and config.resize != "squash":
+        raise ValueError(f"resize is {config.resize!r}: with --boxes it must be squash")
     karpathy = [flags.karpathy_json] if flags.karpathy_json else []
     paths, folders = [*flags.annotations, *karpathy], flags.image_folder
     if not paths and config.dataset == "shapes":
@@ -118,6 +109,8 @@ def read_records(
         columns=parse_columns(flags.columns or ""),
         splits=flags.splits,
         fractions=flags.split,
+        boxes=flags.boxes,
+        side=config.image_size,
     )
 
 

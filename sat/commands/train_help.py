@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import DefaultHelpFormatter
 
 SECTIONS = {
-    "folders": "data_folder data_name output_dir init resume overwrite push_to_hub",
+    "folders": "data_folder data_name output_dir init resume resume_changed overwrite push_to_hub",
     "model": "family embeddings fine_tune_embeddings",
     "captions and images": "captions batches mirror cache_features cache_dir workers",
     "loss": "alpha_c penalty_scaling label_smoothing grad_clip grad_clip_by",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import typing
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
@@ -40,6 +41,21 @@ def check_choices(config: Any) -> None:
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as plain JSON values."""
     return dataclasses.asdict(config)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every field by its flag, "stage1.epochs", those of configs within this one included."""
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        name, value = prefix + item.name, getattr(config, item.name)
+        nested = dataclasses.is_dataclass(value)
+        found |= flatten(value, f"{name}.") if nested else {name: value}
+    return found
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like this one."""
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:

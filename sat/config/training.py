@@ -115,6 +115,8 @@ class TrainConfig:
     """weight of the doubly stochastic penalty (lambda of eq. 14)"""
     penalty_scaling: Literal["sum", "mean"] = "sum"
     """sum: eq. 14, per word; mean: over captions and regions, as the tutorial does"""
+    box_weight: float = 0.0
+    """weight of -log(attention inside the boxes) at the words that name objects with boxes"""
     hard: HardAttentionConfig = field(default_factory=HardAttentionConfig)
     label_smoothing: float = 0.0
     """share of each target's probability that all words get"""
@@ -124,6 +126,8 @@ class TrainConfig:
     """value: clip each element, as the tutorial does"""
     captions: Literal["all", "random"] = "all"
     """each epoch shows all captions of an image, or one of them drawn anew"""
+    repeat: dict[str, int] = field(default_factory=dict, hash=False)
+    """images whose file name begins so are shown this many times an epoch: {coco_: 4}"""
     batches: Literal["by_length", "equal_length", "random"] = "by_length"
     """by_length: captions of similar length, with almost no padding; equal_length: of one length
     only, as the paper; random: as the tutorial"""
@@ -163,6 +167,8 @@ class TrainConfig:
     """of the first weights, the order of the captions and dropout"""
     resume: bool | Literal["auto"] = False
     """continue the run in output_dir; auto: if there is one to continue, else start it"""
+    resume_changed: tuple[str, ...] = ()
+    """settings that differ from those of the run to resume on purpose, as stage1.learning_rate"""
     overwrite: bool = False
     """replace the run in output_dir"""
     push_to_hub: str | None = None
@@ -174,7 +180,10 @@ class TrainConfig:
         remedy = "choose from 1, 2 and 3, in that order, each once"
         check(in_order and len(self.stages) > 0, "stages", self.stages, remedy)
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "below 1")
-        check_at_least(0, self, "alpha_c", "grad_clip", "workers", "save_minutes")
+        check_at_least(0, self, "alpha_c", "box_weight", "grad_clip", "workers")
+        check_at_least(0, self, "save_minutes")
+        for prefix, times in self.repeat.items():
+            check(times >= 1, f"repeat.{prefix}", times, "give a whole number of at least 1")
         check_at_least(1, self, "validation_batch_size", "log_every")
         if self.encoder.batch_norm == "drifts":
             remedy = "leave it out, features change while the encoder's batch_norm drifts"

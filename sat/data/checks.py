@@ -13,7 +13,13 @@ import h5py
 import numpy as np
 import orjson
 
+from sat.reading import check_regular, reading
+
 REMEDY = "prepare the data again"
+SOURCE = "images"
+"""attribute of a file of features: the fingerprint of their images"""
+FEATURES_BLOCK = 64
+"""images whose features are checked together"""
 
 
 class ImagesHeader(NamedTuple):
@@ -23,13 +29,6 @@ class ImagesHeader(NamedTuple):
     num_images: int
     image_size: int
     resize: str
-
-
-def check_regular(path: Path) -> Path:
-    """The path; `ValueError` for a folder, pipe or device, which could be read for ever."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no regular file: give the file itself")
-    return path
 
 
 def read_captions(path: Path) -> np.ndarray:
@@ -61,22 +60,33 @@ def check_ids(path: Path, captions: np.ndarray, vocab_size: int) -> None:
 
 def read_images_header(path: Path) -> ImagesHeader:
     """What the file says of its images, which must be uint8[N, 3, S, S] within the file itself."""
-    try:
-        with h5py.File(check_regular(path), "r") as file:
-            images = _own_dataset(file, "images")
-            if images is None or images.dtype != np.uint8 or images.ndim != 4:
-                raise ValueError("it has no images of type uint8[N, 3, S, S] of its own")
-            if images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-                raise ValueError(f"its images are uint8{list(images.shape)}, not [N, 3, S, S]")
-            per_image = file.attrs.get("captions_per_image")
-            if not isinstance(per_image, (int, np.integer)) or per_image < 1:
-                raise ValueError(f"its captions_per_image is {per_image!r}")
-            resize = str(file.attrs.get("resize", "squash"))
-            return ImagesHeader(int(per_image), len(images), images.shape[-1], resize)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        if isinstance(error, (FileNotFoundError, PermissionError)):
-            raise
-        raise ValueError(f"{path} cannot be read ({error}): {REMEDY}") from error
+    with reading(path, REMEDY), h5py.File(check_regular(path), "r") as file:
+        images = _own_dataset(file, "images")
+        if images is None or images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError("it has no images of type uint8[N, 3, S, S] of its own")
+        if images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+            raise ValueError(f"its images are uint8{list(images.shape)}, not [N, 3, S, S]")
+        per_image = file.attrs.get("captions_per_image")
+        if not isinstance(per_image, (int, np.integer)) or per_image < 1:
+            raise ValueError(f"its captions_per_image is {per_image!r}")
+        resize = str(file.attrs.get("resize", "squash"))
+        return ImagesHeader(int(per_image), len(images), images.shape[-1], resize)
+
+
+def check_features(path: Path, source: str, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless a file holds finite float16 features of this shape.
+
+    `source` is the fingerprint of the images that they must be of.
+    """
+    with reading(path, "encode the images again"), h5py.File(check_regular(path), "r") as file:
+        if file.attrs.get(SOURCE) != source:
+            raise ValueError("its images are not, or not known to be, those of today")
+        features = _own_dataset(file, "features")
+        if features is None or (features.dtype, features.shape) != (np.float16, shape):
+            raise ValueError(f"it has no features of type float16{list(shape)} of its own")
+        for start in range(0, len(features), FEATURES_BLOCK):
+            if not np.isfinite(features[start : start + FEATURES_BLOCK]).all():
+                raise ValueError("it holds NaN or infinite features")
 
 
 def _own_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:

@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     captions: Tensor  # int64[B, T]
     lengths: Tensor  # int64[B]
     indices: Tensor  # int64[I], of the images within their split
+    views: Tensor | None = None  # int64[I]: 1 where the image is mirrored; None: nowhere
     share_of: StepSize | None = None  # where the step has more captions than these
 
     @property
@@ -55,7 +56,8 @@ def microbatches(batch: Batch, parts: int) -> list[Batch]:
     images, indices = batch.images.chunk(parts), batch.indices.chunk(parts)
     sizes = [group_size * len(part) for part in images]
     captions, lengths = batch.captions.split(sizes), batch.lengths.split(sizes)
-    return [Batch(*part) for part in zip(images, captions, lengths, indices)]
+    views = [None] * parts if batch.views is None else batch.views.chunk(parts)
+    return [Batch(*part) for part in zip(images, captions, lengths, indices, views)]
 
 
 class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -68,6 +70,7 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
     stride: take only the first of every `stride` captions (captions_per_image: one per image).
     draw_one: take a random one of every `stride` captions instead, drawn anew each epoch.
     group_size: keep this many captions of an image together, in no order of length.
+    repeats: how many times each caption is taken in an epoch, int of the captions; once if None.
     share: (rank, ranks): deal each batch to so many ranks and give this one's share; sorted by
         length and dealt to and fro, so that all have about as many words and as long captions.
 
@@ -84,11 +87,13 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
         stride: int = 1,
         draw_one: bool = False,
         group_size: int = 1,
+        repeats: np.ndarray | None = None,
         seed: int = 0,
         share: tuple[int, int] = (0, 1),
     ) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
         self.rank, self.ranks = share
+        self.repeats = np.ones_like(lengths) if repeats is None else repeats
         self.kind = kind if group_size == 1 else "random"
         self.mirror, self.stride, self.group_size = mirror, stride, group_size
         self.draw_one = draw_one
@@ -119,11 +124,11 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
     def _steps(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The groups of captions of each step, over all ranks, and their views."""
         random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.lengths) // self.group_size)
-        views = random.integers(2, size=len(order)) if self.mirror else np.zeros_like(order)
-        picks = (
-            random.integers(self.stride, size=len(order)) if self.draw_one else np.zeros_like(order)
-        )
+        groups = np.arange(len(self.lengths) // self.group_size)
+        order = random.permutation(np.repeat(groups, self.repeats[:: self.group_size]))
+        none = np.zeros_like(groups)
+        views = random.integers(2, size=len(groups)) if self.mirror else none
+        picks = random.integers(self.stride, size=len(groups)) if self.draw_one else none
         order = order[order % self.stride == picks[order // self.stride]]
         if self.kind != "random":
             order = order[np.argsort(-self.lengths[order], kind="stable")]
@@ -156,7 +161,7 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def _counts(self) -> list[int]:
         """The number of captions to be cut into batches: in all, or of each length."""
-        lengths = self.lengths[:: self.stride]
+        lengths = np.repeat(self.lengths[:: self.stride], self.repeats[:: self.stride])
         if self.kind == "equal_length":
             counts: list[int] = np.unique(-lengths, return_counts=True)[1].tolist()
             return counts
@@ -177,7 +182,8 @@ def collate(samples: list[Sample], group_size: int = 1) -> Batch:
     captions = torch.stack([sample.caption for sample in samples])[:, : int(lengths.max())]
     images = torch.stack([sample.image for sample in samples[::group_size]])
     indices = torch.tensor([sample.index for sample in samples[::group_size]])
-    return Batch(images, captions, lengths, indices)
+    views = torch.tensor([sample.view for sample in samples[::group_size]])
+    return Batch(images, captions, lengths, indices, views)
 
 
 def training_loader(
@@ -209,7 +215,7 @@ def evaluation_loader(
     starts = range(rank * batch_size, len(images), ranks * batch_size)
     return DataLoader(
         images,
-        batch_sampler=[range(i, min(i + batch_size, len(images))) for i in starts],
+        batch_sampler=[list(range(i, min(i + batch_size, len(images)))) for i in starts],
         collate_fn=collate,
         num_workers=workers,
         worker_init_fn=ignore_stop_signals,

@@ -41,6 +41,7 @@ class Sample(NamedTuple):
     caption: Tensor  # int64[T], start and end included, padded to the file's width
     length: int  # tokens, start and end counted
     index: int  # type: ignore[assignment]  # of the image within its split; hides tuple.index
+    view: int = 0  # MIRRORED, or the image as it is
 
 
 class CaptionDataset(Dataset[Sample]):
@@ -121,6 +122,7 @@ class CaptionDataset(Dataset[Sample]):
             torch.from_numpy(self.captions[caption].astype(np.int64)),
             int(self.lengths[caption]),
             index,
+            view,
         )
 
     def __getitems__(self, indices: list[int | tuple[int, int]]) -> list[Sample]:
@@ -169,6 +171,26 @@ class CaptionDataset(Dataset[Sample]):
             }
             for i, group in enumerate(groups)
         ]
+
+    def boxes(self) -> dict[int, list[dict[str, Any]]]:
+        """The objects {"words", "box"} of the images that have some, by image index."""
+        return {i: image["boxes"] for i, image in enumerate(self._stored()) if image.get("boxes")}
+
+    def file_names(self) -> list[str]:
+        """The file name of each image; `ValueError` where the data do not hold them."""
+        names = [image["file_name"] for image in self._stored()]
+        if not names:
+            missing = self.path("REFERENCES", ".json")
+            raise ValueError(f"{missing} is missing: prepare the data with create_input_files.py")
+        return names
+
+    def _stored(self) -> list[dict[str, Any]]:
+        """The references as stored; empty where there are none."""
+        path = self.path("REFERENCES", ".json")
+        images: list[dict[str, Any]] = (
+            orjson.loads(path.read_bytes())["images"] if path.exists() else []
+        )
+        return images
 
     def one_per_image(self) -> Subset[Sample]:
         """The data set with every image exactly once, in order, as evaluation reads it."""

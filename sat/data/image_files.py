@@ -179,15 +179,13 @@ have any"""
 
 
 MOST_NAMED = 5
-SAMPLES = Path(__file__).parents[1] / "samples"
 
 
 def find_images(names: Iterable[str]) -> list[Path]:
     """The images that files, folders and globs name, in that order.
 
     A folder stands for the images directly in it, sorted; those of a glob are sorted too. A missing
-    file is kept, so that `read_image` can report it; but the name of a sample image of the library
-    (cat.jpg) stands for that. Raises `ValueError` for a folder or a glob
+    file is kept, so that `read_image` can report it. Raises `ValueError` for a folder or a glob
     without any image.
     """
     found: list[Path] = []
@@ -201,8 +199,7 @@ def find_images(names: Iterable[str]) -> list[Path]:
             images = sorted(match for match in matches if match.is_file())
             nothing = "no file matches it; check the pattern and the folder it starts from"
         else:
-            sample = SAMPLES / name
-            images = [sample if sample.is_file() and not path.exists() else path]
+            images = [path]
         if not images:
             raise ValueError(f"{name} holds no images: {nothing}")
         found += images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import logging
 import os
 import time
 import urllib.request
@@ -13,10 +14,14 @@ from typing import Any, BinaryIO, Union
 import numpy as np
 from PIL import Image
 
+logger = logging.getLogger(__name__)
+
 ImageSource = Union[str, Path, bytes, BinaryIO, Image.Image, np.ndarray, "torch.Tensor"]  # type: ignore[name-defined]  # noqa: F821
 """path or address (http, https, file), encoded bytes, open file, Pillow image, uint8[H, W, 3] or
 uint8[H, W], or tensor [3, H, W] (uint8, or floats from 0 to 1)"""
 
+SAMPLES = Path(__file__).parents[1] / "samples"
+"""images that come with the library: cat.jpg, coffee.jpg, astronaut.jpg"""
 SCHEMES = ("http://", "https://", "file://")
 DOWNLOAD_MB, DOWNLOAD_SECONDS = 64, 30
 """largest file that is downloaded, and the longest time that it may take"""
@@ -27,14 +32,15 @@ LONGEST_NAME = 200
 def open_source(source: Any) -> tuple[Path | BinaryIO | Image.Image, str]:
     """A file to decode, or an image in memory, and the source's name for messages.
 
-    Raises `ValueError` for what is no image, or an address that cannot be read.
+    A path where nothing is may be the name of a sample image of the library (cat.jpg). Raises
+    `ValueError` for what is no image, or an address that cannot be read.
     """
     if isinstance(source, Image.Image):
         return source, str(getattr(source, "filename", "") or "the image")
     if isinstance(source, str) and source.lower().startswith(SCHEMES):
         return io.BytesIO(_download(source)), shortened(source)
     if isinstance(source, (str, os.PathLike)):
-        return Path(source), shortened(str(source))
+        return _path_or_sample(Path(source)), shortened(str(source))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(bytes(source)), f"the image ({len(source)} bytes)"
     if hasattr(source, "read"):
@@ -50,6 +56,15 @@ def open_source(source: Any) -> tuple[Path | BinaryIO | Image.Image, str]:
         f"a {type(source).__name__} is no image: give a path, an address, bytes, an open file, a "
         "Pillow image, an array uint8[H, W, 3] or a tensor [3, H, W]"
     )
+
+
+def _path_or_sample(path: Path) -> Path:
+    """The path, or where nothing is there, the sample image of the library by that name."""
+    sample = SAMPLES / path
+    if path.exists() or not sample.is_file():
+        return path
+    logger.info("%s is not there: the sample image of that name is taken", path)
+    return sample
 
 
 def shortened(name: str) -> str:

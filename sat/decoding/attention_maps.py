@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sat.models.base import Output
+from sat.models.base import CaptionModel
 
 
 class Replay(NamedTuple):
@@ -27,20 +27,8 @@ class Replay(NamedTuple):
     """positions among the words of those that have a map"""
 
 
-class AttentionModel(Protocol):
-    """A captioning model whose teacher-forced pass returns attention maps."""
-
-    @property
-    def start_id(self) -> int: ...
-    @property
-    def end_id(self) -> int: ...
-    @property
-    def pad_id(self) -> int: ...
-    def __call__(self, features: Tensor, captions: Tensor, lengths: Tensor) -> Output: ...
-
-
 def replay(
-    model: AttentionModel, features: Tensor, captions: Sequence[Sequence[int]]
+    model: CaptionModel, features: Tensor, captions: Sequence[Sequence[int]]
 ) -> list[Replay]:
     """The replay of each caption, from ids without start and end.
 
@@ -62,11 +50,6 @@ def replay(
         maps = alphas[shown].unflatten(1, (side, side)).float()
         replays.append(Replay(maps, row[: len(words) + 1], shown))
     return replays
-
-
-def attention_maps(model: AttentionModel, features: Tensor, words: Sequence[int]) -> Tensor:
-    """Attention maps float[T, h, w] of one caption of the image of `features` float[1, P, D]."""
-    return replay(model, features, [words])[0].alphas
 
 
 def join_tokens(replayed: Replay, lengths: list[int]) -> tuple[Tensor, list[float]]:

@@ -1,8 +1,8 @@
 """Beam search over any captioner that can step.
 
 B images, K beams of an image, N rows of state (the beams still searching, image by image), t words
-so far, V vocabulary. `hypothesis.StepDecoder` says what a captioner must offer. Attention maps are
-not carried along: `attention_maps.py` replays them for the finished caption.
+so far, V vocabulary. Attention maps are not carried along: `attention_maps.py` replays them for the
+finished caption.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from sat.decoding.constraints import apply_constraints, end_ids, next_log_probab
 from sat.decoding.hypothesis import (
     NEG_INF,
     Hypothesis,
-    StepDecoder,
     collect_finished,
     is_settled,
     rank_hypotheses,
 )
+from sat.models.base import CaptionModel
 from sat.ops.ragged_rows import RaggedRows
 
 
 def beam_search(
-    model: StepDecoder, features: Tensor, options: DecodingConfig
+    model: CaptionModel, features: Tensor, options: DecodingConfig
 ) -> list[list[Hypothesis]]:
     """The best captions of each image, best first, by the rule of the options.
 

@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
-from sat.decoding.hypothesis import NEG_INF, StepDecoder
+from sat.decoding.hypothesis import NEG_INF
+from sat.models.base import CaptionModel
 
 
-def end_ids(model: StepDecoder, options: DecodingConfig) -> list[int]:
+def end_ids(model: CaptionModel, options: DecodingConfig) -> list[int]:
     """The tokens that end a caption."""
     return sorted({model.end_id, *options.tokens.eos_token_id})
 
 
 def next_log_probabilities(
-    logits: Tensor, words: Tensor, model: StepDecoder, options: DecodingConfig
+    logits: Tensor, words: Tensor, model: CaptionModel, options: DecodingConfig
 ) -> Tensor:
     """Log-probabilities float[N, V] of the word after words int[N, t], from its logits.
 
@@ -33,7 +34,7 @@ def next_log_probabilities(
 
 
 def apply_constraints(
-    log_p: Tensor, words: Tensor, model: StepDecoder, options: DecodingConfig
+    log_p: Tensor, words: Tensor, model: CaptionModel, options: DecodingConfig
 ) -> Tensor:
     """Set the forbidden entries of log_p float[N, V] to -inf, in place, after words int[N, t].
 
@@ -67,7 +68,7 @@ def apply_constraints(
 
 
 def _ban_sequences(
-    log_p: Tensor, words: Tensor, model: StepDecoder, options: DecodingConfig
+    log_p: Tensor, words: Tensor, model: CaptionModel, options: DecodingConfig
 ) -> None:
     """Ban words that would repeat an n-gram, or complete a sequence that is never produced."""
     size, ends = options.no_repeat_ngram_size, end_ids(model, options)
@@ -90,5 +91,5 @@ def _force(log_p: Tensor, ids: list[int]) -> None:
     log_p[:, ids] = 0.0
 
 
-def _with_start(words: Tensor, model: StepDecoder) -> Tensor:
+def _with_start(words: Tensor, model: CaptionModel) -> Tensor:
     return torch.cat([words.new_full((len(words), 1), model.start_id), words], dim=1)

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
 from sat.decoding.beam_search import beam_search
-from sat.decoding.hypothesis import Hypothesis, StepDecoder
+from sat.decoding.hypothesis import Hypothesis
 from sat.decoding.sampling import sample
+from sat.models.base import CaptionModel
 
 
 @torch.inference_mode()
 def generate(
-    model: StepDecoder,
+    model: CaptionModel,
     features: Tensor,
     options: DecodingConfig,
     generator: torch.Generator | None = None,

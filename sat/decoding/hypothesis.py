@@ -1,37 +1,14 @@
-"""Hypotheses of a search, their ranking, and the decoder interface that a search drives."""
+"""Hypotheses of a search, and their ranking."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
 
 NEG_INF = float("-inf")
-
-
-class StepDecoder(Protocol):
-    """A captioning model that decodes one word at a time; its state is opaque to decoding."""
-
-    @property
-    def start_id(self) -> int: ...
-    @property
-    def end_id(self) -> int: ...
-    @property
-    def pad_id(self) -> int: ...
-    @property
-    def unk_id(self) -> int | None: ...
-
-    def start(self, features: Tensor) -> Any:
-        """The state before the first word, from features float[B, P, D]."""
-
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Logits float[N, V] of the word after tokens int[N], and the next state."""
-
-    def reorder(self, state: Any, index: Tensor) -> Any:
-        """A state whose row i is row index[i] of the given one."""
 
 
 @dataclass(frozen=True)

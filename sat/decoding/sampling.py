@@ -7,11 +7,12 @@ from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
 from sat.decoding.constraints import apply_constraints, end_ids, next_log_probabilities
-from sat.decoding.hypothesis import NEG_INF, Hypothesis, StepDecoder, rank_hypotheses
+from sat.decoding.hypothesis import NEG_INF, Hypothesis, rank_hypotheses
+from sat.models.base import CaptionModel
 
 
 def sample(
-    model: StepDecoder,
+    model: CaptionModel,
     features: Tensor,
     options: DecodingConfig,
     generator: torch.Generator | None = None,

@@ -8,18 +8,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sat.metrics.object_names import kinds_by_name
+
+LONGEST_NAME = max(map(len, kinds_by_name()))
+
 
 def named_objects(
-    words: Sequence[str], boxes: Sequence[dict[str, Any]]
-) -> list[tuple[int, list[float]]]:
-    """Position of each noun that ends a full name of an object, and the box of that object."""
+    words: Sequence[str], objects: Sequence[dict[str, Any]]
+) -> list[tuple[int, list[list[float]]]]:
+    """Position of each noun that ends the name of objects of the image, and their boxes.
+
+    An object {"words", "box"} is named by its own words, or where these are one of COCO's kinds by
+    a name of `object_names`. Of names that end at one word the longest counts: a hot dog is no dog.
+    """
+    boxes: dict[str, list[list[float]]] = {}
+    for entry in objects:
+        boxes.setdefault(" ".join(entry["words"]), []).append(entry["box"])
+    kinds = {tuple(name.split()): {name} for name in boxes}
+    longest = max([LONGEST_NAME, *map(len, kinds)])
     named = []
-    for entry in boxes:
-        name = list(entry["words"])
-        for end in range(len(name), len(words) + 1):
-            if list(words[end - len(name) : end]) == name:
-                named.append((end - 1, entry["box"]))
-    return sorted(named)
+    for end in range(1, len(words) + 1):
+        for start in range(max(0, end - longest), end):
+            name = tuple(words[start:end])
+            known = kinds.get(name, set()) | kinds_by_name().get(name, set())
+            if known:
+                seen = [box for kind in sorted(known) for box in boxes.get(kind, [])]
+                named += [(end - 1, seen)] if seen else []
+                break
+    return named
 
 
 def share_all_named(
@@ -31,13 +47,41 @@ def share_all_named(
     return sum(complete) / len(complete) if complete else 0.0
 
 
-def cells_inside(box: Sequence[float], side: int, grid: tuple[int, ...]) -> NDArray[np.float64]:
-    """Share float[h, w] of each grid cell, over an image of `side` pixels, that lies in the box."""
+def cells_inside(
+    boxes: Sequence[Sequence[float]], side: int, grid: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """Share float[h, w] of each grid cell, over an image of `side` pixels, that lies in a box.
+
+    Where several boxes meet a cell, it is the largest of their shares.
+    """
 
     def overlap(low: float, high: float, cells: int) -> NDArray[np.float64]:
         edges = np.linspace(0, side, cells + 1)
         covered = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
         return covered.clip(0) * cells / side
 
-    left, top, right, bottom = box
-    return np.outer(overlap(top, bottom, grid[0]), overlap(left, right, grid[1]))
+    covered: NDArray[np.float64] = np.max(
+        [
+            np.outer(overlap(top, bottom, grid[0]), overlap(left, right, grid[1]))
+            for left, top, right, bottom in boxes
+        ],
+        axis=0,
+    )
+    return covered
+
+
+def centered_blob(grid: tuple[int, ...]) -> NDArray[np.float64]:
+    """float[h, w]: the map of one who always looks at the center, as most photographers do.
+
+    It is a normal distribution whose deviation is a quarter of each side.
+    """
+    rows, columns = (np.exp(-8 * ((np.arange(n) + 0.5) / n - 0.5) ** 2) for n in grid)
+    blob: NDArray[np.float64] = np.outer(rows, columns)
+    blob /= blob.sum()
+    return blob
+
+
+def movement(alphas: NDArray[np.floating]) -> list[float]:
+    """Total variation, 0 to 1, between each map of float[T, h, w] and the next."""
+    moved: list[float] = (np.abs(np.diff(alphas, axis=0)).sum(axis=(1, 2)) / 2).tolist()
+    return moved

@@ -32,7 +32,8 @@ class Encoder(nn.Module):
     sets for this backbone ("IMAGENET1K_V1"), or the path of a local state dict. `blocks` keeps the
     first so many blocks of the body: VGG-19 without its last, the pooling, gives the 14×14×512 of
     the paper. `output_stride` puts dilation in the place of strides that go beyond it: 16 gives a
-    grid of twice as many cells a side, of the same weights. `encoded_image_size` pools the grid to so many cells a side; None leaves it as it is.
+    grid of twice as many cells a side, of the same weights. `encoded_image_size` pools the grid to
+    so many cells a side; None leaves it as it is.
     Images come in normalized by `mean` and `std` (RGB, of values in 0..1).
 
     Batch norm always uses the statistics it came with, in fine-tuned blocks too: those of the small
@@ -58,7 +59,7 @@ class Encoder(nn.Module):
         self.mean, self.std = built.mean, built.std
         self.body = nn.Sequential(*built.blocks)
         if output_stride is not None:
-            dilate(self.body, output_stride)
+            dilate(built.blocks, output_stride)
         native = encoded_image_size is None
         self.pool = nn.Identity() if native else nn.AdaptiveAvgPool2d(encoded_image_size)
         resnet = "resn" in backbone and len(self.body) > RESNET_FINE_TUNES_FROM

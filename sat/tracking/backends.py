@@ -8,10 +8,11 @@ from __future__ import annotations
 import html
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -91,18 +92,15 @@ class WandbTracker:
     def __init__(self, config: TrainConfig, folder: Path, step: int) -> None:
         self.wandb: ModuleType = importlib.import_module("wandb")
         known = sorted((folder / RUNS).glob("*run-*-*")) if step else []  # run-DATE_TIME-ID
-        try:
-            self.run = self.wandb.init(
-                project="sat",
-                name=folder.name,
-                dir=str(folder),
-                config=to_dict(config),
-                id=known[-1].name.split("-")[-1] if known else None,
-                resume="allow",
-            )
-        except self.wandb.Error as error:
-            remedy = "run `wandb login`, set WANDB_MODE=offline, or choose another --log"
-            raise ValueError(f"log is 'wandb', which does not start ({error}): {remedy}") from error
+        self.run = _started(
+            self.wandb.init,
+            project="sat",
+            name=folder.name,
+            dir=str(folder),
+            config=to_dict(config),
+            id=known[-1].name.split("-")[-1] if known else None,
+            resume="allow",
+        )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)
@@ -140,7 +138,10 @@ TRACKERS: dict[str, Callable[[TrainConfig, Path, int], Tracker]] = {
 
 
 def tracker_kind(choice: str) -> str:
-    """The key into `TRACKERS`, or "none"; `ModuleNotFoundError` where the package is missing."""
+    """The key into `TRACKERS`, or "none"; an error where it cannot work, before anything is done.
+
+    Raises `ModuleNotFoundError` without the package, `ValueError` without Weights & Biases' key.
+    """
     if choice == "auto":
         return "tensorboard" if is_installed("tensorboard") else "none"
     if choice in TRACKERS and not is_installed(choice):
@@ -148,7 +149,18 @@ def tracker_kind(choice: str) -> str:
             f"log is {choice!r}, which is not installed: pip install 'sat-captioning[log]', or "
             "choose none"
         )
+    if choice == "wandb" and os.environ.get("WANDB_MODE", "online") == "online":
+        _started(importlib.import_module("wandb").login, verify=False)
     return choice
+
+
+def _started(start: Callable[..., Any], **how: Any) -> Any:
+    """The result of a function of wandb; its errors become a `ValueError`."""
+    try:
+        return start(**how)
+    except importlib.import_module("wandb").Error as error:
+        remedy = "run `wandb login`, set WANDB_MODE=offline, or choose another --log"
+        raise ValueError(f"log is 'wandb', which does not start ({error}): {remedy}") from error
 
 
 def is_installed(package: str) -> bool:

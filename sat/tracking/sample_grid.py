@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sat.glyphs import drawable
+
 COLUMNS = 4
 WIDTH_INCHES, HEIGHT_INCHES = 2.6, 3.3
 """of one image with its captions"""
@@ -35,7 +37,7 @@ def sample_grid(samples: Sequence[Sample]) -> np.ndarray:
         axes = figure.add_subplot(rows, COLUMNS, i, xticks=[], yticks=[])
         axes.imshow(sample.image)
         above, below = (
-            textwrap.fill(text, LINE_CHARACTERS)
+            textwrap.fill(drawable(text), LINE_CHARACTERS)
             for text in (sample.hypothesis or "(no words)", sample.references[0])
         )
         axes.set_title(above, fontsize=FONT_POINTS, parse_math=False)

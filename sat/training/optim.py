@@ -89,10 +89,10 @@ def optimizer_step(
     """Make one optimizer step from the parts of a batch; returns the step's metrics.
 
     `loss_of` gives a part's share of the loss and of each metric: they are added up, over the ranks
-    too, and only one part is in memory at a time. The gradient is clipped as the config says; its norm before that is
-    the metric "gradient_norm". In float16 a step whose gradient overflows is left out and the scale
-    lowered, as long as there is one to lower. Raises `FloatingPointError`, before any weight is
-    changed, when loss or gradient is not finite.
+    too, and only one part is in memory at a time. The gradient is clipped as the config says; its
+    norm before that is the metric "gradient_norm". In float16 a step whose gradient overflows is
+    left out and the scale lowered, as long as there is one to lower. Raises `FloatingPointError`,
+    before any weight is changed, when loss or gradient is not finite.
     """
     scaler = scaler or GradScaler("cpu", enabled=False)
     optimizer.zero_grad(set_to_none=True)

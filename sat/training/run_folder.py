@@ -10,6 +10,7 @@ from typing import Any
 
 from sat.atomic_io import atomic_write_text
 from sat.checkpoints import native
+from sat.config.checks import check, flatten, nearest
 from sat.config.training import TrainConfig
 from sat.data.dataset import find_data_name
 from sat.data.manifest import data_fingerprint
@@ -19,6 +20,15 @@ from sat.training.state import TrainerState, fits_run
 LOG = "log.jsonl"
 EPOCH_SCORE = "epoch_Bleu_4"
 """of best/, decoded as validation decodes, where another decoding has been chosen for it since"""
+MAY_CHANGE = {
+    *("data_folder", "data_name", "output_dir", "cache_dir", "push_to_hub", "workers", "device"),
+    *("epochs", "stop_patience", "accumulate", "validation_batch_size", "choose_decoding"),
+    *("save_minutes", "log", "log_every", "resume", "resume_changed", "overwrite"),
+}
+"""settings that may be others when a run is resumed"""
+OF_THE_MODEL = ("family", "encoder", "decoder", "hf", "embeddings", "init")
+"""settings that last/ brings, and no resuming changes"""
+FIXED = ("stages", "fingerprint of the data")
 
 
 def resume_where_possible(config: TrainConfig) -> TrainConfig:
@@ -54,32 +64,47 @@ def check_folder(config: TrainConfig) -> None:
 
 
 def resume_fingerprint(config: TrainConfig, begun: int) -> dict[str, Any]:
-    """The settings that may not change when a run is resumed, with its first `begun` stages."""
+    """The settings that may not change when a run is resumed, with its first `begun` stages.
+
+    They are all but `MAY_CHANGE` and those of the stages before the last of these, or after it.
+    """
     stages = config.stages[:begun]
-    stage = config.stage(stages[-1])
-    return {
-        "stages": list(stages),
-        "ema": stage.ema > 0,
-        "batch_size": stage.batch_size,
-        "captions_per_sample": stage.captions_per_sample,
-        "objective": stage.objective,
-        "batches": config.batches,
-        "optimizer": stage.optimizer,
-        "fine_tune_embeddings": config.fine_tune_embeddings,
-        "mirror": config.mirror,
-        "captions": config.captions,
-        "seed": config.seed,
-        "fingerprint of the data": data_fingerprint(
-            config.data_folder, config.data_name or find_data_name(config.data_folder)
-        ),
+    others = {"stage1", "stage2", "stage3"} - {f"stage{stages[-1]}"}
+    settings = {
+        name: value
+        for name, value in flatten(config).items()
+        if name.partition(".")[0] not in others and name.rpartition(".")[2] not in MAY_CHANGE
     }
+    name = config.data_name or find_data_name(config.data_folder)
+    return settings | {
+        "stages": list(stages),
+        "fingerprint of the data": data_fingerprint(config.data_folder, name),
+    }
+
+
+def _check_settings(config: TrainConfig, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `ValueError` for a setting that is another than before and not in `resume_changed`."""
+    for name in config.resume_changed:
+        remedy = f"this run has no such setting that may not change, try {nearest(name, now)}"
+        check(name in now, "resume_changed", name, remedy)
+    for name, value in before.items():
+        if (value is None and name == "fingerprint of the data") or now.get(name, value) == value:
+            continue  # earlier versions knew other names, and no manifests
+        fixed = name in FIXED or name.partition(".")[0] in OF_THE_MODEL
+        if fixed or name not in config.resume_changed:
+            ways = "start another one"
+            if not fixed:
+                ways += f", or name it if you mean it (--resume_changed {name})"
+            raise ValueError(
+                f"{name} is {now[name]}, but the run in {config.output_dir} has {value}: "
+                f"resume it as it was, or {ways}"
+            )
 
 
 def load_resume_state(config: TrainConfig) -> dict[str, Any] | None:
     """The saved state of the run to resume, with its log cut to that state; None for a new run.
 
-    Raises `ValueError` when the run so far does not match the config. Stages still to come may have
-    changed.
+    Raises `ValueError` when the run so far does not match the config, see `resume_fingerprint`.
     """
     if not config.resume:
         return None
@@ -88,13 +113,7 @@ def load_resume_state(config: TrainConfig) -> dict[str, Any] | None:
     with fits_run(folder / "last"):
         saved["state"] = TrainerState.from_dict(saved["position"])
         identity = dict(saved["identity"])
-    now = resume_fingerprint(config, saved["state"].stage + 1)
-    for name, value in identity.items():
-        if value is not None and now.get(name, value) != value:  # earlier versions knew other names
-            raise ValueError(
-                f"{name} is {now[name]}, but the run in {config.output_dir} has {value}: "
-                "resume it as it was, or start another one"
-            )
+    _check_settings(config, identity, resume_fingerprint(config, saved["state"].stage + 1))
     _cut_log(folder, saved["state"].log_lines)
     return saved
 

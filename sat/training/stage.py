@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -18,6 +19,7 @@ from sat.data.dataloader import Batch, CaptionBatchSampler, microbatches, traini
 from sat.data.dataset import CaptionDataset
 from sat.distributed import GradientSum, seed_draws, share
 from sat.models.base import CaptionModel
+from sat.training.attention_boxes import AttentionBoxes
 from sat.training.feature_cache import with_features
 from sat.training.objectives.base import Metrics, Objective
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
@@ -28,7 +30,8 @@ from sat.training.optim import build_ema, build_optimizer, optimizer_step, set_l
 def _cross_entropy(
     model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
 ) -> Objective:
-    return CrossEntropyObjective(model, config, stage)
+    boxes = AttentionBoxes(train) if config.box_weight else None
+    return CrossEntropyObjective(model, config, stage, boxes)
 
 
 def _self_critical(
@@ -119,9 +122,25 @@ def build_sampler(config: TrainConfig, number: int, train: CaptionDataset) -> Ca
         stride=train.captions_per_image if draw_one or not learns_words else 1,
         draw_one=draw_one and learns_words,
         group_size=stage.captions_per_sample,
+        repeats=_repeats(train, config.repeat),
         seed=config.seed * 10 + number,
         share=share(),
     )
+
+
+def _repeats(train: CaptionDataset, repeat: dict[str, int]) -> np.ndarray | None:
+    """How many times an epoch each caption is shown; `ValueError` for a prefix of no image."""
+    if not repeat:
+        return None
+    names = train.file_names()
+    for prefix in repeat:
+        if not any(name.startswith(prefix) for name in names):
+            raise ValueError(
+                f"repeat is {repeat}: no training image's name begins with {prefix!r} (the first "
+                f"is {names[0]!r})"
+            )
+    times = [max(n for p, n in {"": 1, **repeat}.items() if name.startswith(p)) for name in names]
+    return np.repeat(times, train.captions_per_image)
 
 
 def training_step(

@@ -22,8 +22,9 @@ from sat.data.dataloader import evaluation_loader
 from sat.data.dataset import CaptionDataset, Sample
 from sat.data.progress import Progress
 from sat.distributed import in_rounds, merge, on_rank_zero, share
-from sat.evaluation import caption_dataset, score, table
+from sat.evaluation import caption_dataset, score
 from sat.models.base import device_of, encode_batch
+from sat.results import table
 from sat.tracking.sample_grid import rasterize
 from sat.training.losses import cross_entropy, topk_accuracy
 from sat.visualize import visualize_att

@@ -12,10 +12,10 @@ from typing import Any
 import gradio
 
 from sat.captioner import Captioner, CaptionResult, load
+from sat.data.image_sources import SAMPLES
 from sat.visualize import visualize_att
 from sat.web.view import STYLE, caption_html, error_html
 
-SAMPLES = Path(__file__).parents[1] / "samples"
 SHIPPED = "the captioner that comes with the library"
 UPLOADS_LIVE = 3600
 """seconds until an upload and the files made from it are deleted"""

@@ -114,3 +114,31 @@ def test_sampler_with_group_size_keeps_captions_of_an_image_together() -> None:
     assert views == {0, 1}
     batches.start = 7
     assert list(batches) == found[7:]
+
+
+@pytest.mark.parametrize("kind", ["by_length", "equal_length", "random"])
+def test_sampler_repeats_captions_as_often_as_told(kind: str) -> None:
+    repeats = np.arange(1003) % 3 + 1
+    batches = CaptionBatchSampler(LENGTHS, 32, kind=kind, repeats=repeats)
+    found = [caption for caption, _ in flat(batches)]
+    assert np.bincount(found).tolist() == repeats.tolist()
+    assert len(batches) == len(list(batches))
+
+
+def test_sampler_repeats_whole_groups() -> None:
+    repeats = np.repeat([1, 4, 2], 5)
+    batches = CaptionBatchSampler(LENGTHS[:15], 10, group_size=5, repeats=repeats)
+    found = [caption for caption, _ in flat(batches)]
+    assert np.bincount(found).tolist() == repeats.tolist()
+    strided = CaptionBatchSampler(LENGTHS[:15], 2, kind="random", stride=5, repeats=repeats)
+    assert np.bincount([caption for caption, _ in flat(strided)], minlength=15).tolist() == [
+        *(1, 0, 0, 0, 0, 4, 0, 0, 0, 0, 2, 0, 0, 0, 0)
+    ]
+    assert len(strided) == 4
+
+
+def test_sampler_draws_one_caption_of_each_repeated_image() -> None:
+    repeats = np.repeat([1, 3], 5)
+    batches = CaptionBatchSampler(LENGTHS[:10], 2, stride=5, draw_one=True, repeats=repeats)
+    found = [caption // 5 for caption, _ in flat(batches)]
+    assert sorted(found) == [0, 1, 1, 1]

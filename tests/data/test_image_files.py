@@ -8,6 +8,7 @@ from PIL import Image, PngImagePlugin
 from quadrants import BLUE, GREEN, GREY, RED, quadrants
 
 from sat.data.image_files import find_images, read_image
+from sat.data.image_sources import SAMPLES
 
 
 def corners(photo):
@@ -193,6 +194,17 @@ def test_read_image_of_a_folder_or_missing_file_raises(tmp_path):
         read_image(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such image; check"):
         read_image(tmp_path / "none.jpg")
+
+
+def test_read_image_of_a_samples_name_is_the_sample_unless_there_is_such_a_file(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO"):
+        assert read_image("cat.jpg").size == read_image(SAMPLES / "cat.jpg").size
+    assert caplog.messages == ["cat.jpg is not there: the sample image of that name is taken"]
+    Image.new("RGB", (5, 4)).save("cat.jpg")
+    assert read_image("cat.jpg").size == (5, 4)
 
 
 def test_read_image_of_a_kind_that_starts_another_program_is_refused(tmp_path):

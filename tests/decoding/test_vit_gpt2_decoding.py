@@ -16,6 +16,7 @@ from scipy.stats import chisquare
 from toy_language import textbook_beam_search
 from transformers.modeling_outputs import BaseModelOutput
 
+from sat.checkpoints.generation_config import decoding_from_generation
 from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
 from sat.models.vit_gpt2 import VitGpt2
@@ -33,11 +34,9 @@ def decoder_model(decoder: str = "fresh:gpt2") -> VitGpt2:
 def theirs(model: VitGpt2, features: torch.Tensor, **options: object) -> object:
     return model.network.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=features),
-        do_sample=False,
-        length_penalty=0.0,
         return_dict_in_generate=True,
         output_scores=True,
-        **options,
+        **{"do_sample": False, "length_penalty": 0.0} | options,
     )
 
 
@@ -139,3 +138,40 @@ def test_vit_gpt2_nucleus_sampling_matches_exact_distribution():
     assert chisquare(observed, [draws * share for share in exact.values()]).pvalue > 0.001
     wrong = [draws / len(exact)] * len(exact)
     assert chisquare(observed, wrong).pvalue < 1e-6, "the test could not tell"
+
+
+FILTERS = [
+    {},
+    {"temperature": 0.6},
+    {"temperature": 1.7, "top_k": 4},
+    {"top_p": 0.7},
+    {"temperature": 1.3, "top_k": 6, "top_p": 0.8},
+    {"temperature": 2.5, "repetition_penalty": 1.4, "top_p": 0.9},
+]
+
+
+@pytest.mark.parametrize("decoder", tiny_vit.DECODERS)
+@pytest.mark.parametrize("choice", FILTERS, ids=str)
+def test_vit_gpt2_sampling_draws_from_the_probabilities_of_hugging_face(
+    decoder, choice, monkeypatch
+):
+    """Those of every token, after temperature, top-k and nucleus; both go on with their tokens."""
+    model, length = decoder_model(decoder), 4
+    features = tiny_vit.features(model, IMAGES)
+    torch.manual_seed(3)
+    values = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0} | choice
+    lengths = {"max_new_tokens": length, "min_new_tokens": length}
+    found = theirs(model, features, **values, **lengths, num_beams=1)
+    tokens, drawn_from = list(found.sequences[:, 1:].T), []
+
+    def multinomial(p: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        drawn_from.append(p)
+        return tokens[len(drawn_from) - 1].unsqueeze(1)
+
+    monkeypatch.setattr(torch, "multinomial", multinomial)
+    generate(model, features, decoding_from_generation(values | lengths))
+    assert len(drawn_from) == length
+    for ours, scores in zip(drawn_from, found.scores):
+        expected = scores.softmax(dim=-1)
+        assert ((ours > 0) == (expected > 0)).all()
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)

@@ -19,7 +19,7 @@ from torch import Tensor
 from sat.captioner import Captioner
 from sat.commands import export
 from sat.config.decoding import DecodingConfig
-from sat.decoding.attention_maps import attention_maps
+from sat.decoding.attention_maps import replay
 from sat.decoding.generate import generate
 
 pytest.importorskip("onnxscript")
@@ -75,7 +75,7 @@ def greedy(captioner: Captioner, path: Path) -> tuple[list[int], Tensor]:
     features = captioner.encode([Image.open(path).convert("RGB")])
     options = DecodingConfig(beam_size=1, max_length=8)
     words = generate(captioner.model, features, options)[0][0].words
-    return words, attention_maps(captioner.model, features, words)
+    return words, replay(captioner.model, features, [words])[0].alphas
 
 
 def test_export_script_without_onnxscript_names_the_extra(tmp_path, monkeypatch, capsys):

@@ -13,7 +13,12 @@ from sat.config.model import Preprocessing
 from sat.data.vocabulary import Vocabulary
 from sat.decoding.hypothesis import Hypothesis
 from sat.evaluation import PointingGame
-from sat.metrics.pointing_game import cells_inside, named_objects, share_all_named
+from sat.metrics.pointing_game import (
+    cells_inside,
+    centered_blob,
+    named_objects,
+    share_all_named,
+)
 from sat.models.base import Output
 
 PREPROCESSING = Preprocessing(size=8)  # two by two cells of four pixels
@@ -41,12 +46,15 @@ class Scripted(nn.Module):
         return Output(logits, features.transpose(1, 2)[:, : captions.shape[1] - 1])
 
 
+SCORES = ("nouns", "peak_inside", "mass_inside", "chance", "all_named")
+
+
 def thing(words: str, box: list[float]) -> dict:
     return {"words": words.split(), "noun": words.split()[-1], "box": box}
 
 
-def play(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dict[str, float]:
-    """The scores of scenes (caption, one map per word, boxes), in batches of one."""
+def game_of(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> PointingGame:
+    """The game played with scenes (caption, one map per word, boxes), in batches of one."""
     batches, references = [], []
     for i, (text, maps, boxes) in enumerate(scenes):
         words = VOCABULARY.encode(text.split())[1:-1]
@@ -61,7 +69,13 @@ def play(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dic
     game = PointingGame(captioner, references)
     for features, captions in batches:
         game.add(features, captions)
-    return game.scores()
+    return game
+
+
+def play(*scenes: tuple[str, list[tuple[float, ...]], list[dict] | None]) -> dict[str, float]:
+    """The scores of the model's own maps."""
+    game = game_of(*scenes)
+    return {name: value for name, value in game.scores().items() if name in SCORES}
 
 
 def test_pointing_game_uses_map_of_the_noun_only():
@@ -148,12 +162,12 @@ def test_pointing_game_caption_without_object_is_not_counted():
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
-        ("a red ball", [(2, TOP_LEFT)]),
-        ("red ball", [(1, TOP_LEFT)]),
+        ("a red ball", [(2, [TOP_LEFT])]),
+        ("red ball", [(1, [TOP_LEFT])]),
         ("ball red", []),
         ("a red box over a ball", []),
-        ("a red ball over a red ball", [(2, TOP_LEFT), (6, TOP_LEFT)]),
-        ("a box over a red ball", [(1, TOP_RIGHT), (5, TOP_LEFT)]),
+        ("a red ball over a red ball", [(2, [TOP_LEFT]), (6, [TOP_LEFT])]),
+        ("a box over a red ball", [(1, [TOP_RIGHT]), (5, [TOP_LEFT])]),
         ("red", []),
     ],
 )
@@ -174,12 +188,12 @@ def test_cells_inside_whole_pixel_box_equals_pixel_count():
         pixels[top:bottom, left:right] = 1
         h, w = grid
         counted = pixels.reshape(h, 12 // h, w, 12 // w).mean((1, 3))
-        assert cells_inside([left, top, right, bottom], 12, grid) == pytest.approx(counted)
+        assert cells_inside([[left, top, right, bottom]], 12, grid) == pytest.approx(counted)
 
 
 def test_cells_inside_box_beyond_the_image_is_clipped():
-    assert cells_inside([-4, -4, 4, 20], 8, (2, 2)) == pytest.approx(np.array([[1, 0], [1, 0]]))
-    assert cells_inside([9, 0, 12, 8], 8, (2, 2)) == pytest.approx(np.zeros((2, 2)))
+    assert cells_inside([[-4, -4, 4, 20]], 8, (2, 2)) == pytest.approx(np.array([[1, 0], [1, 0]]))
+    assert cells_inside([[9, 0, 12, 8]], 8, (2, 2)) == pytest.approx(np.zeros((2, 2)))
 
 
 def test_share_all_named_needs_the_full_name_of_every_object():
@@ -200,3 +214,52 @@ def test_share_all_named_needs_the_full_name_of_every_object():
     for words, (_, objects, right) in zip(captions, cases):
         assert share_all_named([words], [objects]) == float(right or False)
     assert share_all_named([], []) == 0
+
+
+def test_pointing_game_compares_with_a_blob_in_the_center_and_measures_movement():
+    boxes = [thing("ball", TOP_LEFT), thing("box", [2, 2, 6, 6])]
+    left, right = (1.0, 0.0, 0.0, 0.0), (0.0, 0.5, 0.5, 0.0)
+    found = game_of(("ball over box", [left, FLAT, right], boxes)).scores()
+    assert found["movement"] == pytest.approx((0.75 + 0.5) / 2)
+    assert found["center_inside"] == pytest.approx((1 + 0.25) / 2)  # of four equal cells the first
+    assert found["center_mass"] == pytest.approx((0.25 + 0.25) / 2)
+
+
+def test_blob_in_the_center_peaks_there_and_sums_to_one():
+    blob = centered_blob((5, 7))
+    assert blob.argmax() == 2 * 7 + 3
+    assert blob.sum() == pytest.approx(1)
+    assert blob == pytest.approx(blob[::-1, ::-1])
+
+
+def test_word_of_several_objects_of_a_kind_has_the_boxes_of_all():
+    boxes = [thing("cat", TOP_LEFT), thing("dog", TOP_RIGHT), thing("cat", TOP_RIGHT)]
+    assert named_objects(["two", "cats"], boxes) == [(1, [TOP_LEFT, TOP_RIGHT])]
+
+
+@pytest.mark.parametrize(
+    ("caption", "kind", "position"),
+    [
+        ("a man rides", "person", 1),
+        ("two men ride", "person", 1),
+        ("some people", "person", 1),
+        ("a hot dog on a plate", "hot dog", 2),
+        ("a hot dog on a plate", "dog", None),
+        ("a dog on a plate", "hot dog", None),
+        ("a plane above", "airplane", 1),
+        ("a stuffed animal", "teddy bear", 2),
+        ("three benches", "bench", 1),
+        ("knives and forks", "knife", 0),
+        ("puppies", "dog", 0),
+        ("a bag", "handbag", 1),
+        ("a bag", "suitcase", 1),
+    ],
+)
+def test_kinds_of_coco_are_known_by_their_other_names(caption, kind, position):
+    found = named_objects(caption.split(), [thing(kind, TOP_LEFT)])
+    assert found == ([] if position is None else [(position, [TOP_LEFT])])
+
+
+def test_cell_in_several_boxes_has_the_largest_share():
+    both = cells_inside([[0, 0, 4, 4], [2, 2, 6, 4]], 8, (2, 2))
+    assert both == pytest.approx(np.array([[1, 0.25], [0, 0]]))

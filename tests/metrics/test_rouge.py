@@ -11,9 +11,10 @@ import tiny
 from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
 from sat.decoding.hypothesis import Hypothesis
-from sat.evaluation import evaluate, score, table
+from sat.evaluation import evaluate, score
 from sat.metrics.coco import coco_scores
 from sat.metrics.rouge import KINDS, rouge_scores
+from sat.results import table
 
 pytest.importorskip("rouge_score")
 

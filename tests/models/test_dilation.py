@@ -18,7 +18,8 @@ def test_every_second_cell_of_the_finer_grid_is_the_coarse_grids(backbone):
     images = functional.avg_pool2d(torch.randn(1, 3, 256, 256), 5, 1, 2)
     with torch.no_grad():
         expected, grid = coarse(images), fine(images)
-    assert grid.shape[1:3] == (16, 16) and expected.shape[1:3] == (8, 8)
+    assert grid.shape[1:3] == (16, 16)
+    assert expected.shape[1:3] == (8, 8)
     inner = slice(3, -3)  # at the edge, padding stands elsewhere
     distances = [
         (grid[:, i::2, j::2][:, inner, inner] - expected[:, inner, inner]).abs().max()

@@ -78,7 +78,8 @@ def test_eval_that_cannot_write_prints_the_scores_and_names_the_remedy(
 def test_eval_says_nothing_of_pointing_where_no_noun_is_named(
     model, data, tmp_path, capsys, monkeypatch, nouns
 ):
-    pointing = dict.fromkeys(["peak_inside", "mass_inside", "chance", "all_named"], 0.0)
+    names = ("peak_inside", "mass_inside", "center_inside", "center_mass", "chance", "all_named")
+    pointing = dict.fromkeys([*names, "movement"], 0.0)
     pointing["nouns"] = nouns
     monkeypatch.setattr("sat.evaluation.PointingGame.scores", lambda game: pointing)
     evaluate(model, data, "--output_dir", tmp_path, "-b", 1)

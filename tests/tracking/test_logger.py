@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,13 @@ def test_sample_grid_five_images_are_drawn_in_reading_order():
     assert dark[:30, :260].any()  # the caption above the first image
     others = [sample._replace(hypothesis="other") for sample in samples]
     assert not np.array_equal(drawn, sample_grid(others))
+
+
+def test_sample_grid_letters_that_the_font_lacks_are_drawn_without_a_warning():
+    sample = Sample(0, np.zeros((16, 16, 3), np.uint8), "一只狗", ["一隻貓"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample_grid([sample])
 
 
 def test_run_logger_resumed_run_continues_the_same_curves(data, tmp_path):

@@ -46,6 +46,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     stand_in = SimpleNamespace(
         init=init,
+        login=lambda verify: True,
         Histogram=lambda values, num_bins: np.histogram(values, num_bins),
         Image=lambda image, caption=None: (image, caption),
         Error=RuntimeError,
@@ -88,17 +89,30 @@ def test_wandb_resumed_run_keeps_its_id(data, tmp_path, calls):
     assert resumed["resume"] == "allow"
 
 
-def test_wandb_without_a_key_is_told_in_one_line(data, tmp_path, calls, monkeypatch):
-    def init(**_: Any) -> None:
-        raise RuntimeError("No API key configured.")
+def refuse(**_: Any) -> None:
+    raise RuntimeError("No API key configured.")
 
-    monkeypatch.setattr(sys.modules["wandb"], "init", init)
+
+@pytest.mark.parametrize("function", ["login", "init"])
+def test_wandb_without_a_key_is_told_in_one_line(data, tmp_path, calls, monkeypatch, function):
+    monkeypatch.setattr(sys.modules["wandb"], function, refuse)
     with pytest.raises(ValueError) as caught:
         fit(tiny.config(data, tmp_path, **HOW))
     assert str(caught.value) == (
         "log is 'wandb', which does not start (No API key configured.): run `wandb login`, set "
         "WANDB_MODE=offline, or choose another --log"
     )
+
+
+def test_wandb_without_a_key_leaves_the_run_that_would_be_overwritten(
+    data, tmp_path, calls, monkeypatch
+):
+    fit(tiny.config(data, tmp_path, **HOW))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr(sys.modules["wandb"], "login", refuse)
+    with pytest.raises(ValueError, match="does not start"):
+        fit(tiny.config(data, tmp_path, overwrite=True, **HOW))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_wandb_failed_run_ends_with_exit_code_one(data, tmp_path, calls, monkeypatch):

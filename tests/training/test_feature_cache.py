@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -80,21 +81,75 @@ def test_features_are_encoded_once(prepared: Write) -> None:
     calls = encode.calls
     assert calls == 2
     assert cache_features(encode, dataset, "key") == first
-    assert encode.calls == calls
+    assert encode.calls == calls + 1  # of one image, whose features tell the shape
     assert cache_features(encode, dataset, "other") != first
     assert encode.calls > calls
     with h5py.File(first) as file:
         assert file["features"].shape == (6, 1, 64, 3)
 
 
-def test_features_of_older_pictures_are_made_anew(prepared: Write) -> None:
+def test_features_of_other_pictures_are_made_anew_however_old_they_are(prepared: Write) -> None:
     data = prepared()
+    images = data.path("IMAGES", ".hdf5")
+    before = images.stat().st_mtime_ns
     path = cache_features(Encode(), CaptionDataset(data.folder, data.name, "train"), "key")
     data = prepared(seed=1)  # other pictures under the same name
-    later = path.stat().st_mtime_ns + 10**9
-    os.utime(data.path("IMAGES", ".hdf5"), ns=(later, later))
+    os.utime(images, ns=(before, before))  # as cp -p, tar and rsync -t leave them
     dataset = CaptionDataset(data.folder, data.name, "train")
     assert cache_features(Encode(), dataset, "key") == path
+    cached = CaptionDataset(data.folder, data.name, "train", features=path)
+    assert torch.equal(cached[0].image, expected(data.images)[0])
+
+
+def test_pictures_replaced_while_they_are_encoded_leave_no_features(prepared: Write) -> None:
+    data = prepared()
+    dataset = CaptionDataset(data.folder, data.name, "train")
+
+    def encode(images: Tensor) -> Tensor:
+        data.path("IMAGES", ".hdf5").unlink()
+        prepared(seed=1)
+        return Encode()(images)
+
+    with pytest.raises(ValueError, match=r"TRAIN_IMAGES_.* changed while its features were"):
+        cache_features(encode, dataset, "key")
+    assert not list(data.folder.glob("*FEATURES*"))
+
+
+def rewrite(path: Path, value: float = 0.0, **changes: Any) -> None:
+    """Write the features anew, one of them as `value`, in another type or shape."""
+    with h5py.File(path, "r+") as file:
+        features = file["features"][:]
+        del file["features"]
+        features[5, 0, 7, 1] = value
+        other = {"data": features, "dtype": "float16"} | changes
+        if "shape" in other:
+            other["data"] = features.flatten()[: np.prod(other["shape"])].reshape(other["shape"])
+        file.create_dataset("features", **other)
+
+
+GARBAGE: dict[str, Callable[[Path], Any]] = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-2000]),
+    "text": lambda path: path.write_text("features"),
+    "empty": lambda path: path.write_bytes(b""),
+    "NaN": lambda path: rewrite(path, np.nan),
+    "infinite": lambda path: rewrite(path, np.inf),
+    "wider": lambda path: rewrite(path, dtype="float32"),
+    "fewer": lambda path: rewrite(path, shape=(5, 1, 64, 3)),
+    "other regions": lambda path: rewrite(path, shape=(6, 1, 48, 4)),
+}
+
+
+@pytest.mark.parametrize("damage", GARBAGE.values(), ids=GARBAGE)
+def test_damaged_features_are_made_anew(
+    prepared: Write, damage: Callable[[Path], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = prepared()
+    dataset = CaptionDataset(data.folder, data.name, "train")
+    path = cache_features(Encode(), dataset, "key")
+    damage(path)
+    with caplog.at_level("INFO"):
+        cache_features(Encode(), dataset, "key")
+    assert f"{path} cannot be read (" in caplog.text
     cached = CaptionDataset(data.folder, data.name, "train", features=path)
     assert torch.equal(cached[0].image, expected(data.images)[0])
 
@@ -168,7 +223,7 @@ def test_features_lie_in_the_folder_that_is_named_one_file_for_each_folder_of_im
     assert len(set(paths)) == 2
     assert encode.calls == 2
     assert cache_features(encode, datasets[0], "key", folder=cache) == paths[0]
-    assert encode.calls == 2
+    assert encode.calls == 3  # one image
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(

@@ -19,12 +19,13 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from sat.checkpoints import native
+from sat.config.checks import flatten
 from sat.config.objectives import ScheduledSamplingConfig
 from sat.config.training import TrainConfig
 from sat.stop_signals import Stopped, stop_signals
 from sat.training import trainer, validation
 from sat.training.objectives import cross_entropy
-from sat.training.run_folder import log_lines
+from sat.training.run_folder import MAY_CHANGE, OF_THE_MODEL, log_lines
 from sat.training.trainer import fit
 
 HOW: dict[str, Any] = {
@@ -302,10 +303,33 @@ def test_what_has_been_run_cannot_be_another_run_when_resumed(data, tmp_path):
     fit(tiny.config(data, tmp_path / "run", stage1={"epochs": 1}))
     for changes, message in (
         ({"stages": (2,)}, r"stages is \[2\], but .*: resume it as it was, or start another"),
-        ({"stage1": {"epochs": 1, "ema": 0.9}}, "ema is True, but the run in .* has False"),
+        (
+            {"stage1": {"epochs": 1, "learning_rate": 0.5}},
+            r"stage1.learning_rate is 0.5, but the run in .*run has 0.01: resume it as it was, or "
+            r"start another one, or name it if you mean it \(--resume_changed stage1.learning_rate",
+        ),
+        ({"alpha_c": 0.0, "resume_changed": ("seed",)}, "alpha_c is 0.0, but the run in .* 0.1"),
+        ({"decoder": {"dropout": 0.1}, "resume_changed": ("decoder.dropout",)}, "another one$"),
+        ({"resume_changed": ("alpha_d",)}, "resume_changed is 'alpha_d': .*, try alpha_c$"),
     ):
         with pytest.raises(ValueError, match=message):
             fit(tiny.config(data, tmp_path / "run", resume=True, **changes))
+
+
+def test_settings_that_may_change_or_are_named_are_resumed_with(data, tmp_path):
+    fit(tiny.config(data, tmp_path / "run", stage1={"epochs": 1}))
+    changes = {"stage1": {"epochs": 2, "learning_rate": 0.5}, "log_every": 7, "save_minutes": 0.0}
+    named = {"resume_changed": ("stage1.learning_rate",), "resume": True}
+    fit(tiny.config(data, tmp_path / "run", **changes, **named))
+    assert [line["learning_rate"] for line in tiny.log(tmp_path / "run")] == [0.01, 0.5]
+    fit(tiny.config(data, tmp_path / "run", **changes, resume=True))  # it is the run's own now
+
+
+def test_every_setting_that_may_change_is_one():
+    """A renamed field would leave its old name in the list, and be refused from then on."""
+    known = {name.rpartition(".")[2] for name in flatten(TrainConfig())}
+    assert known >= MAY_CHANGE
+    assert {*OF_THE_MODEL} <= {name.partition(".")[0] for name in flatten(TrainConfig())}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])

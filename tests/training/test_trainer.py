@@ -15,14 +15,13 @@ import tiny
 import torch
 
 import sat
-from sat.checkpoints import native
+from sat.checkpoints import native, show_attend_tell
 from sat.config.decoding import DecodingConfig
 from sat.training import trainer as trainer_module
 from sat.training.objectives import cross_entropy
 from sat.training.trainer import Trainer, fit
 
 Steps = list[dict[str, float]]
-LSTM_FORMAT = native.FORMATS["show_attend_tell"]
 NEVER_LEARNS = "attention.full_att.bias"  # no softmax feels it
 
 
@@ -72,7 +71,7 @@ def test_fit_checkpoint_that_cannot_be_saved_fails_before_the_first_step(
     def refuse(*parts: Any) -> None:
         raise ValueError("GenerationConfig is invalid")
 
-    monkeypatch.setitem(native.FORMATS, "show_attend_tell", LSTM_FORMAT._replace(save=refuse))
+    monkeypatch.setattr(show_attend_tell, "save", refuse)
     with pytest.raises(ValueError, match="is invalid"):
         fit(tiny.config(data, tmp_path / "run"))
     assert not steps

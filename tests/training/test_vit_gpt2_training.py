@@ -85,7 +85,8 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 def test_stages_unfreeze_more(data, tmp_path):
     fit(recipe(data, tmp_path, cache_features=True))
     first = weights(tmp_path)
-    fit(recipe(data, tmp_path, stages=(1, 2), resume=True, choose_decoding=True))
+    changed = {"resume": True, "resume_changed": ("cache_features",)}
+    fit(recipe(data, tmp_path, stages=(1, 2), **changed, choose_decoding=True))
     second = weights(tmp_path)
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert {name.split(".")[0] for name in changed} == {"encoder", "decoder"}

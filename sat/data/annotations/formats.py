@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sat.data.annotations import coco, flickr, folders, karpathy, tables
+from sat.data.annotations.boxes import add_boxes
 from sat.data.annotations.clean import clean
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import ImageFolders, Source, check_exists
@@ -63,15 +64,22 @@ def read_annotations(
     columns: Mapping[str, str] | None = None,
     splits: Sequence[str | Path] = (),
     fractions: str | None = None,
+    boxes: Sequence[str | Path] = (),
+    side: int = 256,
 ) -> list[Record]:
     """The records of all files, with their splits, captions split into words and unfit ones gone.
 
     As many image folders as files: each file's images are looked for in its own folder, then in
-    those that share no name with it.
+    those that share no name with it. As many files of `boxes` as files, "none" where one has none,
+    add objects in pixels of images of `side` pixels.
     `workspace` gives a folder for images that have to be unpacked. The rest is told by the flags of
     create_input_files.py. Ids that several files use get the name of the file before them. Raises
     `ValueError` for files of no known layout and `FileNotFoundError` for missing ones.
     """
+    if boxes and len(boxes) != len(paths):
+        raise ValueError(
+            f"boxes are {len(boxes)} files, annotations {len(paths)}: give one for each, or none"
+        )
     groups: list[tuple[Path, list[Record]]] = []
     roots = [Path(folder) for folder in image_folders]
     for number, path in enumerate(map(Path, paths)):
@@ -81,9 +89,11 @@ def read_annotations(
         others = [root for root in roots if paired and _share_no_name(roots[number], root)]
         images = ImageFolders(first, others)
         source = Source(path, images, columns or {}, workspace)
-        groups.append((path, list(find_format(source, format).read(source))))
-    records = assign_splits(_join(groups), read_splits(splits), fractions)
-    return clean(records)
+        records = list(find_format(source, format).read(source))
+        if boxes and str(boxes[number]) != "none":
+            records = add_boxes(records, Path(boxes[number]), side)
+        groups.append((path, records))
+    return clean(assign_splits(_join(groups), read_splits(splits), fractions))
 
 
 def _share_no_name(one: Path, other: Path) -> bool:

@@ -15,6 +15,7 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.device import autocast
 from sat.models.base import CaptionModel, device_of, encode_batch
+from sat.training.attention_boxes import AttentionBoxes
 from sat.training.losses import cross_entropy, doubly_stochastic_penalty, variational_terms
 from sat.training.objectives.base import Loss, Metrics
 from sat.training.objectives.scheduled_sampling import sample_inputs
@@ -24,11 +25,18 @@ class CrossEntropyObjective:
     """-log p(word) + alpha_c * doubly stochastic penalty (Xu et al. 2015, eq. 14).
 
     With hard attention, besides, REINFORCE on the variational bound (section 4.1). With scheduled
-    sampling some input words are the model's own.
+    sampling some input words are the model's own. With `boxes`, attention is supervised at words
+    that name objects.
     """
 
-    def __init__(self, model: CaptionModel, config: TrainConfig, stage: StageConfig) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: CaptionModel,
+        config: TrainConfig,
+        stage: StageConfig,
+        boxes: AttentionBoxes | None = None,
+    ) -> None:
+        self.model, self.boxes = model, boxes
         self.config, self.schedule = config, stage.scheduled_sampling
 
     @contextmanager
@@ -65,10 +73,11 @@ class CrossEntropyObjective:
                 features,
                 inputs,
                 part.lengths.to(device),
-                output_attentions=config.alpha_c > 0,
+                output_attentions=config.alpha_c > 0 or self.boxes is not None,
             )
         targets = part.captions[:, 1:].to(device)
-        by_words = (part.lengths - 1).sum().item() / whole.step_size.words
+        total = whole.step_size.words
+        by_words = (part.lengths - 1).sum().item() / total
         entropy = by_words * cross_entropy(
             output.logits, targets, words, label_smoothing=config.label_smoothing
         )
@@ -82,6 +91,10 @@ class CrossEntropyObjective:
         penalty = penalty * (by_words if config.penalty_scaling == "sum" else by_captions)
         loss = entropy + config.alpha_c * penalty
         metrics["penalty"] = penalty.item()
+        if self.boxes is not None:
+            outside = self.boxes.loss(output.alphas.float(), part) / total
+            loss = loss + config.box_weight * outside
+            metrics["outside_boxes"] = outside.item()
         if output.locations is not None and self.model.baseline is not None:
             terms = variational_terms(
                 output.logits, targets, words, output.alphas, output.locations, self.model.baseline
