@@ -8,17 +8,19 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import typing
 from argparse import SUPPRESS
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from sat import torchrun
 from sat.stop_signals import Stopped, stop_signals
 
 T = TypeVar("T")
@@ -65,8 +67,9 @@ def complete_flags(cls: type, arguments: list[str]) -> list[str]:
 
     Bool flags that stand without a value get one (`--resume --seed 1`), several values are joined
     (`--stages 1 2`), and the files of `--config` come first, so that flags win over them wherever
-    they stand.
+    they stand. `--log` is an earlier name of `--tracker`, which torchrun takes for one of its own.
     """
+    arguments = [re.sub(r"^--log(?==|$)", "--tracker", word) for word in arguments]
     switches, arguments = _flags_of(cls, bool), join_values(arguments, _flags_of(cls, tuple))
     flags = [
         f"{word}=true" if word in switches and after.startswith("-") else word
@@ -163,17 +166,38 @@ def cli_errors() -> Iterator[None]:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with stop_signals():
+        with stop_signals(), output_of_rank_zero():
             yield
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-        print("interrupted", file=sys.stderr)
+        _print_once("interrupted")
         raise SystemExit(128 + number) from None
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _print_once(f"error: {' '.join(str(error).split())}")
         raise SystemExit(1) from None
+
+
+@contextmanager
+def output_of_rank_zero() -> Iterator[None]:
+    """A block whose output is dropped in all processes that torchrun starts but the first."""
+    if torchrun.rank() == 0:
+        yield
+        return
+    logging.disable()
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _print_once(line: str) -> None:
+    """Print why the command ends to stderr; only one of the processes of a run does."""
+    if torchrun.is_launched():
+        from sat.distributed import is_first_error  # needs torch
+
+        if not is_first_error():
+            return
+    print(line, file=sys.stderr, flush=True)
 
 
 def set_up_logging() -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import torch
 from torch.amp import GradScaler
 
+from sat import torchrun
+
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
     """The device of that name; "auto" is CUDA where there is one, else the CPU.
 
-    Raises `ValueError` where the device does not work on this machine.
+    Each process that torchrun starts takes a GPU of its own. Raises `ValueError` where the device
+    does not work on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torchrun.is_launched():
+        name = f"cuda:{torchrun.local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -25,7 +25,6 @@ from sat.stop_signals import STOP_SIGNALS, Stopped, note_stops
 T = TypeVar("T")
 Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
 
-BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _store: dist.Store | None = None
 _arrived: list[int] = []
 """stop signals that this rank got"""
@@ -53,7 +52,7 @@ def _is_group() -> bool:
 
 
 @contextmanager
-def process_group(device: torch.device, timeout: float) -> Iterator[None]:
+def process_group(timeout: float) -> Iterator[None]:
     """A block in which the processes that torchrun started are one run; else without effect.
 
     A stop signal to any of them is raised in all of them, by `raise_stop`. Raises `ConnectionError`
@@ -63,15 +62,14 @@ def process_group(device: torch.device, timeout: float) -> Iterator[None]:
     if not torchrun.is_launched() or _is_group():
         yield
         return
-    if device.type not in BACKENDS:
-        raise ValueError(f"device is {device}: torchrun goes with cpu and cuda, choose one of them")
     _arrived.clear()
     _agreed.clear()
     limit = timedelta(seconds=timeout)
     with note_stops(_arrived), _named_loss(timeout):
         _store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=limit)))
         how: dict[str, Any] = {"store": _store, "rank": rank, "world_size": ranks}
-        dist.init_process_group(BACKENDS[device.type], timeout=limit, **how)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=limit, **how)
         yield
         barrier()
         dist.destroy_process_group()
@@ -93,9 +91,9 @@ def _named_loss(timeout: float) -> Iterator[None]:
 
 
 def is_first_error() -> bool:
-    """True on the rank that first asks: the one whose error is shown, not those that follow it.
+    """True on the rank that asks first: its error is shown, not those that follow from it.
 
-    Before the ranks have met, true on the first of each machine.
+    Before the ranks have met, it is true on the first of each machine.
     """
     if _store is None:
         return torchrun.local_rank() == 0

@@ -62,8 +62,8 @@ def caption_dataset(
 ) -> list[dict[int, Hypothesis]]:
     """For each of the decoding options `runs`, the best caption of every image, by its index.
 
-    Each image is encoded once, however many runs there are, by one of the ranks. `on_batch` gets the features of each
-    batch and its captions by the last of the runs.
+    Each image is encoded once, however many runs there are. `on_batch` gets the features of each
+    batch that this rank reads, and its captions by the last of the runs.
     """
     model = captioner.model.eval()
     captions: list[dict[int, Hypothesis]] = [{} for _ in runs]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from sat import torchrun
 from sat.cli import add_flags, cli_errors, complete_flags, given, join_values
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.formats import FORMATS, read_annotations
@@ -63,6 +64,11 @@ def parse(arguments: list[str]) -> Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Read the annotations (or draw the scenes), prepare the files, print their name."""
     flags = parse(sys.argv[1:] if arguments is None else arguments)
+    if torchrun.ranks() > 1:
+        raise ValueError(
+            f"torchrun started {torchrun.ranks()} processes, but the data are prepared by one: "
+            "start create_input_files.py without it (--workers sets the processes that help)"
+        )
     config = InputFilesConfig(**given(flags, InputFilesConfig))
     if flags.missing:
         config = replace(config, on_bad_image="skip" if flags.missing == "drop" else "error")

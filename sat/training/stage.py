@@ -25,6 +25,7 @@ from sat.training.objectives.base import Metrics, Objective
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
 from sat.training.optim import build_ema, build_optimizer, optimizer_step, set_learning_rates
+from sat.training.state import check_optimizer
 
 
 def _cross_entropy(
@@ -63,6 +64,19 @@ class Stage:
     loader: Iterable[Batch]
     val: CaptionDataset
     """the validation split, as cached features where the stage reads those"""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of optimizer and moving average."""
+        average = None if self.ema is None else self.ema.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "average": average}
+
+    def load_state_dict(self, saved: dict[str, Any], lr_scale: float) -> None:
+        """Go on from a `state_dict`, with the learning rates of the config times `lr_scale`."""
+        self.optimizer.load_state_dict(saved["optimizer"])
+        check_optimizer(self.optimizer)
+        set_learning_rates(self.optimizer, self.config, lr_scale)
+        if self.ema is not None:
+            self.ema.load_state_dict(saved["average"])
 
 
 def build_stage(

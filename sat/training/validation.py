@@ -21,7 +21,7 @@ from sat.config.training import TrainConfig
 from sat.data.dataloader import evaluation_loader
 from sat.data.dataset import CaptionDataset, Sample
 from sat.data.progress import Progress
-from sat.distributed import in_rounds, merge, on_rank_zero, share
+from sat.distributed import in_rounds, merge, on_rank_zero, seed_draws, share
 from sat.evaluation import caption_dataset, score
 from sat.models.base import device_of, encode_batch
 from sat.results import table
@@ -50,6 +50,7 @@ def validate(
     """
     model, device = captioner.model.eval(), device_of(captioner.model)
     loader = validation_loader(dataset, config)
+    seed_draws(config.seed, apart=True)
     sums: dict[int, tuple[float, float, int]] = {}  # of a batch, by its first image
     for batch in in_rounds(loader):
         words, targets = batch.lengths.to(device) - 1, batch.captions[:, 1:].to(device)
