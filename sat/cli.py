@@ -201,7 +201,12 @@ def _print_once(line: str) -> None:
 
 
 def set_up_logging() -> None:
-    """Send log lines to stderr: all of `sat`, but only the warnings of other packages."""
+    """Send log lines to stderr: all of `sat`, but only the warnings of other packages.
+
+    With torchrun only the errors of torch's C++ part, which warns where all weights have gradients.
+    """
+    if torchrun.is_launched():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("sat").setLevel(logging.INFO)
 

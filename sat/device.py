@@ -18,6 +18,8 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if not torchrun.is_launched():
+            return torch.device(name)
     if name == "cuda" and torchrun.is_launched():
         name = f"cuda:{torchrun.local_rank()}"
     try:

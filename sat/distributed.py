@@ -7,7 +7,6 @@ that is small; NCCL for the gradients of GPUs.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -198,7 +197,7 @@ def seed_draws(*key: int, apart: bool = False) -> None:
 
 
 class GradientSum:
-    """Adds up the gradients of all ranks, the first layers' while backward is still at others.
+    """Adds up the gradients of all ranks, those of the last layers while backward is at the others.
 
     It is torch's DistributedDataParallel, but a sum: the loss of each rank is its share of the
     step's loss, so that the sum is the gradient of one process. `find_unused_parameters` lets
@@ -206,17 +205,13 @@ class GradientSum:
     and so their sums, the same from the first step on: a resumed run repeats every bit.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
         self._parallel: DistributedDataParallel | None = None
         if _is_group():
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
             self._parallel = DistributedDataParallel(
-                _Call(model),
-                broadcast_buffers=False,
-                find_unused_parameters=True,
-                gradient_as_bucket_view=True,
+                _Call(weights), find_unused_parameters=True, gradient_as_bucket_view=True
             )
-            self._parallel.register_comm_hook(None, _sum_bucket)
+            self._parallel.register_comm_hook(None, lambda _, bucket: _sum(bucket.buffer()))
 
     def while_backward(self, loss_of: Loss, last: Any) -> Loss:
         """`loss_of`, such that the backward of the part `last` of a step adds up the gradients."""
@@ -227,16 +222,16 @@ class GradientSum:
 
 
 class _Call(nn.Module):
-    """Calls a function that uses the model: DistributedDataParallel wraps modules only."""
+    """Calls a function that uses the weights: DistributedDataParallel wraps modules only."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
         super().__init__()
-        self.model = model
+        self.weights = nn.ParameterList(weights)
 
     def forward(self, function: Callable[[Any], Any], argument: Any) -> Any:
         return function(argument)
 
 
-def _sum_bucket(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
+def _sum(values: Tensor) -> torch.futures.Future[Tensor]:
+    work = dist.all_reduce(values, async_op=True)
     return work.get_future().then(lambda done: done.value()[0])

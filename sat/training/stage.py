@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -115,7 +114,7 @@ def build_stage(
         config=stage,
         optimizer=optimizer,
         ema=ema,
-        gradients=GradientSum(cast(nn.Module, model)),
+        gradients=GradientSum(weight for weight in model.parameters() if weight.requires_grad),
         objective=OBJECTIVES[stage.objective](model, config, stage, train),
         sampler=sampler,
         loader=loader,
