@@ -25,6 +25,8 @@ T = TypeVar("T")
 Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
 
 _store: dist.Store | None = None
+_groups = 0
+"""process groups that this process has been in"""
 _arrived: list[int] = []
 """stop signals that this rank got"""
 _agreed: list[int] = []
@@ -57,7 +59,7 @@ def process_group(timeout: float) -> Iterator[None]:
     A stop signal to any of them is raised in all of them, by `raise_stop`. Raises `ConnectionError`
     when another rank ends, or says nothing for `timeout` seconds, while this one waits for it.
     """
-    global _store
+    global _store, _groups
     if not torchrun.is_launched() or _is_group():
         yield
         return
@@ -65,7 +67,9 @@ def process_group(timeout: float) -> Iterator[None]:
     _agreed.clear()
     limit = timedelta(seconds=timeout)
     with note_stops(_arrived), _named_loss(timeout):
-        _store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=limit)))
+        store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=limit)))
+        _groups += 1
+        _store = dist.PrefixStore(f"sat/{_groups}", store)  # nothing of a group before
         how: dict[str, Any] = {"store": _store, "rank": rank, "world_size": ranks}
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=limit, **how)
