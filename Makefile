@@ -4,6 +4,7 @@
 # make test-wheel   build the wheel, install it into an empty environment, run its commands
 # make test-portable, test-oldest   the fast suite under other processors, Pythons, users; on the
 #             oldest versions that setup.py names
+# make docs       the documentation site, into build/site
 # make stress     3,000 mutated files, each read under limits of time and memory (POSIX)
 # make bench  all benchmarks against the reference, into benchmarks/RESULTS.md (a quiet machine, minutes)
 # All make .venv and install what they need the first time, and reuse it afterwards.
@@ -13,10 +14,10 @@ PY := .venv/bin/python
 READY := .venv/.ready
 DEMO ?= demo
 
-EXTRAS := .[demo,dev,metrics,log,hf,fast,onnx,timm,web]
+EXTRAS := .[demo,dev,docs,metrics,log,hf,fast,onnx,timm,web]
 FAST := -n 2 --dist loadfile -m "not slow"
 
-.PHONY: demo lint test fast test-wheel test-web test-portable test-oldest stress bench curve clean
+.PHONY: demo lint test fast test-wheel test-web test-portable test-oldest docs stress bench curve clean
 
 $(READY): setup.py
 	@echo "== setting up .venv (torch is large: a few minutes and 6 GB the first time)"
@@ -72,6 +73,9 @@ test-oldest:
 	@.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints-oldest.txt --editable '$(EXTRAS)'
 	.venv-oldest/bin/python -m pytest $(FAST)
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 stress: $(READY)
 	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(PY) tests/stress/hostile.py --seed $$seed --count 1000 || exit 1; done

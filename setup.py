@@ -32,7 +32,9 @@ EXTRAS = {
             "types-PyYAML",
             "types-setuptools",
         ),
+        *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),
     ],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.27"],
 }
 
 setup(

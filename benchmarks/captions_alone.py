@@ -79,7 +79,7 @@ def read_captions(model: VitGpt2, train: CaptionDataset, config: TrainConfig) ->
             rows = [caption for caption, _ in batch]
             lengths = torch.from_numpy(train.lengths[rows])
             captions = torch.from_numpy(train.captions[rows, : lengths.max()]).long()
-            logits = model.speak(captions.to(device))
+            logits = model.decoder(input_ids=captions[:, :-1].to(device), use_cache=False).logits
             words = (lengths - 1).to(device)
             loss = cross_entropy(logits, captions[:, 1:].to(device), words)
             optimizer_step(optimizer, [loss], lambda part: (part, {}), config)

@@ -26,7 +26,7 @@ from benchmarks.gpu_setting import (
 )
 from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
-from sat.config.training import TrainConfig
+from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.decoding.generate import generate
 from sat.models.factory import build_model
@@ -106,7 +106,7 @@ def steps(model: VitGpt2, batch: Batch, precision: str) -> list[Callable[[], obj
     """A training step of everything, ours and `transformers`' own."""
     device = next(model.parameters()).device
     ours, network = copy.deepcopy(model), theirs_of(model)
-    ours.choose_trainable("all")
+    ours.set_trainable(StageConfig(trainable="all"))
     ours.train(), network.train()
     optimizer = torch.optim.Adam(ours.parameters(), lr=1e-5, fused=True)
     plain = torch.optim.Adam(network.parameters(), lr=1e-5)

@@ -98,34 +98,20 @@ class Captioner(HubMixin):
     def caption_all(
         self, images: Sequence[ImageSource], options: DecodingConfig | None = None, **how: Any
     ) -> list[Any]:
-        """The best caption of each image; `how` is as for `candidates`.
+        """The best caption of each image; `how` is as for `caption_stream`.
 
         With `on_error="skip"` an image that cannot be read has None in its place, and a warning.
         """
         return [best[0] if best else None for best in self.candidates(images, options, **how)]
 
     def candidates(
-        self,
-        images: Sequence[ImageSource],
-        options: DecodingConfig | None = None,
-        *,
-        batch_size: int = BATCH_SIZE,
-        on_error: OnError = "raise",
-        max_megapixels: float = MAX_MEGAPIXELS,
-        **choices: Any,
+        self, images: Sequence[ImageSource], options: DecodingConfig | None = None, **how: Any
     ) -> list[list[CaptionResult]]:
         """For each image its `num_return_sequences` captions, best first; none if it is skipped.
 
-        `batch_size` images are decoded together; the others are as for `caption_stream`.
+        `how` is as for `caption_stream`.
         """
-        stream = self.caption_stream(
-            images,
-            decoding_options(options or self.config.decoding, **choices),
-            batch_size=batch_size,
-            on_error=on_error,
-            max_megapixels=max_megapixels,
-        )
-        found = dict(stream)
+        found = dict(self.caption_stream(images, options, **how))
         return [found.get(i, []) for i in range(len(images))]
 
     def caption_stream(
@@ -136,11 +122,13 @@ class Captioner(HubMixin):
         batch_size: int = BATCH_SIZE,
         on_error: OnError = "raise",
         max_megapixels: float = MAX_MEGAPIXELS,
+        **choices: Any,
     ) -> Iterator[tuple[int, list[CaptionResult]]]:
         """Index and captions of each image, in order, with only `batch_size` images in memory.
 
-        An image that cannot be read, or has more than `max_megapixels`, is passed over, or its
-        `ValueError` or `OSError` is raised, as `on_error` says.
+        These are decoded together, by `options` and `choices` as for `caption`. An image that
+        cannot be read, or has more than `max_megapixels`, is passed over, or its `ValueError` or
+        `OSError` is raised, as `on_error` says.
         """
         if isinstance(images, (str, Path, bytes, Image.Image, np.ndarray, Tensor)):
             raise ValueError("one image is given where a list belongs: put it in [ ]")
@@ -149,7 +137,7 @@ class Captioner(HubMixin):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
         allow_megapixels(max_megapixels)
-        options = options or self.config.decoding
+        options = decoding_options(options or self.config.decoding, **choices)
         for start in range(0, len(images), batch_size):
             read: dict[int, Seen] = {}
             for index, image in enumerate(images[start : start + batch_size], start):
@@ -237,6 +225,8 @@ def load(
     path, where = PRETRAINED if path is None else path, resolve_device(str(device))
     if not tutorial.is_tutorial(path):
         if word_map is not None:
+            if not Path(path).exists():
+                raise FileNotFoundError(f"{path}: there is no such checkpoint; check the path")
             remedy = "leave word_map out, folders hold their own"
             raise ValueError(f"{path} is not the tutorial's checkpoint: {remedy}")
         return Captioner(*native.load(path)).to(where).to(dtype)

@@ -14,13 +14,16 @@ import sys
 import typing
 from argparse import SUPPRESS
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from sat import torchrun
+from sat.config.checks import check, check_values
+from sat.reading import check_regular, reading
 from sat.stop_signals import Stopped, stop_signals
 
 T = TypeVar("T")
@@ -31,11 +34,19 @@ def parse_config(cls: type[T], arguments: list[str], **how: Any) -> T:
 
     `how` is for jsonargparse's parser: its description and the form of its help.
     """
-    parser = ArgumentParser(allow_abbrev=False, **how)
+    parser = FlagParser(allow_abbrev=False, **how)
     parser.add_argument("--config", action="config", help="YAML file of flags; flags given win")
     add_flags(parser, cls)
     fields = given(parser.instantiate(parser.parse_args(complete_flags(cls, arguments))), cls)
     return cls(**fields)
+
+
+class FlagParser(ArgumentParser):
+    """A parser whose errors are one line, and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"error: {' '.join(message.split())[:300]} (--help lists the flags)", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def add_flags(
@@ -62,12 +73,13 @@ def given(flags: Namespace, cls: type) -> dict[str, Any]:
     return {item.name: flags[item.name] for item in dataclasses.fields(cls) if item.name in flags}
 
 
-def complete_flags(cls: type, arguments: list[str]) -> list[str]:
+def complete_flags(cls: type, arguments: list[str], *, others: Collection[str] = ()) -> list[str]:
     """The arguments as jsonargparse needs them to read the flags of `cls`.
 
     Bool flags that stand without a value get one (`--resume --seed 1`), several values are joined
     (`--stages 1 2`), and the files of `--config` come first, so that flags win over them wherever
     they stand. `--log` is an earlier name of `--tracker`, which torchrun takes for one of its own.
+    Raises `ValueError` for a file that holds other values than fields of `cls` and `others`.
     """
     arguments = [re.sub(r"^--log(?==|$)", "--tracker", word) for word in arguments]
     switches, arguments = _flags_of(cls, bool), join_values(arguments, _flags_of(cls, tuple))
@@ -77,8 +89,11 @@ def complete_flags(cls: type, arguments: list[str]) -> list[str]:
     ]
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", action="append", default=[])
-    known, others = files.parse_known_args(flags)
-    return [*(f"--config={find_recipe(name)}" for name in known.config), *others]
+    known, rest = files.parse_known_args(flags)
+    paths = [find_recipe(name) for name in known.config]
+    for path in filter(Path.exists, paths):  # the parser names a missing one
+        check_recipe(path, cls, others)
+    return [*(f"--config={path}" for path in paths), *rest]
 
 
 def find_recipe(name: str) -> Path:
@@ -91,6 +106,21 @@ def find_recipe(name: str) -> Path:
         folder / f"{name}.yaml" for folder in (package / "recipes", package.parent / "configs")
     ]
     return next((path for path in (Path(name), *recipes) if path.is_file()), Path(name))
+
+
+def check_recipe(path: Path, cls: type, others: Collection[str]) -> None:
+    """Raise `ValueError` for a YAML file whose values are not of fields of `cls`, or `others`."""
+    with reading(path, "give a YAML file of flags"):
+        text = check_regular(path).read_text(encoding="utf-8")
+        check(len(text) < MAX_RECIPE, "its length", len(text), "that is no file of flags")
+        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+        check(not aliases, "an alias", "*", "write the values out")  # ten levels fill the memory
+        values = yaml.safe_load(text)
+    try:
+        check(isinstance(values or {}, dict), "it", values, "give flags, as seed: 1")
+        check_values(cls, {key: values[key] for key in values or {} if key not in others})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def join_values(arguments: list[str], flags: Collection[str]) -> list[str]:
@@ -121,6 +151,8 @@ def _flags_of(cls: type, kind: type, prefix: str = "--") -> set[str]:
     return found
 
 
+MAX_RECIPE = 10**6
+"""characters of a YAML file"""
 NO_FIGURE = "none"
 
 
@@ -166,7 +198,7 @@ def cli_errors() -> Iterator[None]:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with stop_signals(), output_of_rank_zero():
+        with stop_signals(), torchrun.output_of_rank_zero():
             yield
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
@@ -177,17 +209,6 @@ def cli_errors() -> Iterator[None]:
             raise
         _print_once(f"error: {' '.join(str(error).split())}")
         raise SystemExit(1) from None
-
-
-@contextmanager
-def output_of_rank_zero() -> Iterator[None]:
-    """A block whose output is dropped in all processes that torchrun starts but the first."""
-    if torchrun.rank() == 0:
-        yield
-        return
-    logging.disable()
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        yield
 
 
 def _print_once(line: str) -> None:

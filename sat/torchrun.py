@@ -5,7 +5,10 @@ Without torchrun a process is rank zero of one. Needs no torch, so that `--help`
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 def is_launched() -> bool:
@@ -26,3 +29,14 @@ def ranks() -> int:
 def local_rank() -> int:
     """The number of this process among those of its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", rank())) if is_launched() else 0
+
+
+@contextmanager
+def output_of_rank_zero() -> Iterator[None]:
+    """A block whose output is dropped in all processes that torchrun starts but the first."""
+    if rank() == 0:
+        yield
+        return
+    logging.disable()
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield

@@ -212,6 +212,13 @@ def test_a_folder_brings_its_own_words(captioner, tutorials, tmp_path):
     assert sat.load(folder).vocabulary == captioner.vocabulary
 
 
+def test_a_missing_checkpoint_is_not_taken_for_another_kind(tmp_path):
+    path = tmp_path / "BEST_checkpoint.pth.tar"
+    with pytest.raises(FileNotFoundError) as caught:
+        sat.load(path, word_map=tmp_path / "WORDMAP.json")
+    assert str(caught.value) == f"{path}: there is no such checkpoint; check the path"
+
+
 def sources(path: Path) -> dict[str, object]:
     """One image in each form that people have it in."""
     image = Image.open(path).convert("RGB")

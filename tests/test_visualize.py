@@ -215,7 +215,7 @@ def test_visualize_att_pdf_and_svg_keep_text_as_text(tmp_path):
         ({"output": "x"}, r"x is no name for a figure"),
         ({"output": "folder.png"}, r"folder\.png is a folder: name the file"),
         ({"output": "file/x.png"}, r"file/x\.png: no figure can be written there"),
-        ({"columns": 0}, r"columns is 0: give at least 1"),
+        ({"columns": 0}, r"columns is 0: give nothing or a whole"),
         ({"alphas": one_hot((0, 0), (1, 1))}, r"alphas are \[2, 4, 4\] for 1 words: give \[1, h"),
         ({"alphas": np.ones((1, 16))}, r"alphas are \[1, 16\] for 1 words"),
         ({"alphas": one_hot((0, 0)) * np.nan}, r"alphas hold nan: give weights, finite"),

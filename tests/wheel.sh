@@ -17,10 +17,18 @@ else # the folder without its .pth files: the editable `sat` is not seen
         >"$("$WORK/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/deps.pth"
     "$WORK/venv/bin/python" -m pip install --quiet --no-deps "$WORK"/dist/*.whl
 fi
+sed -n '/^```python$/,/^```$/{/^```/d;p}' README.md >"$WORK/readme.py"
+grep -oE '(^    |`)sat-(prepare|train|eval|caption|export) [^`]+' README.md | sed 's/^[` ]*//' >"$WORK/readme.lines"
 mkdir "$WORK/empty" && cd "$WORK/empty"
 PATH=$WORK/venv/bin:$PATH
 
 python -c 'import sat, sys; assert sat.__file__.startswith(sys.prefix), sat.__file__'
+python "$WORK/readme.py" && test -s attention.png
+while read -r line; do # as a stranger types them: they work, or say in one line what is missing
+    said=$($line 2>&1 </dev/null) || [[ $said == *"error: "* && $said != *Traceback* ]] || {
+        echo "README: $line"; echo "$said"; exit 1; }
+    echo "$line: ${said##*$'\n'}"
+done <"$WORK/readme.lines"
 sat-caption --img cat.jpg --output cat.png --json cat.json
 test -s cat.png && test -s cat.json
 sat-prepare --dataset shapes --number 60 --image_size 64 --min_word_freq 1 --output_folder data

@@ -21,9 +21,8 @@ from sat.checkpoints.atomic_folder import CONFIG, TRAINER, WEIGHTS, find_complet
 from sat.checkpoints.atomic_folder import exists as exists
 from sat.checkpoints.atomic_folder import remove as remove
 from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests, read_json
-from sat.checkpoints.model_card import model_card
 from sat.config.checks import to_dict
-from sat.config.model import ModelConfig
+from sat.config.model import ModelConfig, Preprocessing
 from sat.hub import local_folder
 from sat.models.base import CaptionModel
 
@@ -143,3 +142,19 @@ def _format_of(folder: Path) -> tuple[Any, str]:
             f"this version reads {', '.join(FORMATS)}"
         )
     return importlib.import_module(FORMATS[family]), family
+
+
+def model_card(
+    name: str, title: str, words: int, preprocessing: Preprocessing, scores: dict[str, float]
+) -> str:
+    """The README.md that the Hub shows: title, use of the folder `name`, preprocessing, scores."""
+    rows = "".join(f"| {metric} | {value:.4f} |\n" for metric, value in scores.items())
+    return (
+        "---\nlibrary_name: sat\npipeline_tag: image-to-text\n---\n\n"
+        f"# {title}\n\n"
+        f"{words} words; {preprocessing.size} px images ({preprocessing.resize}).\n\n"
+        "```python\nimport sat\n\n"
+        f'captioner = sat.load("{name}")\n'
+        'result = captioner.caption("photo.jpg")\n'
+        "print(result.text)\n```\n" + (f"\n| validation | |\n| --- | --- |\n{rows}" if rows else "")
+    )

@@ -1,4 +1,4 @@
-"""Caption images and see where the model looked: python caption.py --img a.jpg --model runs/best"""
+"""Caption images and see where the model looked: sat-caption --img a.jpg --model runs/best"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sat.atomic_io import write_json
-from sat.cli import add_flags, cli_errors, complete_flags, given, name_figures
+from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given, name_figures
 from sat.config.decoding import DecodingConfig
 from sat.config.figure import FigureConfig
 from sat.config.model import AttentionMode
@@ -22,9 +22,7 @@ FEW = 16
 
 def parse(arguments: list[str]) -> Any:
     """The flags; every decoding option is one."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(description=__doc__)
+    parser = FlagParser(description=__doc__)
     flag = parser.add_argument
     flag("--img", "-i", type=str, nargs="+", required=True, help="photos, folders, 'quoted*.jpg'")
     flag("--model", "-m", type=str, help="checkpoint folder or the tutorial's; ours if left out")

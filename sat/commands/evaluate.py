@@ -1,4 +1,4 @@
-"""Caption a split with beam search and score it: python eval.py --model runs/default/best"""
+"""Caption a split with beam search and score it: sat-eval --model runs/default/best"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sat.cli import add_flags, cli_errors, complete_flags, given
+from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given
 from sat.config.decoding import DecodingConfig
 from sat.config.model import AttentionMode
 
@@ -17,9 +17,7 @@ BEAM_SIZES = (1, 3, 5)
 
 def parse(arguments: list[str]) -> Any:
     """The flags; every decoding option is one."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(description=__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--model", "-m", type=str, required=True, help="checkpoint folder or file")
     parser.add_argument("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
     parser.add_argument("--data_folder", type=str, default="data", help="the prepared data")

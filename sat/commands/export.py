@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from sat.cli import cli_errors
+from sat.cli import FlagParser, cli_errors
 
 
 def parse(arguments: list[str]) -> Any:
     """The flags."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(description=__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument("--model", "-m", type=str, help="checkpoint folder or the tutorial's; ours")
     parser.add_argument("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
     parser.add_argument(

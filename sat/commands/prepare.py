@@ -1,8 +1,8 @@
 """Prepare images and captions for training: HDF5 images, JSON captions, word map, references.
 
-    python create_input_files.py --dataset flickr8k --annotations dataset_flickr8k.json \
+    sat-prepare --dataset flickr8k --annotations dataset_flickr8k.json \
         --image_folder Flicker8k_Dataset --output_folder data
-    python create_input_files.py --dataset shapes --output_folder data  # draws its own scenes
+    sat-prepare --dataset shapes --output_folder data  # draws its own scenes
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from sat import torchrun
-from sat.cli import add_flags, cli_errors, complete_flags, given, join_values
+from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given, join_values
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.formats import FORMATS, read_annotations
 from sat.data.annotations.record import Record
@@ -33,7 +33,7 @@ SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, re
 
 def parse(arguments: list[str]) -> Namespace:
     """The flags: where things are, and the fields of `InputFilesConfig`."""
-    parser = ArgumentParser(description=SUMMARY)
+    parser = FlagParser(description=SUMMARY)
     add = parser.add_argument
     add("--config", action="config", help="YAML file of flags; flags given win")
     add("--annotations", type=list[str] | str, default=[], help="files or folders of captions")
@@ -54,7 +54,8 @@ def parse(arguments: list[str]) -> Namespace:
     add("--number", type=int, default=2000, help="scenes that shapes draws")
     add("--overwrite", action="store_true", help="replace an earlier run's files")
     add_flags(parser, InputFilesConfig)
-    flags = parser.parse_args(complete_flags(InputFilesConfig, join_values(arguments, LISTS)))
+    words, others = join_values(arguments, LISTS), parser.get_defaults()
+    flags = parser.parse_args(complete_flags(InputFilesConfig, words, others=list(others.keys())))
     for name in (flag[2:] for flag in LISTS):  # a YAML file may hold one value without brackets
         flags[name] = [flags[name]] if isinstance(flags[name], str) else flags[name]
     return flags

@@ -1,4 +1,4 @@
-"""Train a captioner on prepared files: python train.py --config configs/flickr8k.yaml"""
+"""Train a captioner on prepared files: sat-train --config flickr8k"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of train.py --help: flags in sections, those of the three stages said once."""
+"""The text of sat-train --help: flags in sections, those of the three stages said once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECTIONS = {
 }
 """of the flags that are not of one part of the config"""
 DESCRIPTION = (
-    "Train a captioner on prepared files: python train.py --config configs/flickr8k.yaml. Defaults "
+    "Train a captioner on prepared files: sat-train --config flickr8k. Defaults "
     "stand in [brackets]; --stageN.x is --stage1.x, --stage2.x or --stage3.x."
 )
 SWITCH = "{true,false}"

@@ -7,15 +7,13 @@ import sys
 import tempfile
 from typing import Any
 
-from sat.cli import cli_errors
+from sat.cli import FlagParser, cli_errors
 from sat.config.training import TrainConfig
 
 
 def parse(arguments: list[str]) -> Any:
     """The flags."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(description=__doc__)
+    parser = FlagParser(description=__doc__)
     parser.add_argument(
         "--model", "-m", type=str, nargs="*", default=[], help="checkpoint folders; ours if none"
     )

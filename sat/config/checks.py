@@ -4,38 +4,118 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import re
+import reprlib
+import sys
+import types
 import typing
-from collections.abc import Iterable
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from typing import Any, Literal, TypeVar, Union
 
 T = TypeVar("T")
+
+NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
+LARGEST = sys.float_info.max
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "nothing",
+}
+SHORT = reprlib.Repr()
+"""of values in errors, which may be long"""
+SHORT.maxstring = SHORT.maxother = 200
 
 
 def check(condition: bool, name: str, value: object, remedy: str) -> None:
     """Raise a `ValueError` with the field, its value and the remedy unless `condition` holds."""
     if not condition:
-        raise ValueError(f"{name} is {value!r}: {remedy}")
-
-
-def check_at_least(least: int, config: object, *names: str) -> None:
-    """`check` that each of these fields of a config is at least `least`."""
-    for name in names:
-        check(getattr(config, name) >= least, name, getattr(config, name), f"give at least {least}")
+        raise ValueError(f"{name} is {SHORT.repr(value)}: {remedy}")
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """`check` that the value is one of the choices."""
     choices = list(choices)
-    check(value in choices, name, value, f"choose one of {', '.join(map(str, choices))}")
+    known = any(type(value) is type(choice) and value == choice for choice in choices)
+    check(known, name, value, f"choose one of {', '.join(map(str, choices))}")
 
 
-def check_choices(config: Any) -> None:
-    """`check` that every `Literal` field of a config is one of its choices."""
-    hints = typing.get_type_hints(type(config))
-    for item in dataclasses.fields(config):
-        choices = typing.get_args(hints[item.name])
-        if typing.get_origin(hints[item.name]) is Literal:
-            check_choice(item.name, getattr(config, item.name), choices)
+def check_fields(config: Any, intervals: Mapping[str, str] | None = None) -> None:
+    """`check` the type of every field of a config, and that numbers lie in their interval.
+
+    The types are its annotations: a whole number is no bool or 2.0, and no number is NaN or
+    infinite. `intervals`, as "[0, 1)", have the names of their fields, separated by blanks.
+    """
+    bounds = {name: key for key, names in (intervals or {}).items() for name in names.split()}
+    cls: Any = type(config)
+    for name, hint in _fields(cls).items():
+        value, kind = getattr(config, name), _describe(hint)
+        if typing.get_origin(hint) is Literal:
+            check_choice(name, value, typing.get_args(hint))
+        interval = bounds.get(name)
+        fits = _fits(hint, value) and (interval is None or _within(interval, value))
+        check(fits, name, value, f"give {kind} in {interval}" if interval else f"give {kind}")
+
+
+@functools.cache
+def _fields(cls: Any) -> dict[str, Any]:
+    """The type of each field of a dataclass."""
+    hints = typing.get_type_hints(cls)
+    return {item.name: hints[item.name] for item in dataclasses.fields(cls)}
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of the type that an annotation says; a list may stand for a tuple."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(part, value) for part in parts)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in parts)
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            return False
+        parts = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return len(parts) == len(value) and all(map(_fits, parts, value))
+    if origin is dict:
+        return isinstance(value, dict) and _is_plain(value)
+    if hint in (int, float):
+        kinds: Any = Integral if hint is int else (Integral, float)
+        return isinstance(value, kinds) and type(value) is not bool and abs(value) <= LARGEST
+    return isinstance(value, hint) and not (hint is str and "\0" in value)
+
+
+def _is_plain(value: Any, levels: int = 8) -> bool:
+    """Whether a value is of JSON, without NaN, and at most so many levels deep."""
+    if isinstance(value, (dict, list, tuple)):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return levels > 0 and all(_is_plain(part, levels - 1) for part in parts)
+    return value is None or any(_fits(hint, value) for hint in (bool, str, float))
+
+
+def _within(interval: str, value: Any) -> bool:
+    """Whether a number, or each number in a tuple, lies in an interval; None does."""
+    if value is None or isinstance(value, (tuple, list)):
+        return all(_within(interval, part) for part in value or ())
+    least, most = (float(bound) for bound in interval[1:-1].split(","))
+    above = value > least or (interval[0] == "[" and value == least)
+    return above and (value < most or (interval[-1] == "]" and value == most))
+
+
+def _describe(hint: Any) -> str:
+    """A type in words."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        none_first = sorted(parts, key=lambda part: part is not type(None))
+        return " or ".join(_describe(part) for part in none_first)
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(map(str, parts))
+    if typing.get_origin(hint) is tuple:
+        length = "" if parts[1:] == (...,) else f" of {len(parts)}"
+        return f"a list{length}, each {_describe(parts[0])}"
+    return WORDS.get(hint, getattr(hint, "__name__", "an object of plain values"))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -63,15 +143,34 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
 
     The `EARLIER_KEYS` of a config, which earlier versions stored, are left out.
     """
-    hints = typing.get_type_hints(cls)
-    earlier = getattr(cls, "EARLIER_KEYS", ())
+    config: Any = cls
+    hints, earlier = _fields(config), getattr(cls, "EARLIER_KEYS", ())
+    check(isinstance(values, dict), cls.__name__, values, f"give an object with {', '.join(hints)}")
     values = {name: value for name, value in values.items() if name not in earlier}
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(
-            f"unknown key {unknown[0]!r} in {cls.__name__}: it has {', '.join(sorted(hints))}"
-        )
+    _check_keys(config, values)
     return cls(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+
+def check_values(cls: Any, values: dict[str, Any], prefix: str = "") -> None:
+    """`check` keys and types of values for a config, before there is one.
+
+    A text may stand for a number (YAML's 1e-4 is one), and for the file of a config within.
+    """
+    _check_keys(cls, values)
+    for name, value in values.items():
+        hint, text = _fields(cls)[name], isinstance(value, str)
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            check_values(hint, value, f"{prefix}{name}.")
+        else:
+            passes = text and (dataclasses.is_dataclass(hint) or bool(NUMBER.fullmatch(value)))
+            check(passes or _fits(hint, value), prefix + name, value, f"give {_describe(hint)}")
+
+
+def _check_keys(cls: Any, values: dict[str, Any]) -> None:
+    known = _fields(cls)
+    for name in sorted(set(values) - set(known), key=str):
+        remedy = f"the nearest that it has is {nearest(str(name), known)}"
+        raise ValueError(f"unknown key {SHORT.repr(name)} in {cls.__name__}: {remedy}")
 
 
 def _restore(hint: Any, value: Any) -> Any:

@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from sat.config.checks import check, check_choices
+from sat.config.checks import check, check_fields
+from sat.config.decoding import SEEDS
 from sat.config.model import Preprocessing
 
 
 @dataclass(frozen=True)
 class InputFilesConfig:
-    """How images and captions are prepared; `create_input_files.py` makes its flags from this."""
+    """How images and captions are prepared; `sat-prepare` makes its flags from this."""
 
     dataset: str = "coco"
     """any name: the names of the files begin with it; shapes without annotations draws scenes"""
@@ -43,16 +44,20 @@ class InputFilesConfig:
     """stop at a missing or unreadable image, or leave it out and name it in the log"""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(
+            self,
+            {
+                "[1, 1000]": "captions_per_image",
+                "[1, 1e9]": "min_word_freq",
+                "[1, 4096]": "max_len image_size",
+                "[1, 1e7]": "vocabulary_size tokenizer_size",
+                "[1, 1024]": "workers",
+                SEEDS: "seed",
+            },
+        )
         fit = re.fullmatch(r"[^\W_][\w.+-]{,99}", self.dataset) is not None
         check(fit, "dataset", self.dataset, "give a name of letters, digits, - and _")
-        positive = "give a whole number of at least 1"
-        for name in ("captions_per_image", "min_word_freq", "max_len", "tokenizer_size"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), positive)
-        for name in ("workers", "vocabulary_size"):
-            value = getattr(self, name)
-            check(value is None or value >= 1, name, value, positive)
-        _ = self.preprocessing  # checks size and resize
+        _ = self.preprocessing  # checks resize
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from sat.config.checks import check, check_at_least, check_choice, check_choices
+from sat.config.checks import check, check_fields
+
+SEEDS = "[0, 4294967295]"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class TokenRules:
     """never produced first (or after the forced first one)"""
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     """sequences of tokens that are never produced"""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -69,25 +74,29 @@ class DecodingConfig:
     """for sampling"""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_at_least(1, self, "beam_size", "max_length", "num_return_sequences")
+        check_fields(
+            self,
+            {
+                "[1, 1024]": "beam_size",
+                "[1, 10000]": "num_return_sequences",
+                "[1, 4096]": "max_length",
+                "[0, 4096]": "min_length no_repeat_ngram_size",
+                "[-100, 100]": "length_penalty",
+                "(0, 1000]": "repetition_penalty",
+                "(0, 1e6]": "temperature",
+                "[0, 1e9]": "top_k",
+                "(0, 1]": "top_p",
+                SEEDS: "seed",
+            },
+        )
         within = f"give a number from 0 to max_length ({self.max_length})"
-        check(0 <= self.min_length <= self.max_length, "min_length", self.min_length, within)
-        size = self.no_repeat_ngram_size
-        check(size >= 0, "no_repeat_ngram_size", size, "give 0 (off) or a length")
+        check(self.min_length <= self.max_length, "min_length", self.min_length, within)
         check(
             self.samples or self.num_return_sequences <= self.beam_size,
             "num_return_sequences",
             self.num_return_sequences,
             f"one search returns at most beam_size ({self.beam_size}) captions",
         )
-        stopping = (True, False, "never")
-        check_choice("early_stopping", self.early_stopping, stopping)
-        penalty = self.repetition_penalty
-        check(penalty > 0, "repetition_penalty", penalty, "give a number above 0 (1: off)")
-        check(self.temperature > 0, "temperature", self.temperature, "give a number above 0")
-        check(self.top_k >= 0, "top_k", self.top_k, "give 0 (off) or a number of words")
-        check(0 < self.top_p <= 1, "top_p", self.top_p, "give a probability above 0 and at most 1")
 
     @property
     def samples(self) -> bool:

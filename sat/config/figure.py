@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sat.config.checks import check, check_choices
+from sat.config.checks import check_fields
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,4 @@ class FigureConfig:
     """write the probability of each word beside it"""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check(10 <= self.dpi <= 2400, "dpi", self.dpi, "give a number from 10 to 2400")
-        fits = self.columns is None or self.columns >= 1
-        check(fits, "columns", self.columns, "give at least 1, or leave it out")
+        check_fields(self, {"[10, 2400]": "dpi", "[1, 1000]": "columns"})

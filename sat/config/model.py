@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sat.config.checks import check, check_choice, check_choices
+from sat.config.checks import check_choice, check_fields
 from sat.config.decoding import DecodingConfig
 from sat.config.resize import ResizeRule, parse_resize
 
@@ -31,9 +31,7 @@ class Preprocessing:
     """per channel (RGB), of values in 0..1"""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check(self.size > 0, "image size", self.size, "give a positive number of pixels")
-        check(min(self.std) > 0, "std", self.std, "every channel needs a positive deviation")
+        check_fields(self, {"[1, 4096]": "size", "[-1e6, 1e6]": "mean", "(0, 1e6]": "std"})
         _ = self.resize_rule
 
     @property
@@ -62,7 +60,7 @@ class EncoderConfig:
     encoder is frozen, as the tutorial's does"""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self, {"[1, 1000]": "blocks", "[1, 256]": "encoded_image_size output_stride"})
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,9 @@ class DecoderConfig:
     """deep: eq. 7 of the paper; linear: from the hidden state alone, as the tutorial does"""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        for name in ("attention_dim", "embed_dim", "decoder_dim"):
-            check(getattr(self, name) > 0, name, getattr(self, name), "give a positive size")
-        check(0 <= self.dropout < 1, "dropout", self.dropout, "give a probability below 1")
+        check_fields(
+            self, {"[1, 8192]": "attention_dim embed_dim decoder_dim", "[0, 1)": "dropout"}
+        )
         for site in self.dropout_sites:
             check_choice("dropout_sites", site, DROPOUT_SITES)
 
@@ -133,6 +130,9 @@ class VitGpt2Config:
         *("decoder_layers", "decoder_width", "decoder_heads", "positions", "dropout"),
     )
 
+    def __post_init__(self) -> None:
+        check_fields(self, {"[-1, 1000]": "attention_layer", "[0, 1000]": "attention_head"})
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -148,4 +148,4 @@ class ModelConfig:
     hf: VitGpt2Config = field(default_factory=VitGpt2Config)
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from sat.config.checks import check, check_at_least, check_choices
+from sat.config.checks import check, check_fields
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class ScheduledSamplingConfig:
     """never below this"""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check(0 <= self.least <= 1, "least", self.least, "give a probability")
+        check_fields(self, {"[0, 1e9]": "k", "[0, 1]": "c least"})
         if self.schedule == "linear":
             check(0 <= self.k <= 1, "k", self.k, "linear begins at a probability")
             check(self.c > 0, "c", self.c, "give linear a slope above 0, as 0.0001")
@@ -59,5 +58,4 @@ class HardAttentionConfig:
     """decay of the moving average of log p(word) that rewards are measured against"""
 
     def __post_init__(self) -> None:
-        check_at_least(0, self, "reward", "entropy")
-        check(0 <= self.baseline < 1, "baseline", self.baseline, "give a share below 1, as 0.9")
+        check_fields(self, {"[0, 1000]": "reward entropy", "[0, 1)": "baseline"})

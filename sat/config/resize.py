@@ -16,10 +16,12 @@ SHORT_NAMES = {
     "crop": "shortest_edge={size},center_crop={size}",
     "inner_crop": "shortest_edge={larger},center_crop={size}",
 }
+SIDES = r"[1-9]\d{0,3}(x[1-9]\d{0,3})?"
+"""a number of pixels, or two; larger ones would take all memory"""
 PATTERN = re.compile(
-    r"((?P<scale>size|shortest_edge|max_size)=(?P<to>\d+(x\d+)?)(:(?P<resample>\w+))?(,(?!$)|$))?"
-    r"(center_crop=(?P<crop>\d+(x\d+)?)(,(?!$)|$))?"
-    r"(pad=(?P<pad>\d+(x\d+)?)(:(?P<fill>[0-9a-f]{6}))?)?"
+    rf"((?P<scale>size|shortest_edge|max_size)=(?P<to>{SIDES})(:(?P<resample>\w+))?(,(?!$)|$))?"
+    rf"(center_crop=(?P<crop>{SIDES})(,(?!$)|$))?"
+    rf"(pad=(?P<pad>{SIDES})(:(?P<fill>[0-9a-f]{{6}}))?)?"
 )
 HELP = (
     "give squash, crop, inner_crop, or steps such as shortest_edge=256:bicubic,center_crop=224 "

@@ -7,7 +7,7 @@ virtual datasets): these are refused before they are opened. orjson bounds the d
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,15 +20,6 @@ SOURCE = "images"
 """attribute of a file of features: the fingerprint of their images"""
 FEATURES_BLOCK = 64
 """images whose features are checked together"""
-
-
-class ImagesHeader(NamedTuple):
-    """What an HDF5 file of images says of them."""
-
-    captions_per_image: int
-    num_images: int
-    image_size: int
-    resize: str
 
 
 def read_captions(path: Path) -> np.ndarray:
@@ -58,8 +49,11 @@ def check_ids(path: Path, captions: np.ndarray, vocab_size: int) -> None:
         )
 
 
-def read_images_header(path: Path) -> ImagesHeader:
-    """What the file says of its images, which must be uint8[N, 3, S, S] within the file itself."""
+def read_images_header(path: Path) -> tuple[int, int, int, str]:
+    """The captions per image, N, S and the resize rule of images uint8[N, 3, S, S].
+
+    They must lie in the file itself.
+    """
     with reading(path, REMEDY), h5py.File(check_regular(path), "r") as file:
         images = _own_dataset(file, "images")
         if images is None or images.dtype != np.uint8 or images.ndim != 4:
@@ -70,7 +64,7 @@ def read_images_header(path: Path) -> ImagesHeader:
         if not isinstance(per_image, (int, np.integer)) or per_image < 1:
             raise ValueError(f"its captions_per_image is {per_image!r}")
         resize = str(file.attrs.get("resize", "squash"))
-        return ImagesHeader(int(per_image), len(images), images.shape[-1], resize)
+        return int(per_image), len(images), images.shape[-1], resize
 
 
 def check_features(path: Path, source: str, shape: tuple[int, ...]) -> None:

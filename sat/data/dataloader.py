@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, Subset
 
 from sat.data.dataset import CaptionDataset, Sample
 from sat.stop_signals import ignore_stop_signals
@@ -210,7 +210,7 @@ def evaluation_loader(
     share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Sample]:
     """A loader of every image once, in order; `share` (rank, ranks) takes every ranks-th batch."""
-    images = dataset.one_per_image()
+    images = Subset(dataset, range(0, len(dataset), dataset.captions_per_image))
     rank, ranks = share
     starts = range(rank * batch_size, len(images), ranks * batch_size)
     return DataLoader(

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from sat.data.annotations.record import SPLITS
 from sat.data.checks import check_ids, read_captions, read_images_header, read_lengths
@@ -85,9 +85,8 @@ class CaptionDataset(Dataset[Sample]):
             check_ids(captions, self.captions, len(vocabulary))
         width = self.captions.shape[1]
         self.lengths = read_lengths(_existing(self.path("CAPLENS", ".json")), width)
-        images = read_images_header(_existing(self.path("IMAGES", ".hdf5")))
-        self.captions_per_image, self.num_images = images.captions_per_image, images.num_images
-        self.image_size, self.resize = images.image_size, images.resize
+        header = read_images_header(_existing(self.path("IMAGES", ".hdf5")))
+        self.captions_per_image, self.num_images, self.image_size, self.resize = header
         expected = self.num_images * self.captions_per_image
         if not len(self.captions) == len(self.lengths) == expected:
             raise ValueError(
@@ -154,13 +153,12 @@ class CaptionDataset(Dataset[Sample]):
         Files made by the tutorial do not hold the original captions. Captions decoded by the word
         map then take their place, which flatters the scores, and a warning says so.
         """
+        content = self._stored_references()
+        if content.get("scored") == "tokens":
+            return [image | {"captions": image["tokens"]} for image in content["images"]]
+        if content:
+            return list(content["images"])
         path = self.path("REFERENCES", ".json")
-        if path.exists():
-            content = orjson.loads(path.read_bytes())
-            images: list[dict[str, Any]] = content["images"]
-            if content.get("scored") == "tokens":
-                return [image | {"captions": image["tokens"]} for image in images]
-            return images
         logger.warning("%s is missing: scores use captions from the word map, not as written", path)
         groups = self.captions.reshape(self.num_images, self.captions_per_image, -1)
         return [
@@ -174,27 +172,18 @@ class CaptionDataset(Dataset[Sample]):
 
     def boxes(self) -> dict[int, list[dict[str, Any]]]:
         """The objects {"words", "box"} of the images that have some, by image index."""
-        return {i: image["boxes"] for i, image in enumerate(self._stored()) if image.get("boxes")}
+        images = enumerate(self._stored_references().get("images", []))
+        return {i: image["boxes"] for i, image in images if image.get("boxes")}
 
     def file_names(self) -> list[str]:
         """The file name of each image; `ValueError` where the data do not hold them."""
-        names = [image["file_name"] for image in self._stored()]
-        if not names:
-            missing = self.path("REFERENCES", ".json")
-            raise ValueError(f"{missing} is missing: prepare the data with create_input_files.py")
-        return names
+        _existing(self.path("REFERENCES", ".json"))
+        return [image["file_name"] for image in self._stored_references()["images"]]
 
-    def _stored(self) -> list[dict[str, Any]]:
-        """The references as stored; empty where there are none."""
+    def _stored_references(self) -> dict[str, Any]:
+        """The content of the file of references; empty where there is none."""
         path = self.path("REFERENCES", ".json")
-        images: list[dict[str, Any]] = (
-            orjson.loads(path.read_bytes())["images"] if path.exists() else []
-        )
-        return images
-
-    def one_per_image(self) -> Subset[Sample]:
-        """The data set with every image exactly once, in order, as evaluation reads it."""
-        return Subset(self, range(0, len(self), self.captions_per_image))
+        return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
 
     @property
     def _file(self) -> h5py.File:
@@ -214,13 +203,11 @@ def find_data_name(folder: str | Path) -> str:
         for kind in ("WORDMAP_", "TOKENIZER_")
         for path in Path(folder).glob(f"{kind}*.json")
     )
-    if len(names) != 1:
-        found = "none" if not names else ", ".join(names)
-        raise ValueError(
-            f"{folder} holds {len(names)} prepared data sets ({found}): "
-            + ("pass one as --data_name" if names else "run create_input_files.py first")
-        )
-    return names[0]
+    if len(names) == 1:
+        return names[0]
+    remedy = "pass one as --data_name" if names else "run sat-prepare first"
+    found = f"{len(names)} prepared data sets ({', '.join(names) or 'none'})"
+    raise ValueError(f"{folder} holds {found}: {remedy}")
 
 
 def read_vocabulary(folder: str | Path, name: str) -> Vocabulary:
@@ -256,7 +243,5 @@ def warn_of_unknown(train: CaptionDataset, unk_id: int | None) -> None:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist: run create_input_files.py, or check --data_name"
-        )
+        raise FileNotFoundError(f"{path} does not exist: run sat-prepare, or check --data_name")
     return path

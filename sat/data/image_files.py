@@ -176,8 +176,6 @@ SUFFIXES = (
 )
 """endings of the images in a folder, as far as Pillow opens them; an image that is named itself may
 have any"""
-
-
 MOST_NAMED = 5
 
 
@@ -209,18 +207,12 @@ def find_images(names: Iterable[str]) -> list[Path]:
 def _images_in(folder: Path) -> list[Path]:
     """The images directly in a folder, sorted; other files are named in a line of the log."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
+    kind_of = Image.registered_extensions()  # what Pillow and its plugins can open here
+    known = {suffix for suffix in SUFFIXES if kind_of.get(suffix) in FORMATS}
     images = [
-        path
-        for path in files
-        if path.suffix.lower() in _decodable() and not path.name.startswith("._")
+        path for path in files if path.suffix.lower() in known and not path.name.startswith("._")
     ]
     skipped = [path.name for path in files if path not in images]
     if skipped and images:
         logger.info("%s: no images, skipped: %s", folder, ", ".join(skipped[:MOST_NAMED]))
     return images
-
-
-def _decodable() -> set[str]:
-    """The endings of `SUFFIXES` that Pillow and its plugins can open here."""
-    known = Image.registered_extensions()
-    return {suffix for suffix in SUFFIXES if known.get(suffix) in FORMATS}

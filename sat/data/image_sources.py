@@ -61,7 +61,7 @@ def open_source(source: Any) -> tuple[Path | BinaryIO | Image.Image, str]:
 def _path_or_sample(path: Path) -> Path:
     """The path, or where nothing is there, the sample image of the library by that name."""
     sample = SAMPLES / path
-    if path.exists() or not sample.is_file():
+    if os.path.exists(path) or not os.path.isfile(sample):  # which take names that are too long
         return path
     logger.info("%s is not there: the sample image of that name is taken", path)
     return sample

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -29,13 +29,6 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, int]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class PreparedImage(NamedTuple):
-    """An image as the model sees it."""
-
-    pixels: np.ndarray  # uint8[3, S, S]
-    original_size: Size  # width and height of the upright image
 
 
 def write_images(
@@ -68,9 +61,9 @@ def write_images(
             "images", (len(paths), *shape), np.uint8, **(growing if skip_bad else {})
         )
         for result in progress(results):
-            if isinstance(result, PreparedImage):
-                images[written] = result.pixels
-                sizes.append(result.original_size)
+            if isinstance(result, tuple):
+                images[written], size = result
+                sizes.append(size)
                 written += 1
             elif skip_bad:
                 sizes.append(None)
@@ -107,10 +100,13 @@ def in_order(
 
 def _decode(
     path: Path, preprocessing: Preprocessing
-) -> PreparedImage | ValueError | FileNotFoundError:
-    """The prepared image, or the error as a value, which is raised or logged in order."""
+) -> tuple[np.ndarray, Size] | ValueError | FileNotFoundError:
+    """The image as the model sees it, uint8[3, S, S], and width and height of the upright one.
+
+    An error comes as a value, which is raised or logged in order.
+    """
     try:
         pixels = read_image_array(path)
     except (ValueError, FileNotFoundError) as error:
         return error
-    return PreparedImage(resize(pixels, preprocessing), (pixels.shape[1], pixels.shape[0]))
+    return resize(pixels, preprocessing), (pixels.shape[1], pixels.shape[0])

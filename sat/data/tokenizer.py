@@ -7,7 +7,6 @@ work with either.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sat.atomic_io import atomic_write_text, write_json
 from sat.data.annotations.record import Record
-from sat.data.special_tokens import special_ids
-from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer
+from sat.data.annotations.words import is_of_script_without_blanks
+from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer, special_ids
 from sat.hub import local_folder
 
 END_OF_TEXT = "<|endoftext|>"
@@ -28,8 +27,6 @@ NAMES = {
     "pad": (END_OF_TEXT, "[PAD]", "<pad>"),
 }
 UNKNOWNS = ("[UNK]", "<unk>")
-SCRIPTS_WITHOUT_BLANKS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-"""as the Unicode names of their characters begin"""
 
 
 class SubwordTokenizer:
@@ -46,8 +43,8 @@ class SubwordTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
-        found = {f"{purpose}_id": self._by_name(names) for purpose, names in NAMES.items()}
-        found |= ids or {}
+        self._named = {f"{purpose}_id": self._by_name(names) for purpose, names in NAMES.items()}
+        found = self._named | dict(ids or {})
         for purpose, names in NAMES.items():
             if found[f"{purpose}_id"] is None:
                 raise ValueError(f"the tokenizer has no {purpose} token: it needs one of {names}")
@@ -89,8 +86,7 @@ class SubwordTokenizer:
         Start, end and padding that are not found by name are written beside it (`ids_file`).
         """
         ids = {"start_id": self.start_id, "end_id": self.end_id, "pad_id": self.pad_id}
-        by_name = {f"{key}_id": self._by_name(names) for key, names in NAMES.items()}
-        if ids == by_name:
+        if ids == self._named:
             ids_file(Path(path)).unlink(missing_ok=True)
         else:
             write_json(ids_file(Path(path)), ids)
@@ -104,10 +100,8 @@ class SubwordTokenizer:
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """The ids of the start, the tokens (of `split`) and the end."""
         tokens = list(tokens)
-        ids = [
-            number for token in tokens if (number := self.tokenizer.token_to_id(token)) is not None
-        ]
-        if len(ids) < len(tokens):
+        ids: list[Any] = [self.tokenizer.token_to_id(token) for token in tokens]
+        if None in ids:
             raise ValueError(f"{tokens} are not all tokens of this tokenizer: split first")
         return [self.start_id, *ids, self.end_id]
 
@@ -211,8 +205,4 @@ def _is_word_border(before: str, text: str, longer: str) -> bool:
     word, rest = text.removeprefix(before), longer.removeprefix(text)
     if not longer.startswith(text) or not word.strip() or not rest:
         return False  # in the middle of a character, or nothing to see yet
-    neighbors = (word[-1], rest[0])
-    return any(
-        char.isspace() or unicodedata.name(char, "").startswith(SCRIPTS_WITHOUT_BLANKS)
-        for char in neighbors
-    )
+    return any(char.isspace() or is_of_script_without_blanks(char) for char in (word[-1], rest[0]))

@@ -1,4 +1,4 @@
-"""Read a tokenizer from the files that hold it in one way or another."""
+"""Read a tokenizer, and the tokens that start, end and pad captions, from the files they are in."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ KIND_OF_FILE = {
     "tokenizer.model": "",
 }
 """kinds of tokenizers by the files that they had before tokenizer.json; one needs no name"""
+IDS = {
+    "start_id": ("decoder_start_token_id", "bos_token_id"),
+    "end_id": ("eos_token_id",),
+    "pad_id": ("pad_token_id",),
+}
+NAMES = {
+    "start_id": ("bos_token", "cls_token"),
+    "end_id": ("eos_token", "sep_token"),
+    "pad_id": ("pad_token",),
+}
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -48,11 +58,11 @@ def _older_files(folder: Path) -> Tokenizer:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
     chosen: dict[str, Any] = {}
-    if "tokenizer_class" not in _values(folder / "tokenizer_config.json"):
+    if "tokenizer_class" not in read_values(folder / "tokenizer_config.json"):
         files = [kind for name, kind in KIND_OF_FILE.items() if (folder / name).exists()]
         if not files:
             raise ValueError(f"it holds none of {FILE}, {', '.join(KIND_OF_FILE)}")
-        config = _values(folder / "config.json")
+        config = read_values(folder / "config.json")
         kind = config.get("decoder", config).get("model_type")
         if kind := kind if kind in TOKENIZER_MAPPING_NAMES else files[0]:
             chosen["tokenizer_type"] = kind
@@ -61,5 +71,49 @@ def _older_files(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _values(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+def special_ids(
+    folder: Path, tokenizer: Any, generation: dict[str, Any] | None = None
+) -> dict[str, int]:
+    """Those of start_id, end_id and pad_id that the files of a Hugging Face folder give.
+
+    They are looked up in generation_config.json (or in `generation`, its values), in config.json,
+    and by name in tokenizer_config.json and special_tokens_map.json, in this order. Ids that the
+    `tokenizers.Tokenizer` does not have are passed over. Of several end tokens the first counts; it
+    also pads where no other token does.
+    """
+    config = read_values(folder / "config.json")
+    decoder = config.get("decoder") or {}
+    if generation is None:
+        generation = read_values(folder / "generation_config.json")
+    by_name = read_values(folder / "special_tokens_map.json") | read_values(
+        folder / "tokenizer_config.json"
+    )
+
+    def known(*values: Any) -> list[int]:
+        firsts = (value[0] if isinstance(value, list) and value else value for value in values)
+        numbers = (value for value in firsts if isinstance(value, int) and value >= 0)
+        return [number for number in numbers if tokenizer.id_to_token(number) is not None]
+
+    found: dict[str, int] = {}
+    for purpose, keys in IDS.items():
+        tokens = (by_name.get(name) for name in NAMES[purpose])
+        names = (token.get("content") if isinstance(token, dict) else token for token in tokens)
+        ids = known(
+            *(generation.get(key) for key in keys),
+            *(source.get(key) for key in keys for source in (config, decoder)),
+            *(tokenizer.token_to_id(name) for name in names if name is not None),
+            *([found["end_id"]] if purpose == "pad_id" and "end_id" in found else []),
+        )
+        if ids:
+            found[purpose] = ids[0]
+    return found
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON; empty where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error

@@ -28,6 +28,8 @@ class Vocabulary:
         _check_word_map(word_map)
         self.word_map = dict(word_map)
         self._word_of = {number: word for word, number in word_map.items()}
+        ids = (word_map[word] for word in SPECIAL_WORDS)
+        self.pad_id, self.unk_id, self.start_id, self.end_id = ids
 
     @classmethod
     def build(
@@ -67,12 +69,8 @@ class Vocabulary:
             raise ValueError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the word map as JSON, whole or not at all."""
-        atomic_write_text(path, self.to_json())
-
-    def to_json(self) -> str:
-        """The text of the word map file, in ASCII, so that it can be read with any encoding."""
-        return json.dumps(self.word_map)
+        """Write the word map as JSON in ASCII, which any encoding reads, whole or not at all."""
+        atomic_write_text(path, json.dumps(self.word_map))
 
     def encode(self, words: Iterable[str]) -> list[int]:
         """The ids of `<start>`, the words and `<end>`; an unknown word becomes `<unk>`."""
@@ -102,22 +100,6 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The caption: its `words`, joined by blanks."""
         return " ".join(self.words(ids))
-
-    @property
-    def pad_id(self) -> int:
-        return self.word_map[PAD]
-
-    @property
-    def unk_id(self) -> int:
-        return self.word_map[UNKNOWN]
-
-    @property
-    def start_id(self) -> int:
-        return self.word_map[START]
-
-    @property
-    def end_id(self) -> int:
-        return self.word_map[END]
 
     def __len__(self) -> int:
         return len(self.word_map)

@@ -15,7 +15,6 @@ from sat.decoding.constraints import apply_constraints, end_ids, next_log_probab
 from sat.decoding.hypothesis import (
     NEG_INF,
     Hypothesis,
-    collect_finished,
     is_settled,
     rank_hypotheses,
 )
@@ -54,8 +53,9 @@ def beam_search(
         alive = (rank < wanted.unsqueeze(1)) & (scores > NEG_INF)
         ended = alive & torch.isin(tokens, ends)
         image, position = (ended & (rank < beams_left.unsqueeze(1))).nonzero(as_tuple=True)
-        if len(image):
-            collect_finished(done, words[rows[image, position]], scores[image, position], image)
+        lines, totals = words[rows[image, position]], scores[image, position]
+        for index, line, score in zip(image.tolist(), lines.tolist(), totals.tolist()):
+            done[index].append(Hypothesis(line, score, finished=True))
         going = alive & ~ended
         if not options.keeps_width:
             beams_left = beams_left - ended.sum(1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from sat.config.decoding import DecodingConfig
 
 NEG_INF = float("-inf")
@@ -26,14 +24,6 @@ class Hypothesis:
         """The ranking score: score / length ** penalty, the end counted in the length."""
         divisor: float = (len(self.words) + self.finished) ** length_penalty
         return self.score / divisor
-
-
-def collect_finished(
-    done: list[list[Hypothesis]], words: Tensor, scores: Tensor, images: Tensor
-) -> None:
-    """Append finished captions int[N, t] to the lists of their images."""
-    for image, line, score in zip(images.tolist(), words.tolist(), scores.tolist()):
-        done[image].append(Hypothesis(line, score, finished=True))
 
 
 def is_settled(done: list[Hypothesis], best: float, length: int, options: DecodingConfig) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Sequence
 
 KINDS = """
 person: man, woman, boy, girl, child, people, lady, guy, baby, toddler, kid, adult, player, worker,
@@ -121,4 +122,23 @@ def kinds_by_name() -> dict[tuple[str, ...], set[str]]:
         for name in filter(None, [kind, *(other.strip() for other in others.split(","))]):
             for form in (name, plural(name)):
                 named.setdefault(tuple(form.split()), set()).add(kind)
+    return named
+
+
+def named_kinds(words: Sequence[str], others: Iterable[str] = ()) -> list[tuple[int, set[str]]]:
+    """The positions of words that end a name, and the kinds that it may stand for.
+
+    Names are those of COCO's kinds and of the kinds `others`, which go by one name each. Of names
+    that end at one word the longest counts: a hot dog is no dog.
+    """
+    own = {tuple(kind.split()): {kind} for kind in others}
+    longest = max(map(len, [*kinds_by_name(), *own]))
+    named = []
+    for end in range(1, len(words) + 1):
+        for start in range(max(0, end - longest), end):
+            name = tuple(words[start:end])
+            kinds = own.get(name, set()) | kinds_by_name().get(name, set())
+            if kinds:
+                named.append((end - 1, kinds))
+                break
     return named

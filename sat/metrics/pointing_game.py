@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sat.metrics.object_names import kinds_by_name
-
-LONGEST_NAME = max(map(len, kinds_by_name()))
+from sat.metrics.object_names import named_kinds
 
 
 def named_objects(
@@ -19,22 +17,15 @@ def named_objects(
     """Position of each noun that ends the name of objects of the image, and their boxes.
 
     An object {"words", "box"} is named by its own words, or where these are one of COCO's kinds by
-    a name of `object_names`. Of names that end at one word the longest counts: a hot dog is no dog.
+    another of its names, see `named_kinds`.
     """
     boxes: dict[str, list[list[float]]] = {}
     for entry in objects:
         boxes.setdefault(" ".join(entry["words"]), []).append(entry["box"])
-    kinds = {tuple(name.split()): {name} for name in boxes}
-    longest = max([LONGEST_NAME, *map(len, kinds)])
     named = []
-    for end in range(1, len(words) + 1):
-        for start in range(max(0, end - longest), end):
-            name = tuple(words[start:end])
-            known = kinds.get(name, set()) | kinds_by_name().get(name, set())
-            if known:
-                seen = [box for kind in sorted(known) for box in boxes.get(kind, [])]
-                named += [(end - 1, seen)] if seen else []
-                break
+    for position, kinds in named_kinds(words, boxes):
+        seen = [box for kind in sorted(kinds) for box in boxes.get(kind, [])]
+        named += [(position, seen)] if seen else []
     return named
 
 

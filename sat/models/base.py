@@ -34,13 +34,10 @@ class CaptionModel(Protocol):
     """A captioner network: images in, words out, one step at a time."""
 
     training: bool
+    start_id: int
+    end_id: int
+    pad_id: int
 
-    @property
-    def start_id(self) -> int: ...
-    @property
-    def end_id(self) -> int: ...
-    @property
-    def pad_id(self) -> int: ...
     @property
     def unk_id(self) -> int | None: ...
     @property

@@ -126,10 +126,8 @@ class Convolution(nn.Sequential):
             return super().forward(images)
         padded = cast(nn.Module, self.pad)(images) if "pad" in self._modules else images
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight, bias = (
-            conv.weight * scale[:, None, None, None],
-            norm.bias - norm.running_mean * scale,
-        )
+        weight = conv.weight * scale[:, None, None, None]
+        bias = norm.bias - norm.running_mean * scale
         how = conv.stride, conv.padding, conv.dilation, conv.groups
         output = F.conv2d(padded, weight, bias, *how)
         return cast(nn.Module, self.relu)(output) if "relu" in self._modules else output
@@ -152,8 +150,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """float[B, C, H, W] of the next depth."""
-        filter_logits = self.project(self.depthwise(self.expand(grid)))
-        return filter_logits + grid if self.adds_input else filter_logits
+        narrow = self.project(self.depthwise(self.expand(grid)))
+        return narrow + grid if self.adds_input else narrow
 
 
 def build_blocks(name: str) -> list[nn.Module]:
@@ -163,19 +161,11 @@ def build_blocks(name: str) -> list[nn.Module]:
     width = STEM_DIM
     for stage, repeats in zip(STAGES, _repeats(scale)):
         outputs = _scaled_width(stage.channels, scale)
-        layers = []
-        for index in range(repeats):
-            layers.append(
-                InvertedResidual(
-                    width,
-                    outputs,
-                    expansion=stage.expansion,
-                    kernel=stage.kernel,
-                    stride=stage.stride if index == 0 else 1,
-                )
-            )
-            width = outputs
-        blocks.append(nn.Sequential(*layers))
+        form = {"expansion": stage.expansion, "kernel": stage.kernel}
+        first = InvertedResidual(width, outputs, stride=stage.stride, **form)
+        others = (InvertedResidual(outputs, outputs, stride=1, **form) for _ in range(1, repeats))
+        blocks.append(nn.Sequential(first, *others))
+        width = outputs
     blocks.append(Convolution(width, HEAD_DIM, relu=True))
     return blocks
 

@@ -5,7 +5,7 @@ B images with one row each, P regions, D features, T words, V vocabulary, S side
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,30 +27,28 @@ class ExportedParts(NamedTuple):
     changing: tuple[str, ...]
 
 
-class _Encoder(nn.Module):
-    def __init__(self, model: ShowAttendTell) -> None:
+class _Part(nn.Module):
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
+
+class _Encoder(_Part):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         state = self.model.start(self.model.encode(images))
         return state.features, state.projected, state.hidden, state.cell
 
 
-class _Step(nn.Module):
-    def __init__(self, model: ShowAttendTell) -> None:
-        super().__init__()
-        self.model = model
-        # Sampled attention would make two runs differ.
-        self.mode = "argmax" if model.decoder.test_attention == "argmax" else "expected"
-
+class _Step(_Part):
     def forward(
         self, tokens: Tensor, features: Tensor, projected: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, ...]:
         rows = RaggedRows.one_each(tokens.shape[0], tokens.device)
         state = State(features, projected, hidden, cell, rows)
-        output, state = self.model.decoder.step_with_map(tokens, state, self.mode)
-        assert output.alphas is not None
+        decoder = self.model.decoder
+        # Sampled attention would make two runs differ.
+        mode = "argmax" if decoder.test_attention == "argmax" else "expected"
+        output, state = decoder.step_with_map(tokens, state, mode)
         return output.logits, output.alphas, state.hidden, state.cell
 
 
@@ -60,26 +58,17 @@ def show_attend_tell_parts(model: ShowAttendTell) -> ExportedParts:
     return ExportedParts(_Encoder(model), _Step(model), state, ("hidden", "cell"))
 
 
-class _VitEncoder(nn.Module):
-    def __init__(self, model: CaptionModel) -> None:
-        super().__init__()
-        self.model = model
-
+class _VitEncoder(_Part):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.model.encode(images)
         return features, torch.full((images.shape[0], 1), self.model.pad_id)
 
 
-class _VitStep(nn.Module):
-    def __init__(self, model: CaptionModel) -> None:
-        super().__init__()
-        self.model = model
-
+class _VitStep(_Part):
     def forward(self, tokens: Tensor, features: Tensor, words: Tensor) -> tuple[Tensor, ...]:
         words = torch.cat([words[:, :-1], tokens.unsqueeze(1), words[:, -1:]], dim=1)
         lengths = torch.full((words.shape[0],), words.shape[1])
         output = self.model(features, words, lengths)
-        assert output.alphas is not None
         return output.logits[:, -1], output.alphas[:, -1], words
 
 

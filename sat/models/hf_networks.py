@@ -26,6 +26,9 @@ logger = logging.get_logger(__name__)  # Python's own
 FRESH = "fresh:"
 """before the model type of a part that starts from random weights"""
 
+MAX_LAYERS, MAX_WIDTH = 256, 16384
+"""of a fresh part: more would take all memory"""
+
 Channels = tuple[float, float, float]
 FRESH_MEAN: Channels = (0.5, 0.5, 0.5)
 FRESH_STD: Channels = (0.5, 0.5, 0.5)
@@ -122,6 +125,10 @@ def _build_fresh(
         nearest = ", ".join(difflib.get_close_matches(key, known, cutoff=0))
         remedy = f"{kind} has no such key, the nearest are {nearest}"
         check(key in known, f"{field}.{key}", value, remedy)
+        most = MAX_LAYERS if "layer" in key else MAX_WIDTH
+        check(
+            not isinstance(value, int) or value <= most, f"{field}.{key}", value, f"at most {most}"
+        )
     try:
         config = AutoConfig.for_model(kind, **values, **data)
         if "initializer_range" not in values:

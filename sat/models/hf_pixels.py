@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from transformers import AutoImageProcessor, ViTImageProcessor
 
 from sat.config.model import Preprocessing
@@ -45,7 +46,11 @@ def preprocessing_of(folder: str) -> Preprocessing:
     (mean, std), steps, last = _statistics(processor), [], None
     if processor.do_resize:
         step, last = _scale(folder, processor.size)
-        resample = BILINEAR if processor.resample is None else _filter(folder, processor.resample)
+        number = FILTERS.index(BILINEAR) if processor.resample is None else int(processor.resample)
+        if not 0 <= number < len(FILTERS):
+            known = ", ".join(f"{i} ({name})" for i, name in enumerate(FILTERS))
+            raise _refused(folder, "resample", number, f"give {known}")
+        resample = FILTERS[number]
         steps.append(step if resample == BILINEAR else f"{step}:{resample}")
     if getattr(processor, "do_center_crop", None):
         last = _height_and_width(folder, "crop_size", processor.crop_size)
@@ -98,17 +103,9 @@ def _processor(name: str) -> Any:
 def _statistics(processor: Any) -> tuple[Channels, Channels]:
     """Mean and standard deviation of values in 0..1 that a processor normalizes with."""
     scale = 255 * (processor.rescale_factor if processor.do_rescale else 1)
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if processor.do_normalize:
-        mean, std = _channels(processor.image_mean), _channels(processor.image_std)
-    r, g, b = (value / scale for value in mean)
-    r_std, g_std, b_std = (value / scale for value in std)
-    return (r, g, b), (r_std, g_std, b_std)
-
-
-def _channels(values: Any) -> Channels:
-    r, g, b = values if isinstance(values, (list, tuple)) else (values,) * 3
-    return r, g, b
+    used = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+    mean, std = (np.broadcast_to(values, 3) / scale for values in used)
+    return (*mean.tolist(),), (*std.tolist(),)
 
 
 def _scale(folder: str, size: Any) -> tuple[str, tuple[int, int] | None]:
@@ -119,13 +116,6 @@ def _scale(folder: str, size: Any) -> tuple[str, tuple[int, int] | None]:
             text = f"{rule}={sides_text(first, second) if second else first}"
             return text, (first, second) if rule == "size" else None
     raise _refused(folder, "size", size, f"give one of {SCALES}")
-
-
-def _filter(folder: str, number: int) -> str:
-    if not 0 <= int(number) < len(FILTERS):
-        known = ", ".join(f"{i} ({name})" for i, name in enumerate(FILTERS))
-        raise _refused(folder, "resample", int(number), f"give {known}")
-    return FILTERS[int(number)]
 
 
 def _height_and_width(folder: str, name: str, size: Any) -> tuple[int, int]:

@@ -58,7 +58,6 @@ class ShowAttendTell(nn.Module):
         return self._cells(rest(cached.float().permute(0, 3, 1, 2)))
 
     def frozen_part(self) -> FrozenPart | None:
-        """The encoder, or its blocks before the first that learns; None where all of it learns."""
         if not any(weight.requires_grad for weight in self.encoder.parameters()):
             return FrozenPart(self.encoder, self.encode)
         first = self.encoder.learns_from
@@ -73,16 +72,13 @@ class ShowAttendTell(nn.Module):
         self.decoder.fine_tune_embeddings(embeddings)
 
     def set_attention_mode(self, mode: str) -> None:
-        """Choose the context used for captioning: expected, sampled or argmax."""
         self.decoder.set_attention_mode(mode)
 
     def shared_attention_mode(self) -> AbstractContextManager[None]:
-        """A block in which all forward passes use one draw between soft and hard attention."""
         return self.decoder.shared_attention_mode()
 
     @property
     def baseline(self) -> Tensor | None:
-        """Hard attention's moving average of log p(word); None for soft attention."""
         return self.decoder.baseline
 
     def _normalized(self, images: Tensor) -> Tensor:
@@ -96,15 +92,12 @@ class ShowAttendTell(nn.Module):
         return maps.flatten(2).transpose(1, 2)
 
     def start(self, features: Tensor) -> State:
-        """The state before the first word."""
         return self.decoder.start(features)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits float[B, V] of the word after tokens int[B], and the next state."""
         return self.decoder.step(tokens, state)
 
     def reorder(self, state: State, index: Tensor) -> State:
-        """The state with rows picked and repeated."""
         return self.decoder.reorder(state, index)
 
     def forward(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, VisionEncoderDecoderModel
 
-from sat.config.checks import check, check_choice
+from sat.config.checks import check
 from sat.config.training import StageConfig
 from sat.models.base import FrozenPart, Normalize, Output
 from sat.models.hf_networks import FRESH_MEAN, FRESH_STD
@@ -82,16 +82,11 @@ class VitGpt2(nn.Module):
 
         `embeddings` belongs to the other family and changes nothing here.
         """
-        self.choose_trainable(stage.trainable)
-
-    def choose_trainable(self, trainable: str) -> None:
-        """Let the cross-attention learn, the whole decoder, or all; freeze the rest."""
-        check_choice("trainable", trainable, ("cross_attention", "decoder", "all"))
+        decoder = stage.trainable == "decoder"
         for name, weight in self.network.named_parameters():
             joins = any(part in name for part in CROSS_ATTENTION)
             speaks = not name.startswith("encoder.")
-            learns = joins or trainable == "all" or (trainable == "decoder" and speaks)
-            weight.requires_grad_(learns)
+            weight.requires_grad_(joins or stage.trainable == "all" or (decoder and speaks))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VitGpt2:
@@ -124,7 +119,6 @@ class VitGpt2(nn.Module):
         return cached.float()
 
     def frozen_part(self) -> FrozenPart | None:
-        """The encoder where it is frozen, else None."""
         learns = any(weight.requires_grad for weight in self.encoder.parameters())
         return None if learns else FrozenPart(self.encoder, self.encode)
 
@@ -141,16 +135,13 @@ class VitGpt2(nn.Module):
 
     @property
     def baseline(self) -> None:
-        """None: attention is always soft here."""
         return None
 
     def start(self, features: Tensor) -> State:
-        """The state before the first word."""
         project = getattr(self.network, "enc_to_dec_proj", nn.Identity())
         return State(project(features), ())
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits float[B, V] of the word after tokens int[B], and the next state."""
         spoken = state.past[0].shape[2] if state.past else 0
         self._check_length(spoken + 1)
         cache = _cache(state.past)
@@ -164,7 +155,6 @@ class VitGpt2(nn.Module):
         return output.logits[:, -1], state._replace(past=_tensors(cache))
 
     def reorder(self, state: State, index: Tensor) -> State:
-        """The state with rows picked, repeated or dropped: row i becomes row index[i]."""
         past = tuple(part.index_select(0, index) for part in state.past)
         return State(state.features.index_select(0, index), past)
 
@@ -199,10 +189,6 @@ class VitGpt2(nn.Module):
         heads = output.cross_attentions[self.attention_layer]  # (B, N, T-1, P)
         maps = heads.mean(1) if self.attention_head is None else heads[:, self.attention_head]
         return Output(output.logits, _patches(maps) * real.unsqueeze(2))
-
-    def speak(self, captions: Tensor) -> Tensor:
-        """Logits float[B, T-1, V] of the decoder alone, as a plain language model."""
-        return self.decoder(input_ids=captions[:, :-1], use_cache=False).logits
 
     @property
     def positions(self) -> int:

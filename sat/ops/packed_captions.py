@@ -43,7 +43,8 @@ class PackedCaptions:
         device, dtype = lengths.device, features.dtype
         active = torch.arange(steps, device=device).unsqueeze(1) < to_predict  # (T, B)
         self.active_sizes = [n for n in active.sum(1).tolist() if n]
-        self.batch_sizes = _rounded_up(self.active_sizes, shape[0], dtype)
+        multiple = 16 if dtype in (torch.bfloat16, torch.float16) else 1
+        self.batch_sizes = [min(shape[0], -(-n // multiple) * multiple) for n in self.active_sizes]
         computed = torch.zeros_like(active)
         for step, n in enumerate(self.batch_sizes):
             computed[step, :n] = True
@@ -83,9 +84,3 @@ def pad_steps(packed: Tensor, batch_sizes: list[int]) -> Tensor:
     for step, rows in enumerate(packed.split(batch_sizes)):
         padded[step, : len(rows)] = rows
     return padded.transpose(0, 1)
-
-
-def _rounded_up(sizes: list[int], batch: int, dtype: torch.dtype) -> list[int]:
-    """Sizes rounded up to a multiple of 16 in half precision, but to no more than `batch`."""
-    multiple = 16 if dtype in (torch.bfloat16, torch.float16) else 1
-    return [min(batch, -(-n // multiple) * multiple) for n in sizes]

@@ -30,14 +30,19 @@ from sat.training.state import check_optimizer
 def _cross_entropy(
     model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
 ) -> Objective:
-    boxes = AttentionBoxes(train) if config.box_weight else None
-    return CrossEntropyObjective(model, config, stage, boxes)
+    return CrossEntropyObjective(model, config, stage, _boxes(config, train))
 
 
 def _self_critical(
     model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
 ) -> Objective:
-    return SelfCriticalObjective(model, config, stage, reward_of(train))
+    reward = reward_of(train)
+    return SelfCriticalObjective(model, config, stage, reward, _boxes(config, train))
+
+
+def _boxes(config: TrainConfig, train: CaptionDataset) -> AttentionBoxes | None:
+    """What supervises attention, where the run asks for it."""
+    return AttentionBoxes(train) if config.box_weight else None
 
 
 OBJECTIVES: dict[

@@ -227,7 +227,7 @@ WRONG = [
     (
         edit(lambda header: header["model"]["decoder"].update(dims=3)),
         ValueError,
-        NO_CONFIG + "unknown key 'dims' in DecoderConfig: it has ",
+        NO_CONFIG + "unknown key 'dims' in DecoderConfig: the nearest",
     ),
     (edit(lambda header: header["model"]["decoder"].update(decoder_dim=9)), ValueError, NO_FIT),
     (edit(lambda header: header["model"]["encoder"].update(blocks=3)), ValueError, NO_FIT),

@@ -177,7 +177,7 @@ WRONG = [
     (of("encoder", enc_image_size="14"), "its enc_image_size is '14', not positive"),
     (
         lambda value: vars(value["decoder"].dropout).update(p=7),
-        "dropout is 7.0: give a probability",
+        "dropout is 7.0: give a number in",
     ),
     (put(encoder=None), "its Encoder is NoneType"),
     (put(decoder=nn.Linear(2, 2)), "its DecoderWithAttention is Linear"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
 
 import pytest
@@ -11,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from sat.cli import add_flags
 from sat.config.checks import from_dict, to_dict
-from sat.config.decoding import DecodingConfig
+from sat.config.decoding import DecodingConfig, TokenRules
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing, VitGpt2Config
 from sat.config.objectives import HardAttentionConfig
 from sat.config.training import StageConfig, TrainConfig
@@ -32,8 +33,14 @@ LITERALS = [
     if typing.get_origin(hint) is typing.Literal
 ]
 
+
+def nested(levels: int) -> list:
+    """A list within a list ..."""
+    return [nested(levels - 1)] if levels else []
+
+
 REFUSED = [
-    (Preprocessing, {"size": 0}, "image size is 0: give a positive number of pixels"),
+    (Preprocessing, {"size": 0}, "size is 0: give a whole number in [1, 4096]"),
     (Preprocessing, {"resize": "fit"}, "resize is 'fit': give squash, crop, inner_crop, or steps"),
     (
         Preprocessing,
@@ -41,48 +48,64 @@ REFUSED = [
         "resize is 'shortest_edge=256,center_crop=224': give squash",
     ),
     (Preprocessing, {"resize": "size=256:cubic"}, "the filter of resize is 'cubic': give nearest"),
-    (Preprocessing, {"std": (1.0, 0.0, 1.0)}, "std is (1.0, 0.0, 1.0): every channel needs"),
-    (DecoderConfig, {"attention_dim": 0}, "attention_dim is 0: give a positive size"),
-    (DecoderConfig, {"embed_dim": -1}, "embed_dim is -1: give a positive size"),
-    (DecoderConfig, {"decoder_dim": 0}, "decoder_dim is 0: give a positive size"),
-    (DecoderConfig, {"dropout": 1.0}, "dropout is 1.0: give a probability below 1"),
-    (DecoderConfig, {"dropout": -0.1}, "dropout is -0.1: give a probability below 1"),
+    (
+        Preprocessing,
+        {"std": (1.0, 0.0, 1.0)},
+        "std is (1.0, 0.0, 1.0): give a list of 3, each a number in (0, 1",
+    ),
+    (DecoderConfig, {"attention_dim": 0}, "attention_dim is 0: give a whole number in [1, 8192]"),
+    (DecoderConfig, {"embed_dim": -1}, "embed_dim is -1: give a whole number in [1, 8192]"),
+    (DecoderConfig, {"decoder_dim": 0}, "decoder_dim is 0: give a whole number in [1, 8192]"),
+    (DecoderConfig, {"dropout": 1.0}, "dropout is 1.0: give a number in [0, 1)"),
+    (DecoderConfig, {"dropout": -0.1}, "dropout is -0.1: give a number in [0, 1)"),
     (DecoderConfig, {"dropout_sites": ("fc",)}, "dropout_sites is 'fc': choose one of mean, hid"),
-    (HardAttentionConfig, {"reward": -1.0}, "reward is -1.0: give at least 0"),
-    (HardAttentionConfig, {"entropy": -1.0}, "entropy is -1.0: give at least 0"),
-    (HardAttentionConfig, {"baseline": 1.0}, "baseline is 1.0: give a share below 1, as 0.9"),
-    (DecodingConfig, {"beam_size": 0}, "beam_size is 0: give at least 1"),
-    (DecodingConfig, {"max_length": 0}, "max_length is 0: give at least 1"),
+    (HardAttentionConfig, {"reward": -1.0}, "reward is -1.0: give a number in [0, 1000]"),
+    (HardAttentionConfig, {"entropy": -1.0}, "entropy is -1.0: give a number in [0, 1000]"),
+    (HardAttentionConfig, {"baseline": 1.0}, "baseline is 1.0: give a number in [0, 1)"),
+    (DecodingConfig, {"beam_size": 0}, "beam_size is 0: give a whole number in [1, 1024]"),
+    (DecodingConfig, {"max_length": 0}, "max_length is 0: give a whole number in [1, 4096]"),
     (
         DecodingConfig,
         {"min_length": -1},
-        "min_length is -1: give a number from 0 to max_length (51)",
+        "min_length is -1: give a whole number in [0, 4096]",
     ),
     (
         DecodingConfig,
         {"min_length": 9, "max_length": 8},
         "min_length is 9: give a number from 0 to",
     ),
-    (DecodingConfig, {"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1: give 0 (off)"),
-    (DecodingConfig, {"num_return_sequences": 0}, "num_return_sequences is 0: give at least 1"),
+    (
+        DecodingConfig,
+        {"no_repeat_ngram_size": -1},
+        "no_repeat_ngram_size is -1: give a whole number in [0, 4096]",
+    ),
+    (
+        DecodingConfig,
+        {"num_return_sequences": 0},
+        "num_return_sequences is 0: give a whole number in [1, 10000",
+    ),
     (
         DecodingConfig,
         {"num_return_sequences": 4, "beam_size": 3},
         "num_return_sequences is 4: one search returns at most beam_size (3) captions",
     ),
-    (DecodingConfig, {"temperature": 0.0}, "temperature is 0.0: give a number above 0"),
-    (DecodingConfig, {"top_k": -1}, "top_k is -1: give 0 (off) or a number of words"),
-    (DecodingConfig, {"top_p": 0.0}, "top_p is 0.0: give a probability above 0 and at most 1"),
-    (DecodingConfig, {"top_p": 1.1}, "top_p is 1.1: give a probability above 0 and at most 1"),
-    (StageConfig, {"epochs": -1}, "epochs is -1: give 0 (skip the stage) or more"),
-    (StageConfig, {"batch_size": 0}, "batch_size is 0: give at least 1"),
-    (StageConfig, {"learning_rate": 0.0}, "learning_rate is 0.0: give a rate above 0"),
-    (StageConfig, {"encoder_learning_rate": -1.0}, "encoder_learning_rate is -1.0: give 0"),
-    (StageConfig, {"decay": 0.0}, "decay is 0.0: give a factor in (0, 1]"),
-    (StageConfig, {"decay": 1.5}, "decay is 1.5: give a factor in (0, 1]"),
-    (StageConfig, {"decay_patience": 0}, "decay_patience is 0: give at least 1"),
-    (StageConfig, {"stop_patience": 0}, "stop_patience is 0: give at least 1"),
-    (StageConfig, {"accumulate": 0}, "accumulate is 0: give at least 1"),
+    (DecodingConfig, {"temperature": 0.0}, "temperature is 0.0: give a number in (0, 1e6]"),
+    (DecodingConfig, {"top_k": -1}, "top_k is -1: give a whole number in [0, 1e9]"),
+    (DecodingConfig, {"top_p": 0.0}, "top_p is 0.0: give a number in (0, 1]"),
+    (DecodingConfig, {"top_p": 1.1}, "top_p is 1.1: give a number in (0, 1]"),
+    (StageConfig, {"epochs": -1}, "epochs is -1: give a whole number in [0, 1e6]"),
+    (StageConfig, {"batch_size": 0}, "batch_size is 0: give a whole number in [1, 65536]"),
+    (StageConfig, {"learning_rate": 0.0}, "learning_rate is 0.0: give a number in (0, 100]"),
+    (
+        StageConfig,
+        {"encoder_learning_rate": -1.0},
+        "encoder_learning_rate is -1.0: give a number in [0, 100]",
+    ),
+    (StageConfig, {"decay": 0.0}, "decay is 0.0: give a number in (0, 1]"),
+    (StageConfig, {"decay": 1.5}, "decay is 1.5: give a number in (0, 1]"),
+    (StageConfig, {"decay_patience": 0}, "decay_patience is 0: give a whole number in [1, 1e6]"),
+    (StageConfig, {"stop_patience": 0}, "stop_patience is 0: give a whole number in [1, 1e6]"),
+    (StageConfig, {"accumulate": 0}, "accumulate is 0: give a whole number in [1, 65536]"),
     (StageConfig, {"samples": 1}, "samples is 1: give at least 2: each judges the others"),
     (
         TrainConfig,
@@ -101,13 +124,39 @@ REFUSED = [
     ),
     (TrainConfig, {"stages": ()}, "stages is (): choose from 1, 2 and 3, in that"),
     (TrainConfig, {"stages": (1, 4)}, "stages is (1, 4): choose from 1, 2 and 3, in"),
-    (TrainConfig, {"label_smoothing": 1.0}, "label_smoothing is 1.0: below 1"),
-    (StageConfig, {"ema": 1.0}, "ema is 1.0: give 0 (off) or a share below 1, as 0.999"),
-    (TrainConfig, {"alpha_c": -0.5}, "alpha_c is -0.5: give at least 0"),
-    (TrainConfig, {"grad_clip": -1.0}, "grad_clip is -1.0: give at least 0"),
-    (TrainConfig, {"validation_batch_size": 0}, "validation_batch_size is 0: give at least 1"),
-    (TrainConfig, {"workers": -1}, "workers is -1: give at least 0"),
-    (TrainConfig, {"save_minutes": -1.0}, "save_minutes is -1.0: give at least 0"),
+    (TrainConfig, {"label_smoothing": 1.0}, "label_smoothing is 1.0: give a number in [0, 1)"),
+    (StageConfig, {"ema": 1.0}, "ema is 1.0: give a number in [0, 1)"),
+    (TrainConfig, {"alpha_c": -0.5}, "alpha_c is -0.5: give a number in [0, 1e6]"),
+    (TrainConfig, {"grad_clip": -1.0}, "grad_clip is -1.0: give a number in [0, 1e9]"),
+    (
+        TrainConfig,
+        {"validation_batch_size": 0},
+        "validation_batch_size is 0: give a whole number in [1, 65536]",
+    ),
+    (TrainConfig, {"workers": -1}, "workers is -1: give a whole number in [0, 1024]"),
+    (DecodingConfig, {"max_length": 100000}, "max_length is 100000: give a whole number in [1"),
+    (DecodingConfig, {"beam_size": 100000}, "beam_size is 100000: give a whole number in [1, "),
+    (DecoderConfig, {"decoder_dim": 16000}, "decoder_dim is 16000: give a whole number in [1"),
+    (DecodingConfig, {"beam_size": True}, "beam_size is True: give a whole number in [1, 1024]"),
+    (DecodingConfig, {"beam_size": 3.0}, "beam_size is 3.0: give a whole number in [1, 1024]"),
+    (DecodingConfig, {"beam_size": None}, "beam_size is None: give a whole number in [1, 10"),
+    (DecodingConfig, {"forbid_unknown": 1}, "forbid_unknown is 1: give true or false"),
+    (DecodingConfig, {"early_stopping": 1}, "early_stopping is 1: give true or false or never"),
+    (DecodingConfig, {"length_penalty": math.inf}, "length_penalty is inf: give a number in ["),
+    (DecodingConfig, {"length_penalty": 2**2000}, "length_penalty is 1148130695"),
+    (DecodingConfig, {"tokens": {}}, "tokens is {}: give TokenRules"),
+    (TokenRules, {"suppress_tokens": ("a",)}, "suppress_tokens is ('a',): give a list, each"),
+    (TokenRules, {"bad_words_ids": (1,)}, "bad_words_ids is (1,): give a list, each a list, eac"),
+    (Preprocessing, {"mean": (math.nan, 0, 0)}, "mean is (nan, 0, 0): give a list of 3, each"),
+    (Preprocessing, {"mean": (0.5, 0.5)}, "mean is (0.5, 0.5): give a list of 3, each a"),
+    (Preprocessing, {"resize": "size=99999x99999"}, "resize is 'size=99999x99999': give squas"),
+    (DecoderConfig, {"attention_depth": True}, "attention_depth is True: choose one of 1, 2"),
+    (EncoderConfig, {"backbone": ["a"]}, "backbone is ['a']: give a text"),
+    (EncoderConfig, {"blocks": 0}, "blocks is 0: give nothing or a whole number in [1, 1000]"),
+    (EncoderConfig, {"weights": "a\0"}, "weights is 'a\\x00': give a text"),
+    (VitGpt2Config, {"encoder_config": {"a": nested(9)}}, "encoder_config is {'a': [[[[[[...]]"),
+    (VitGpt2Config, {"encoder_config": {"a": math.nan}}, "encoder_config is {'a': nan}: give "),
+    (TrainConfig, {"save_minutes": -1.0}, "save_minutes is -1.0: give a number in [0, 1e6]"),
 ]
 
 ALLOWED = [
@@ -185,8 +234,13 @@ def test_from_dict_with_missing_keys_takes_defaults():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"encodr": {}}, "unknown key 'encodr' in ModelConfig: it has decoder, decoding, enc"),
-        ({"decoder": {"dims": 3}}, "unknown key 'dims' in DecoderConfig: it has activation, att"),
+        ({"encodr": {}}, "unknown key 'encodr' in ModelConfig: the nearest that it has is encoder"),
+        (
+            {"decoder": {"dims": 3}},
+            "unknown key 'dims' in DecoderConfig: the nearest that it has is embed_dim",
+        ),
+        ({"decoder": []}, "DecoderConfig is []: give an object with attention_dim, embed_dim"),
+        ([], "ModelConfig is []: give an object with encoder, decoder, preprocessing, decoding"),
         ({"decoder": {"gate": "wide"}}, "gate is 'wide': choose one of vector, scalar, none"),
     ],
 )

@@ -48,7 +48,7 @@ def test_dataset_of_another_split_reads_its_files(prepared: Write) -> None:
     dataset = CaptionDataset(data.folder, data.name, "test")
     assert [dataset[i].caption.tolist() for i in range(6)] == data.captions
     with pytest.raises(
-        FileNotFoundError, match=r"VAL_CAPTIONS_\S+ does not exist: run create_input"
+        FileNotFoundError, match=r"VAL_CAPTIONS_\S+ does not exist: run sat-prepare"
     ):
         CaptionDataset(data.folder, data.name, "val")
     with pytest.raises(ValueError, match="split is 'dev': choose one of train, val, test"):
@@ -218,7 +218,7 @@ def test_dataset_with_a_malformed_captions_file_raises(prepared: Write, text: st
 
 
 def test_find_data_name_with_one_data_set_returns_it(prepared: Write, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds 0 prepared data sets \(none\): run create_input"):
+    with pytest.raises(ValueError, match=r"holds 0 prepared data sets \(none\): run sat-prepare"):
         find_data_name(tmp_path)
     assert find_data_name(prepared().folder) == "toy_5_cap_per_img_1_min_word_freq"
     prepared(per_image=2)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models
 
-from sat.data.special_tokens import special_ids
 from sat.data.tokenizer import SubwordTokenizer
+from sat.data.tokenizer_files import special_ids
 
 WORDS = ("<|endoftext|>", "[CLS]", "[SEP]", "[BOS]", "[EOS]", "[PAD]", "a", "dog")
 FILES = {

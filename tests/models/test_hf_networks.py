@@ -53,6 +53,11 @@ def test_fresh_parts_start_from_weights_that_suit_their_width():
             {"decoder_config": {"vocab_size": 9}},
             "hf.decoder_config.vocab_size is 9: leave it out, the data decide it",
         ),
+        (
+            {"decoder_config": {"n_layer": 10**9}},
+            "decoder_config.n_layer is 1000000000: at most 256",
+        ),
+        ({"decoder_config": {"n_embd": 10**6}}, "decoder_config.n_embd is 1000000: at most 16384"),
         ({"decoder_config": {"n_layer": "two"}}, "hf.decoder_config is {.*'two'.* gpt2 fails: "),
         ({"decoder_config": {"n_head": 5}}, "hf.decoder_config is {.*'n_head': 5.* gpt2 fails: "),
     ],

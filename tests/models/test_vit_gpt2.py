@@ -10,6 +10,7 @@ import tiny_vit
 import torch
 from tiny_vit import DECODERS, ENCODERS
 
+from sat.config.training import StageConfig
 from sat.training.losses import cross_entropy
 
 CAPTIONS = torch.tensor([[2, 4, 5, 6, 7, 3], [2, 8, 3, 1, 1, 1], [2, 9, 10, 4, 3, 1]])
@@ -126,7 +127,7 @@ JOINS = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")
 @pytest.mark.parametrize("trainable", ["cross_attention", "decoder", "all"])
 def test_only_what_was_chosen_learns(trainable, decoder):
     model = tiny_vit.model(decoder=decoder)
-    model.choose_trainable(trainable)
+    model.set_trainable(StageConfig(trainable=trainable))
     model.train()
     before = tiny.weights(model)
     learning = [weight for weight in model.parameters() if weight.requires_grad]
@@ -145,7 +146,7 @@ def test_only_what_was_chosen_learns(trainable, decoder):
 
 def test_unlearnable_choices_are_named():
     with pytest.raises(ValueError, match="trainable is 'some': choose one of cross_attention"):
-        tiny_vit.model().choose_trainable("some")
+        StageConfig(trainable="some")
     with pytest.raises(ValueError, match="attention_layer is 2: the decoder has 2 layers of 2"):
         tiny_vit.model(attention_layer=2)
     with pytest.raises(ValueError, match="attention_head is 2: the decoder has 2 layers of 2"):

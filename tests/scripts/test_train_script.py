@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -141,19 +142,42 @@ def test_switches_may_stand_alone_beside_a_recipe(recipe):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("alpha: 0.5", "alpha"),
-        ("stage1: {epoch: 3}", "epoch"),
-        ("stage1: {epochs: many}", "epochs"),
-        ("decoder: {gate: wide}", "gate"),
-        ("stage1: {decay: 2.0}", "decay is 2.0: give a factor in (0, 1]"),
+        ("alpha: 0.5", ": unknown key 'alpha' in TrainConfig: the nearest that it has is alpha_c"),
+        ("stage1: {epoch: 3}", ": unknown key 'epoch' in StageConfig: the nearest that it has is"),
+        ("stage1: {epochs: many}", ": stage1.epochs is 'many': give a whole number"),
+        ("stage1: true", ": stage1 is True: give StageConfig"),
+        ("decoder: {gate: wide}", ": decoder.gate is 'wide': give vector, scalar, none"),
+        ("stage1: {decay: 2.0}", "decay is 2.0: give a number in (0, 1]"),
         ("stages: [4]", "stages is (4,): choose from 1, 2 and 3"),
-        ("- 1", "Unexpected config: - 1"),
+        ("- 1", ": it is [1]: give flags, as seed: 1"),
+        ("seed: [", " cannot be read (while parsing a flow node"),
+        ("seed: " + 5000 * "[" + 5000 * "]", " cannot be read (maximum recursion depth"),
+        ("a: &a [1]\nb: [*a, *a]", " cannot be read (an alias is '*': write the values out"),
+        ("x" * 10**6, " cannot be read (its length is 1000000: that is no file of flags"),
+        ("\0", " cannot be read (unacceptable character #x0000"),
     ],
+    ids=lambda text: text[:20],
 )
 def test_a_mistake_in_a_recipe_is_named(tmp_path, capsys, text, told):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    assert told in refused(["--config", str(path)], capsys)
+    sentence = refused(["--config", str(path)], capsys)
+    assert told in sentence
+    assert told[0] not in ": " or sentence.startswith(f"error: {path}{told}")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
+def test_a_pipe_as_recipe_is_refused_and_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "recipe.yaml")
+    told = refused(["--config", str(tmp_path / "recipe.yaml")], capsys)
+    assert "recipe.yaml is no regular file" in told
+
+
+def test_numbers_of_yaml_in_every_form_are_taken(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("stage1: {learning_rate: 1e-4, epochs: 3}\nstages: [1, 2]\nalpha_c: 1\n")
+    config = parse(["--config", str(path)])
+    assert (config.stage1.learning_rate, config.stages, config.alpha_c) == (1e-4, (1, 2), 1)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +185,7 @@ def test_a_mistake_in_a_recipe_is_named(tmp_path, capsys, text, told):
     [
         (["--alpha", "1"], "--alpha"),  # no abbreviations: they change meaning as flags are added
         (["--seed", "one"], "seed"),
-        (["--stage1.epochs", "-1"], "epochs is -1: give 0 (skip the stage) or more"),
+        (["--stage1.epochs", "-1"], "epochs is -1: give a whole number in [0, 1e6]"),
         (["--config", "no_such_file.yaml"], "no_such_file.yaml"),
         (["--data_folder"], "data_folder"),
         (["--data_name", "--seed", "1"], "data_name"),

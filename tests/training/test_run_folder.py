@@ -101,9 +101,7 @@ def test_a_mistake_does_not_cost_the_run_it_was_to_replace(data, run, tmp_path):
 
 def test_what_cannot_begin_leaves_no_folder(tmp_path):
     told = refused(tiny.config(tmp_path / "data", tmp_path / "runs" / "one"), ValueError)
-    assert told == (
-        f"{tmp_path / 'data'} holds 0 prepared data sets (none): run create_input_files.py first"
-    )
+    assert told == (f"{tmp_path / 'data'} holds 0 prepared data sets (none): run sat-prepare first")
     assert not (tmp_path / "runs").exists()
 
 

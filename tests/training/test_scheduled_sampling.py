@@ -70,7 +70,7 @@ def test_the_schedules_are_bengios(i: int) -> None:
             {"schedule": "steep"},
             "schedule is 'steep': choose one of none, linear, exponential, inv",
         ),
-        ({"least": 1.5}, "least is 1.5: give a probability"),
+        ({"least": 1.5}, "least is 1.5: give a number in"),
         ({"schedule": "linear", "k": 2.0}, "k is 2.0: linear begins at a probability"),
         ({"schedule": "linear"}, "c is 0.0: give linear a slope above 0"),
         ({"schedule": "exponential"}, "k is 1.0: exponential takes a number below 1"),

@@ -7,13 +7,14 @@ import pytest
 import torch
 from steps import parts_and_loss, self_critical_objective, step
 
+from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.metrics.cider import CiderD
 from sat.models.decoder import DecoderWithAttention
 from sat.models.show_attend_tell import ShowAttendTell
 from sat.training.losses import policy_gradient
 from sat.training.objectives import self_critical
-from sat.training.objectives.self_critical import reward_of
+from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
 
 PAD, UNK, START, END, WORDS = 0, 4, 5, 6, (1, 2, 3)
 
@@ -159,3 +160,25 @@ def test_references_are_the_captions_with_their_end():
         10 * 3 / 4
     )  # three orders of n-grams match
     assert scorer.score(0, [2, 1, END]) < scorer.score(1, [2, 1, END])
+
+
+def test_drawn_words_that_name_objects_are_looked_at(model):
+    """With no reward at all, what is left is the loss of the boxes, for the captions drawn."""
+    asked = []
+
+    class Boxes:
+        def loss(self, alphas, batch):
+            asked.append((alphas, batch))
+            return alphas[..., 0].sum()
+
+    reward = SimpleNamespace(score=lambda image, words: 0.0)
+    config = TrainConfig(box_weight=3.0)
+    objective = SelfCriticalObjective(model, config, StageConfig(samples=2), reward, Boxes())
+    batch = Batch(torch.randn(2, 3, 4), None, None, torch.tensor([7, 9]), torch.tensor([0, 1]))
+    loss, _ = objective.expected_loss(batch.images, batch)
+    [(alphas, drawn)] = asked
+    assert drawn.captions.shape[0] == 4
+    assert (drawn.captions[:, 0] == START).all()
+    assert drawn.indices.tolist() == [7, 9]
+    assert drawn.views.tolist() == [0, 1]
+    assert loss.item() == pytest.approx(3 * alphas[..., 0].sum().item() / 4)

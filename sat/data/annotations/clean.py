@@ -59,8 +59,7 @@ def _pairs(record: Record, counts: Counter[str]) -> Iterator[tuple[tuple[str, ..
             text = " ".join(SPECIAL.sub(" ", text).split())
             words = words and tuple(word for word in words if word not in SPECIAL_WORDS)
         if words is None:
-            words = split_words(text)
-            words = words if LETTER.search(text) else ()
+            words = split_words(text) if LETTER.search(text) else ()
         if words:
             yield tuple(map(sys.intern, words)), text  # COCO repeats each word 250 times
         else:

@@ -6,7 +6,6 @@ import gc
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -42,19 +41,6 @@ FORMATS = {
 """adding a format is one entry; the first that recognises a file reads it"""
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the search for reference cycles: there are none, and it takes a fifth of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@_collector_paused()
 def read_annotations(
     paths: Sequence[str | Path],
     image_folders: Sequence[str | Path],
@@ -73,7 +59,7 @@ def read_annotations(
     those that share no name with it. As many files of `boxes` as files, "none" where one has none,
     add objects in pixels of images of `side` pixels.
     `workspace` gives a folder for images that have to be unpacked. The rest is told by the flags of
-    create_input_files.py. Ids that several files use get the name of the file before them. Raises
+    sat-prepare. Ids that several files use get the name of the file before them. Raises
     `ValueError` for files of no known layout and `FileNotFoundError` for missing ones.
     """
     if boxes and len(boxes) != len(paths):
@@ -82,18 +68,21 @@ def read_annotations(
         )
     groups: list[tuple[Path, list[Record]]] = []
     roots = [Path(folder) for folder in image_folders]
-    for number, path in enumerate(map(Path, paths)):
-        own = [path] if path.is_dir() else [] if roots else [path.parent]
-        paired = len(roots) == len(paths) > 1
-        first = [*own, *(roots[number : number + 1] if paired else roots)]
-        others = [root for root in roots if paired and _share_no_name(roots[number], root)]
-        images = ImageFolders(first, others)
-        source = Source(path, images, columns or {}, workspace)
-        records = list(find_format(source, format).read(source))
-        if boxes and str(boxes[number]) != "none":
-            records = add_boxes(records, Path(boxes[number]), side)
-        groups.append((path, records))
-    return clean(assign_splits(_join(groups), read_splits(splits), fractions))
+    paired = len(roots) == len(paths) > 1
+    gc.disable()  # there are no reference cycles, and the search for them takes a fifth of the time
+    try:
+        for number, path in enumerate(map(Path, paths)):
+            own = [path] if path.is_dir() else [] if roots else [path.parent]
+            first = [*own, *(roots[number : number + 1] if paired else roots)]
+            others = [root for root in roots if paired and _share_no_name(roots[number], root)]
+            source = Source(path, ImageFolders(first, others), columns or {}, workspace)
+            records = list(find_format(source, format).read(source))
+            if boxes and str(boxes[number]) != "none":
+                records = add_boxes(records, Path(boxes[number]), side)
+            groups.append((path, records))
+        return clean(assign_splits(_join(groups), read_splits(splits), fractions))
+    finally:
+        gc.enable()
 
 
 def _share_no_name(one: Path, other: Path) -> bool:
@@ -145,16 +134,15 @@ def _check_ids(records: Sequence[Record], path: Path) -> None:
     odd = next((r.image_id for r in records if type(r.image_id) not in (int, str)), None)
     if odd is not None:
         raise ValueError(f"{path}: image id {odd!r} is neither a whole number nor a text")
-    unsafe = next((r.path for r in records if not _is_unicode(f"{r.image_id}{r.path.name}")), None)
-    if unsafe is not None:
-        raise ValueError(f"{path}: the name {str(unsafe)!r} is not UTF-8: rename the image")
-    repeated, count = next(iter(Counter(str(r.image_id) for r in records).most_common(1)), ("", 0))
-    if count > 1:
-        raise ValueError(
-            f"{path}: image id {repeated} occurs {count} times: scores are per image, so"
-            " every image needs an id of its own"
-        )
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or text.encode("utf-8", "ignore").decode() == text
+    for record in records:
+        try:
+            f"{record.image_id}{record.path.name}".encode()
+        except UnicodeEncodeError:
+            remedy = "is not UTF-8: rename the image"
+            raise ValueError(f"{path}: the name {str(record.path)!r} {remedy}") from None
+    for repeated, count in Counter(str(r.image_id) for r in records).most_common(1):
+        if count > 1:
+            raise ValueError(
+                f"{path}: image id {repeated} occurs {count} times: scores are per image, so"
+                " every image needs an id of its own"
+            )

@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,30 +86,24 @@ class ImageFolders:
                         " parent as the image folder, and names with their folder"
                     )
                 if found:
-                    return self._claim(found[0], wanted, where)
+                    earlier = self._name_of.setdefault(found[0], wanted)
+                    if earlier != wanted:
+                        raise ValueError(
+                            f"{where}: {earlier!r} and {wanted!r} are both found at {found[0]}: "
+                            "give the folder that these names start from as the image folder"
+                        )
+                    return Path(found[0])
         return Path([*self._groups[0], *self._groups[1]][0], wanted)
 
     def _holds(self, folder: str, name: str) -> bool:
         """True if the name is in the folder; each folder is listed once, not asked for each."""
         below, _, last = name.rpartition("/")
-        names = self._listings.get((folder, below))
-        if names is None:
-            try:
-                names = frozenset(os.listdir(os.path.join(folder, below)))
-            except (OSError, ValueError):  # no folder, or a name that no file system takes
-                names = frozenset()
-            self._listings[folder, below] = names
-        return last in names
-
-    def _claim(self, path: str, name: str, where: str) -> Path:
-        """The path, unless another name was found there."""
-        earlier = self._name_of.setdefault(path, name)
-        if earlier != name:
-            raise ValueError(
-                f"{where}: {earlier!r} and {name!r} are both found at {path}: give the folder that"
-                " these names start from as the image folder"
-            )
-        return Path(path)
+        if (folder, below) not in self._listings:
+            names: list[str] = []
+            with suppress(OSError, ValueError):  # no folder, or a name that no file system takes
+                names = os.listdir(os.path.join(folder, below))
+            self._listings[folder, below] = frozenset(names)
+        return last in self._listings[folder, below]
 
     def _relative(self, name: object, where: str) -> str:
         """The name relative to the folders, with forward slashes."""

@@ -86,7 +86,8 @@ def assign_splits(
     left_out: Counter[str] = Counter()
     drawn = 0
     for record in records:
-        key = next((key for key in _keys(record) if key in order), "")
+        names = (str(record.image_id), record.path.name, record.path.stem)
+        key = next((name for name in names if name in order), "")
         name = splits.get(key) if splits else record.split
         if fractions or (name is None and not splits):
             name, drawn = _drawn(record.path.name, shares), drawn + 1
@@ -104,13 +105,6 @@ def assign_splits(
     if not kept:
         raise ValueError(f"none of the {len(records)} images has a known split: {REMEDY}")
     return [record for _, record in sorted(kept, key=lambda pair: pair[0])]
-
-
-def _keys(record: Record) -> Iterator[str]:
-    """What a file of splits may call an image."""
-    yield str(record.image_id)
-    yield record.path.name
-    yield record.path.stem
 
 
 def parse_fractions(text: str) -> list[float]:

@@ -6,7 +6,6 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source, read_text
 from sat.data.annotations.splits import split_in_name, split_of_folders
 
-Row = tuple[str, dict[str, Any]]
-"""where the row stands, for messages, and its values by column"""
+Row = tuple[str, Any]
+"""where the row stands, for messages, and its values by column, a dict"""
 
 COLUMNS = {
     "image": (
@@ -50,7 +49,7 @@ def recognise_table(source: Source) -> bool:
 
 def read_table(source: Source) -> Iterator[Record]:
     """The images of a CSV, TSV or |-separated file whose first line names the columns."""
-    return group_rows(_table_rows(source.path), source)
+    return _group_rows(_table_rows(source.path), source)
 
 
 def recognise_lines(source: Source) -> bool:
@@ -60,7 +59,7 @@ def recognise_lines(source: Source) -> bool:
 
 def read_lines(source: Source) -> Iterator[Record]:
     """The images of a file with one JSON object a line."""
-    return group_rows(_line_rows(source.path), source)
+    return _group_rows(_line_rows(source.path), source)
 
 
 def recognise_list(source: Source) -> bool:
@@ -80,7 +79,13 @@ def read_list(source: Source) -> Iterator[Record]:
     A caption is a text or a list of them; of a conversation it is the first answer. An object
     {name: captions} is read too.
     """
-    return group_rows(_list_rows(source.path, source.json), source)
+    content = source.json
+    if isinstance(content, dict):
+        content = [{"image": name, "caption": captions} for name, captions in content.items()]
+    if not isinstance(content, list):
+        raise ValueError(f"{source.path}: is no list of objects with an image and a caption")
+    items = ((f"{source.path}: item {number}", item) for number, item in enumerate(content))
+    return _group_rows(items, source)
 
 
 def recognise_metadata(source: Source) -> bool:
@@ -96,7 +101,7 @@ def read_metadata(source: Source) -> Iterator[Record]:
     for path in _metadata(source.path):
         below = path.parent.relative_to(source.path)
         rows = _line_rows(path) if path.suffix == ".jsonl" else _table_rows(path)
-        yield from group_rows(rows, source, below)
+        yield from _group_rows(rows, source, below)
 
 
 def _metadata(folder: Path) -> list[Path]:
@@ -139,46 +144,23 @@ def _line_rows(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            yield where, _object(orjson.loads(line), where)
+            yield where, orjson.loads(line)
         except orjson.JSONDecodeError as error:
             raise ValueError(f"{where} is not JSON ({error})") from error
 
 
-def _list_rows(path: Path, content: Any) -> Iterator[Row]:
-    if isinstance(content, dict):
-        content = [{"image": name, "caption": captions} for name, captions in content.items()]
-    if not isinstance(content, list):
-        raise ValueError(f"{path}: is no list of objects with an image and a caption")
-    for number, item in enumerate(content):
-        where = f"{path}: item {number}"
-        yield where, _object(item, where)
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is {str(value)[:50]!r}: each must be an object with an image")
-    return value
-
-
-@dataclass
-class _Image:
-    """What the rows of one image say."""
-
-    where: str
-    image_id: Any
-    split: Any
-    captions: list[Any] = field(default_factory=list)
-
-
-def group_rows(rows: Iterable[Row], source: Source, below: Path = Path()) -> Iterator[Record]:
+def _group_rows(rows: Iterable[Row], source: Source, below: Path = Path()) -> Iterator[Record]:
     """One record for each image of the rows, in the order of their first rows.
 
     `below` is the folder that names are relative to. Raises `ValueError` for a row without an
     image, or rows that give one image two splits.
     """
-    images: dict[str, _Image] = {}
+    first_rows: dict[str, tuple[str, Any, Any]] = {}  # where, image_id, split
+    captions: dict[str, list[Any]] = {}
     own_split = split_in_name(source.path.stem)
     for where, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{where} is {str(row)[:50]!r}: each must be an object with an image")
         name = _value(row, "image", source)
         name = name[0] if isinstance(name, list) and len(name) == 1 else name
         if not isinstance(name, str) or not name:
@@ -188,14 +170,14 @@ def group_rows(rows: Iterable[Row], source: Source, below: Path = Path()) -> Ite
             )
         path = (below / name).as_posix()
         split = _value(row, "split", source) or split_of_folders(path) or own_split
-        image = images.setdefault(path, _Image(where, _value(row, "image_id", source), split))
-        if image.split != split:
-            raise ValueError(f"{where}: {name!r} is in the splits {image.split!r} and {split!r}")
-        image.captions += _captions(row, where, source)
-    for path, image in images.items():
-        image_id = image.image_id if image.image_id not in (None, "") else path
-        found = source.images.find(path, image.where)
-        yield Record(image_id, found, image.split, (), tuple(image.captions))
+        first = first_rows.setdefault(path, (where, _value(row, "image_id", source), split))
+        if first[2] != split:
+            raise ValueError(f"{where}: {name!r} is in the splits {first[2]!r} and {split!r}")
+        captions.setdefault(path, []).extend(_captions(row, where, source))
+    for path, (where, image_id, split) in first_rows.items():
+        image_id = path if image_id in (None, "") else image_id
+        found = source.images.find(path, where)
+        yield Record(image_id, found, split, (), tuple(captions[path]))
 
 
 def _value(row: dict[str, Any], kind: str, source: Source) -> Any:

@@ -7,12 +7,10 @@ import unicodedata
 
 WORD = re.compile(r"[^\W_]+")
 INNER_APOSTROPHE = re.compile(r"(?<=[^\W_]{2})['\u2019](?=[^\W_])")
-LANGUAGES_WITHOUT_BLANKS = (
-    *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF)),  # Thai, Lao, Burmese, Khmer
-    *((0x3040, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F)),  # kana
-    *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),  # ideographs
+SCRIPTS_WITHOUT_BLANKS = (
+    *("CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"),
 )
-"""first and last code point of each block"""
+"""as the Unicode names of their characters begin"""
 
 
 def split_words(caption: str) -> tuple[str, ...]:
@@ -39,7 +37,7 @@ def _split_unicode(text: str) -> list[str]:
         if category[0] == "M" and words:
             words[-1] += character
         elif category[0] in "LN":
-            alone = _stands_alone(character)
+            alone = is_of_script_without_blanks(character)
             if inside and not alone:
                 words[-1] += character
             else:
@@ -50,5 +48,6 @@ def _split_unicode(text: str) -> list[str]:
     return words
 
 
-def _stands_alone(character: str) -> bool:
-    return any(first <= ord(character) <= last for first, last in LANGUAGES_WITHOUT_BLANKS)
+def is_of_script_without_blanks(character: str) -> bool:
+    """True for characters of Chinese, Japanese, Thai ..., each a word of its own."""
+    return unicodedata.name(character, "").startswith(SCRIPTS_WITHOUT_BLANKS)

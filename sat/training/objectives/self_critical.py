@@ -23,6 +23,7 @@ from sat.decoding.sampling import sample
 from sat.device import autocast
 from sat.metrics.cider import CiderD
 from sat.models.base import CaptionModel, encode_batch
+from sat.training.attention_boxes import AttentionBoxes
 from sat.training.losses import policy_gradient
 from sat.training.objectives.base import Loss, Metrics
 
@@ -46,13 +47,20 @@ class SelfCriticalObjective:
 
     A caption is measured against the mean of the image's other ones ("leave_one_out", which needs
     no caption beside them) or against its "greedy" one. Dropout is off, so that captions are drawn
-    from exactly the distribution that learns.
+    from exactly the distribution that learns. With `boxes`, attention is supervised at the words
+    drawn that name objects.
     """
 
     def __init__(
-        self, model: CaptionModel, config: TrainConfig, stage: StageConfig, reward: CiderD
+        self,
+        model: CaptionModel,
+        config: TrainConfig,
+        stage: StageConfig,
+        reward: CiderD,
+        boxes: AttentionBoxes | None = None,
     ) -> None:
         self.model, self.precision = model, config.precision
+        self.boxes, self.box_weight = boxes, config.box_weight
         self.samples, self.baseline = stage.samples, stage.baseline
         self.reward = reward
 
@@ -84,11 +92,18 @@ class SelfCriticalObjective:
         lines = [tokens for group in drawn for tokens in group]
         captions, lengths = _as_batch(lines, model, device)
         with autocast(self.precision, device):
-            logits = model(features, captions, lengths, output_attentions=False).logits
+            looks = self.boxes is not None
+            output = model(features, captions, lengths, output_attentions=looks)
         never = {model.pad_id, model.start_id, model.unk_id} - {model.end_id, None}
         banned = torch.tensor(sorted(never), dtype=torch.long, device=device)
-        logits = logits.index_fill(2, banned, float("-inf"))  # as when the captions were drawn
+        logits = output.logits.index_fill(
+            2, banned, float("-inf")
+        )  # as when the captions were drawn
         loss = policy_gradient(logits, captions[:, 1:], lengths - 1, (rewards - level).flatten())
+        if self.boxes is not None and output.alphas is not None:
+            own = batch._replace(captions=captions.cpu(), lengths=lengths.cpu())
+            outside = self.boxes.loss(output.alphas.float(), own) / len(lines)
+            loss = loss + self.box_weight * outside
         return loss, rewards.mean().item()
 
     def after_step(self, metrics: Metrics) -> Metrics:
