@@ -23,6 +23,6 @@ export OMP_NUM_THREADS=4
 
 srun torchrun --nnodes="$SLURM_NNODES" --nproc_per_node=8 --max_restarts=3 \
     --rdzv_id="$SLURM_JOB_ID" --rdzv_backend=c10d --rdzv_endpoint="$head:29500" \
-    train.py --config configs/flickr8k.yaml --output_dir runs/flickr8k --resume auto &
+    -m sat train --config flickr8k --output_dir runs/flickr8k --resume auto &
 step=$!
 wait "$step"

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     if torchrun.ranks() > 1:
         raise ValueError(
             f"torchrun started {torchrun.ranks()} processes, but the data are prepared by one: "
-            "start create_input_files.py without it (--workers sets the processes that help)"
+            "start it without torchrun (--workers sets the processes that help)"
         )
     config = InputFilesConfig(**given(flags, InputFilesConfig))
     if flags.missing:

@@ -50,6 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "hard attention": {"decoder": {"dropout": 0.5, "attention": "hard"}},
     "self-critical": SOFT | {"stage1": {"objective": "self_critical", "samples": 2}},
 }
+two_and_three = pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 DRAWN = ("hard attention", "self-critical")
 """recipes whose losses depend on what each rank draws"""
 
@@ -100,7 +101,7 @@ def alone(configs) -> dict[str, Any]:
     return learn_all(configs)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@two_and_three
 def test_ranks_learn_what_one_process_learns(configs, alone, ranks):
     first, *others = run_ranks(ranks, learn_all, configs)
     for name, (metrics, state) in first.items():
@@ -146,7 +147,7 @@ def evaluate_and_cache(config: TrainConfig, folder: Path) -> tuple[dict[str, Any
     return score_all(config), cache(config, folder)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@two_and_three
 def test_ranks_score_and_cache_what_one_process_does(data, tmp_path, ranks):
     config = tiny.config(tiny.prepare(tmp_path / "one"), tmp_path, validation_batch_size=5)
     alone = evaluate_and_cache(config, tmp_path / "alone")
