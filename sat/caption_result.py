@@ -44,8 +44,6 @@ class CaptionResult:
         )
         return same and np.array_equal(self.alphas, other.alphas)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def to_dict(self, *, maps: bool = True) -> dict[str, Any]:
         """The result as JSON holds it, without the image."""
         values = {

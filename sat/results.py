@@ -83,7 +83,7 @@ def _cells(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) ->
 def pointing_report(pointing: dict[str, float]) -> str:
     """The scores of a `PointingGame` as one line."""
     return (
-        f"all objects named rightly in {pointing['all_named']:.0%} of the scenes; "
+        f"all objects named in {pointing['all_named']:.0%} of the images; "
         f"attention at the {pointing['nouns']} nouns that name an object: peak in its box "
         f"{pointing['peak_inside']:.0%} (of a blob in the center {pointing['center_inside']:.0%}), "
         f"mass in its box {pointing['mass_inside']:.0%} (blob {pointing['center_mass']:.0%}, "

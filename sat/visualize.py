@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -31,10 +32,6 @@ from sat.figure_layout import (
 )
 
 FORMATS = ("png", "pdf", "svg", "jpg", "jpeg", "tif", "tiff", "webp")
-PILLOW_OPTIONS = {"jpg": {"quality": 92}, "jpeg": {"quality": 92}}
-"""a higher compression level takes three times as long and hardly makes photographs smaller"""
-WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
-"""matplotlib's backends that only write files"""
 
 
 def visualize_att(
@@ -111,7 +108,7 @@ def pyplot_with_windows() -> ModuleType:
     """matplotlib's pyplot; `OSError` where it cannot open a window."""
     import matplotlib.pyplot as plt
 
-    if plt.get_backend().lower() in WITHOUT_WINDOWS:
+    if plt.get_backend().lower() in backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE):
         raise OSError(
             f"matplotlib's backend {plt.get_backend()!r} opens no windows: leave show out and save"
             " the figure, or run this where there is a display"
@@ -155,7 +152,9 @@ def _draw(
 def _save(figure: Figure, path: Path, dpi: int) -> None:
     """Write the figure, whole or not at all; PDF and SVG keep text as text."""
     kind = path.suffix[1:].lower()
-    options: dict[str, Any] = {"pil_kwargs": PILLOW_OPTIONS[kind]} if kind in PILLOW_OPTIONS else {}
+    options: dict[str, Any] = {}
+    if kind in ("jpg", "jpeg"):
+        options["pil_kwargs"] = {"quality": 92}
     text_as_text = matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

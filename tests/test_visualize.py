@@ -23,7 +23,7 @@ from PIL import Image
 from sat.attention_panels import DARK_BRIGHTNESS, LIGHT_WHITE, upsample_map
 from sat.captioner import CaptionResult
 from sat.config.model import Preprocessing
-from sat.data.image_files import SAMPLES
+from sat.data.image_sources import SAMPLES
 from sat.data.transforms import visible_box
 from sat.visualize import visualize_att
 

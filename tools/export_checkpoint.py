@@ -10,13 +10,32 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from sat.atomic_io import write_json
 from sat.checkpoints import native, show_attend_tell
-from sat.checkpoints.quantization import quantize
 from sat.models.factory import build_model
 from sat.models.weights import digest
+
+INT8_ABOVE_ELEMENTS = 500_000
+
+
+def quantize(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with 11 significant bits (half precision), those of large matrices with 8.
+
+    A large matrix is stored as int8 with one scale a row; `show_attend_tell.dequantize` reads both.
+    """
+    quantized = {}
+    for name, value in weights.items():
+        if value.ndim == 2 and value.numel() > INT8_ABOVE_ELEMENTS:
+            scale = value.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+            quantized[name] = (value / scale).round().to(torch.int8)
+            quantized[name + show_attend_tell.SCALE] = scale
+        else:
+            quantized[name] = value.half() if value.is_floating_point() else value
+    return quantized
 
 
 def export_checkpoint(source: str | Path, target: str | Path) -> None:

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sat.atomic_io import write_json
-from sat.checkpoints.generation_config import (
-    decoding_from_generation,
-    generation_from_decoding,
-)
+from sat.checkpoints.generation_config import decoding_from_generation, generation_from_decoding
 from sat.checkpoints.integrity import read_json, restore_config
 from sat.config.model import ModelConfig, VitGpt2Config
 from sat.models.factory import wrap_network
-from sat.models.hf_networks import read, write
+from sat.models.hf_networks import read, without_progress_bars
 from sat.models.hf_pixels import PROCESSOR, preprocessing_of, processor_values
 from sat.models.vit_gpt2 import VitGpt2
 
@@ -33,7 +30,10 @@ def title(config: ModelConfig) -> str:
 def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> None:
     """Write the files that plain transformers needs: weights, configs, tokenizer, preprocessor."""
     ids = (model.start_id, model.end_id, model.pad_id)
-    write(model.network, folder, generation_from_decoding(config.decoding, *ids))
+    for name, value in generation_from_decoding(config.decoding, *ids).items():
+        setattr(model.network.generation_config, name, value)
+    with without_progress_bars():
+        model.network.save_pretrained(folder)
     vocabulary.save(folder / vocabulary.FILE)
     special = dict(zip(("bos_token", "eos_token", "pad_token"), ids))
     if model.unk_id is not None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sat.checkpoints.atomic_folder import CONFIG, WEIGHTS
 from sat.checkpoints.integrity import read_json, restore_config
-from sat.checkpoints.quantization import dequantize
 from sat.config.model import ModelConfig
 from sat.data.dataset import vocabulary_of
 from sat.data.vocabulary import Vocabulary
@@ -22,6 +22,8 @@ from sat.models.weights import digest
 HEADER = CONFIG
 """file that holds our config and the scores"""
 WORD_MAP, TOKENIZER = Vocabulary.FILE, "tokenizer.json"
+SCALE = ".scale"
+"""suffix to the name of a matrix of int8: the scales of its rows"""
 
 
 def title(config: ModelConfig) -> str:
@@ -77,3 +79,14 @@ def load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = Fals
         raise ValueError(
             f"{path} is of another architecture than {folder / CONFIG} says: {error}"
         ) from error
+
+
+def dequantize(quantized: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in single precision, of those that `tools/export_checkpoint.py` quantized or not."""
+    weights = {}
+    for name, value in quantized.items():
+        if name + SCALE in quantized:
+            weights[name] = value.float() * quantized[name + SCALE]
+        elif not name.endswith(SCALE):
+            weights[name] = value.float() if value.is_floating_point() else value
+    return weights

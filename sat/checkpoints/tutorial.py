@@ -42,7 +42,7 @@ from sat.models.decoder import DecoderWithAttention
 from sat.models.factory import build_model
 
 # Kind of block and number of blocks in each stage -> name.
-RESNETS = {
+RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("BasicBlock", (2, 2, 2, 2)): "resnet18",
     ("BasicBlock", (3, 4, 6, 3)): "resnet34",
     ("Bottleneck", (3, 4, 6, 3)): "resnet50",
@@ -219,9 +219,8 @@ def _backbone(encoder: InertObject) -> tuple[str, int]:
     stages = [_part(layers.get(i), f"encoder.resnet.{i}", "_modules") for i in "4567"]
     kinds = {type(block).__name__ for stage in stages for block in stage.values()}
     kind, counts = "/".join(sorted(kinds)), tuple(map(len, stages))
-    for (known_kind, known_counts), name in RESNETS.items():
-        if (kind, counts) == (known_kind, known_counts):
-            return name, CHANNELS[kind]
+    if (kind, counts) in RESNETS:
+        return RESNETS[kind, counts], CHANNELS[kind]
     raise UnsafeCheckpointError(
         f"its encoder has {counts} blocks of kind {kind}: only ResNet-18, 34, 50, 101 and 152 can "
         "be loaded"

@@ -61,9 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     images = find_images(flags.img)
     figures = name_figures(images, flags.output)
     from sat.captioner import decoding_options, load
-    from sat.device import resolve_device
 
-    captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
+    captioner = load(flags.model, flags.word_map, device=flags.device)
     if flags.test_attention:
         captioner.model.set_attention_mode(flags.test_attention)
     options = decoding_options(captioner.config.decoding, **choices)

@@ -18,37 +18,25 @@ BEAM_SIZES = (1, 3, 5)
 def parse(arguments: list[str]) -> Any:
     """The flags; every decoding option is one."""
     parser = FlagParser(description=__doc__)
-    parser.add_argument("--model", "-m", type=str, required=True, help="checkpoint folder or file")
-    parser.add_argument("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
-    parser.add_argument("--data_folder", type=str, default="data", help="the prepared data")
-    parser.add_argument("--data_name", type=str, help="found by itself if there is only one")
-    parser.add_argument("--split", type=Literal["train", "val", "test"], default="test")
-    parser.add_argument(
-        "--metrics",
-        type=str,
-        nargs="+",
-        default=["bleu"],
-        help="bleu meteor rouge cider rouge_score",
-    )
-    parser.add_argument("--per_image", action="store_true", help="write each caption's scores too")
-    parser.add_argument("--batch_size", type=int, default=32, help="images decoded together")
-    parser.add_argument("--workers", type=int, default=1, help="processes that read images")
+    flag = parser.add_argument
+    flag("--model", "-m", type=str, required=True, help="checkpoint folder or file")
+    flag("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
+    flag("--data_folder", type=str, default="data", help="the prepared data")
+    flag("--data_name", type=str, help="found by itself if there is only one")
+    flag("--split", type=Literal["train", "val", "test"], default="test")
+    metrics = "bleu meteor rouge cider rouge_score"
+    flag("--metrics", type=str, nargs="+", default=["bleu"], help=metrics)
+    flag("--per_image", action="store_true", help="write each caption's scores too")
+    flag("--batch_size", type=int, default=32, help="images decoded together")
+    flag("--workers", type=int, default=1, help="processes that read images")
     folder = ("--output_dir", "--results_dir")
-    parser.add_argument(*folder, type=str, help="of the results; the model's by default")
-    parser.add_argument("--device", type=str, default="auto")
-    parser.add_argument(
-        "--ddp_timeout", type=float, default=1800.0, help="of torchrun: seconds to wait for a rank"
-    )
-    parser.add_argument(
-        "--test_attention", type=AttentionMode, help="expected, sampled or argmax; the model's own"
-    )
+    flag(*folder, type=str, help="of the results; the model's by default")
+    flag("--device", type=str, default="auto")
+    flag("--ddp_timeout", type=float, default=1800.0, help="seconds that torchrun's ranks wait")
+    flag("--test_attention", type=AttentionMode, help="expected, sampled, argmax; the model's own")
     add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
-    parser.add_argument(
-        *("--beam_size", "--num_beams", "-b"),
-        type=int,
-        nargs="+",
-        help="one or more; default: 1 3 5 and the model's own",
-    )
+    beams = ("--beam_size", "--num_beams", "-b")
+    flag(*beams, type=int, nargs="+", help="one or more; default: 1 3 5 and the model's own")
     return parser.parse_args(complete_flags(DecodingConfig, arguments))
 
 
@@ -67,10 +55,9 @@ def evaluate(flags: Any) -> None:
     from sat.captioner import decoding_options, load
     from sat.data.dataset import CaptionDataset, find_data_name
     from sat.data.progress import progress_bar
-    from sat.device import resolve_device
     from sat.distributed import on_rank_zero
 
-    captioner = load(flags.model, flags.word_map).to(resolve_device(flags.device))
+    captioner = load(flags.model, flags.word_map, device=flags.device)
     if flags.test_attention:
         captioner.model.set_attention_mode(flags.test_attention)
     name = flags.data_name or find_data_name(flags.data_folder)

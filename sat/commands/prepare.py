@@ -43,12 +43,8 @@ def parse(arguments: list[str]) -> Namespace:
     add("--columns", type=str | None, help="names in tables: image=NAME,caption=NAME,split=NAME")
     add("--splits", type=list[str] | str, default=[], help="Karpathy's JSON, {split: [ids]}, lists")
     add("--split", type=str | None, help="shares drawn by file name, such as 0.8,0.1,0.1")
-    add(
-        "--boxes",
-        type=list[str] | str,
-        default=[],
-        help="objects: COCO's instances_*.json; or none",
-    )
+    boxes = "objects: COCO's instances_*.json; or none"
+    add("--boxes", type=list[str] | str, default=[], help=boxes)
     add("--missing", choices=("stop", "drop"), help="for --on_bad_image error, skip")
     add("--output_folder", type=str, default="data", help="gets the files")
     add("--number", type=int, default=2000, help="scenes that shapes draws")
@@ -103,7 +99,10 @@ def read_records(
     karpathy = [flags.karpathy_json] if flags.karpathy_json else []
     paths, folders = [*flags.annotations, *karpathy], flags.image_folder
     if not paths and config.dataset == "shapes":
-        paths, folders = draw(flags, config, progress)
+        folder = Path(flags.output_folder, "shapes")
+        how = {"overwrite": flags.overwrite, "progress": progress}
+        paths = [draw_shapes(folder, flags.number, config.seed, config.image_size, **how)]
+        folders = [folder / "images"]
     if not paths:
         raise ValueError(
             "--annotations is missing: name files (only --dataset shapes goes without)"
@@ -119,22 +118,6 @@ def read_records(
         boxes=flags.boxes,
         side=config.image_size,
     )
-
-
-def draw(
-    flags: Namespace, config: InputFilesConfig, progress: partial
-) -> tuple[list[str], list[str]]:
-    """Draw scenes; return their annotation file and the folder of their images."""
-    folder = Path(flags.output_folder, "shapes")
-    json_path = draw_shapes(
-        folder,
-        flags.number,
-        config.seed,
-        config.image_size,
-        overwrite=flags.overwrite,
-        progress=progress,
-    )
-    return [str(json_path)], [str(folder / "images")]
 
 
 def parse_columns(text: str) -> dict[str, str]:

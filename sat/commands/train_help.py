@@ -40,18 +40,17 @@ class TrainHelpFormatter(DefaultHelpFormatter):
 
     def add_arguments(self, actions: Iterable[Action]) -> None:
         """Add the flags of a part of the config, or those of the whole run section by section."""
-        shown = {action.dest: action for action in actions if self._is_shown(action)}
+        shown: dict[str, Action] = {}
+        for action in actions:
+            self._defaults[action.dest] = action.default
+            of_stage_1 = re.match(r"stage[23]\.", action.dest)  # and said there
+            if action.help != SUPPRESS and action.metavar != "CONFIG" and not of_stage_1:
+                shown[action.dest] = action
         for title, names in SECTIONS.items():
             self.start_section(title)
             super().add_arguments(shown.pop(name) for name in names.split() if name in shown)
             self.end_section()
         super().add_arguments(shown.values())
-
-    def _is_shown(self, action: Action) -> bool:
-        """Whether the flag is neither said of stage 1 already nor the file of a whole part."""
-        self._defaults[action.dest] = action.default
-        part = action.metavar == "CONFIG"
-        return action.help != SUPPRESS and not part and not re.match(r"stage[23]\.", action.dest)
 
     def _format_action(self, action: Action) -> str:
         text = f"{', '.join(action.option_strings)}{self._choices(action)}  {self._explain(action)}"

@@ -14,15 +14,13 @@ from sat.config.training import TrainConfig
 def parse(arguments: list[str]) -> Any:
     """The flags."""
     parser = FlagParser(description=__doc__)
-    parser.add_argument(
-        "--model", "-m", type=str, nargs="*", default=[], help="checkpoint folders; ours if none"
-    )
-    parser.add_argument(
-        "--host", type=str, default="127.0.0.1", help="0.0.0.0 lets other machines in"
-    )
-    parser.add_argument("--port", type=int, default=7860, help="0: any that is free")
-    parser.add_argument("--max_upload_mb", type=int, default=20, help="of one image")
-    parser.add_argument("--device", type=str, default=TrainConfig.device, help="auto, cpu, cuda")
+    flag = parser.add_argument
+    names = ("--model", "-m")
+    flag(*names, type=str, nargs="*", default=[], help="checkpoint folders; ours if none")
+    flag("--host", type=str, default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    flag("--port", type=int, default=7860, help="0: any that is free")
+    flag("--max_upload_mb", type=int, default=20, help="of one image")
+    flag("--device", type=str, default=TrainConfig.device, help="auto, cpu, cuda")
     return parser.parse_args(arguments)
 
 

@@ -6,9 +6,9 @@ B captions, I images, T tokens, P regions, D features, S side of the images.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -190,15 +190,8 @@ def training_loader(
     dataset: CaptionDataset, batches: CaptionBatchSampler, *, workers: int = 0, pin: bool = False
 ) -> DataLoader[Sample]:
     """A loader of the sampler's batches, read by `workers` processes (0: this one)."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=partial(collate, group_size=batches.group_size),
-        num_workers=workers,
-        worker_init_fn=ignore_stop_signals,
-        pin_memory=pin,
-        generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
-    )
+    stack = partial(collate, group_size=batches.group_size)
+    return _loader(dataset, stack, workers, pin, batch_sampler=batches)
 
 
 def evaluation_loader(
@@ -213,12 +206,19 @@ def evaluation_loader(
     images = Subset(dataset, range(0, len(dataset), dataset.captions_per_image))
     rank, ranks = share
     starts = range(rank * batch_size, len(images), ranks * batch_size)
+    batches = [list(range(i, min(i + batch_size, len(images)))) for i in starts]
+    return _loader(images, collate, workers, pin, batch_sampler=batches)
+
+
+def _loader(
+    dataset: Any, stack: Callable[..., Batch], workers: int, pin: bool, **order: Any
+) -> DataLoader[Sample]:
     return DataLoader(
-        images,
-        batch_sampler=[list(range(i, min(i + batch_size, len(images)))) for i in starts],
-        collate_fn=collate,
+        dataset,
+        collate_fn=stack,
         num_workers=workers,
         worker_init_fn=ignore_stop_signals,
         pin_memory=pin,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
+        **order,
     )

@@ -154,8 +154,6 @@ class SubwordTokenizer:
             and self.tokenizer.to_str() == other.tokenizer.to_str()
         )
 
-    __hash__ = None  # type: ignore[assignment]  # equal by content
-
     def _without_special(self, ids: Iterable[int]) -> list[int]:
         kept: list[int] = []
         for token in map(int, ids):

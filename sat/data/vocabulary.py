@@ -110,8 +110,6 @@ class Vocabulary:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and self.word_map == other.word_map
 
-    __hash__ = None  # type: ignore[assignment]  # equal by content, and the content is a dict
-
 
 def _check_word_map(word_map: object) -> None:
     """Raise `ValueError` unless `word_map` numbers its words 0 .. n-1, special ones included."""

@@ -12,12 +12,7 @@ from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
 from sat.decoding.constraints import apply_constraints, end_ids, next_log_probabilities
-from sat.decoding.hypothesis import (
-    NEG_INF,
-    Hypothesis,
-    is_settled,
-    rank_hypotheses,
-)
+from sat.decoding.hypothesis import NEG_INF, Hypothesis, is_settled, rank_hypotheses
 from sat.models.base import CaptionModel
 from sat.ops.ragged_rows import RaggedRows
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sat.atomic_io import write_json
 from sat.captioner import Captioner
 from sat.checkpoints.atomic_folder import replace_folder
-from sat.models.factory import exported_parts
+from sat.models.factory import BUILDERS
 
 READER = Path(__file__).with_name("caption_onnx.py")
 BATCH = 2
@@ -39,7 +39,7 @@ def export_onnx(captioner: Captioner, folder: str | Path) -> None:
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    parts = exported_parts(captioner.to("cpu").model, captioner.config.family)
+    parts = BUILDERS[captioner.config.family].export(captioner.to("cpu").model)
     side = captioner.preprocessing.size
     images = torch.zeros(BATCH, 3, side, side, dtype=torch.uint8)
     tokens = torch.full((BATCH,), captioner.model.start_id)
@@ -66,9 +66,7 @@ def export_module(
     batch, words = torch.export.Dim("batch"), torch.export.Dim("words")
     free = [{0: batch} | ({1: words} if name == "words" else {}) for name in example]
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "# The axis name"
-        )  # the batch of inputs and outputs is one
+        warnings.filterwarnings("ignore", "# The axis name")  # one batch goes in and comes out
         program: Any = torch.onnx.export(
             module.eval(),
             tuple(example.values()),

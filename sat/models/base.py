@@ -62,12 +62,7 @@ class CaptionModel(Protocol):
         """The state whose row i is row index[i] of this one."""
 
     def __call__(
-        self,
-        features: Tensor,
-        captions: Tensor,
-        lengths: Tensor,
-        *,
-        output_attentions: bool = True,
+        self, features: Tensor, captions: Tensor, lengths: Tensor, *, output_attentions: bool = True
     ) -> Output:
         """The unrolled `step` over captions int[B, T] of `lengths` int[B].
 

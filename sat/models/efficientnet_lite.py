@@ -104,14 +104,9 @@ class Convolution(nn.Sequential):
         parts: OrderedDict[str, nn.Module] = OrderedDict()
         if stride > 1:
             parts["pad"] = SamePadding(kernel=kernel, stride=stride)
+        padding = 0 if stride > 1 else kernel // 2
         parts["conv"] = nn.Conv2d(
-            inputs,
-            outputs,
-            kernel,
-            stride=stride,
-            padding=0 if stride > 1 else kernel // 2,
-            groups=groups,
-            bias=False,
+            inputs, outputs, kernel, stride, padding, groups=groups, bias=False
         )
         parts["norm"] = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPSILON)
         if relu:
@@ -176,7 +171,19 @@ def our_names(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     The classifier is left out. A key that is in no such file keeps its name, so that strict
     loading reports it.
     """
-    renamed = _renamed_modules(name)
+    head = len(STAGES) + 1
+    renamed = {
+        "_conv_stem": "0.conv",
+        "_bn0": "0.norm",
+        "_conv_head": f"{head}.conv",
+        "_bn1": f"{head}.norm",
+    }
+    repeats = _repeats(SCALES[name])
+    places = [(stage + 1, index) for stage, n in enumerate(repeats) for index in range(n)]
+    for number, (stage, index) in enumerate(places):  # published layers are numbered through
+        for part, norm in (("expand", "_bn0"), ("depthwise", "_bn1"), ("project", "_bn2")):
+            renamed[f"_blocks.{number}._{part}_conv"] = f"{stage}.{index}.{part}.conv"
+            renamed[f"_blocks.{number}.{norm}"] = f"{stage}.{index}.{part}.norm"
     ours = {}
     for key, value in state.items():
         module, _, parameter = key.rpartition(".")
@@ -218,22 +225,3 @@ def _scaled_width(channels: int, scale: Scale) -> int:
     exact = channels * scale.width
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * exact else rounded + 8
-
-
-def _renamed_modules(name: str) -> dict[str, str]:
-    """Published module name → ours; published layers are numbered through all stages."""
-    head = len(STAGES) + 1
-    renamed = {
-        "_conv_stem": "0.conv",
-        "_bn0": "0.norm",
-        "_conv_head": f"{head}.conv",
-        "_bn1": f"{head}.norm",
-    }
-    repeats = _repeats(SCALES[name])
-    places = [(stage + 1, index) for stage, n in enumerate(repeats) for index in range(n)]
-    for number, (stage, index) in enumerate(places):
-        for part, norm in (("expand", "_bn0"), ("depthwise", "_bn1"), ("project", "_bn2")):
-            ours = f"{stage}.{index}.{part}"
-            renamed[f"_blocks.{number}._{part}_conv"] = f"{ours}.conv"
-            renamed[f"_blocks.{number}.{norm}"] = f"{ours}.norm"
-    return renamed

@@ -32,7 +32,7 @@ class Builder(NamedTuple):
     initialize: Callable[[TrainConfig, Preprocessing, Vocabulary], tuple[CaptionModel, ModelConfig]]
     """from the config of a run and the size and resize rule of its data"""
     export: Callable[[Any], ExportedParts]
-    """as two functions of tensors"""
+    """its encoder and step as functions of tensors, for an exporter to trace"""
 
 
 def build_model(config: ModelConfig, vocabulary: Vocabulary) -> CaptionModel:
@@ -50,11 +50,6 @@ def initialize_model(
     does not fit the family.
     """
     return BUILDERS[config.family].initialize(config, images, vocabulary)
-
-
-def exported_parts(model: CaptionModel, family: str) -> ExportedParts:
-    """The captioner's encoder and step as functions of tensors, for an exporter to trace."""
-    return BUILDERS[family].export(model)
 
 
 def _show_attend_tell(config: ModelConfig, vocabulary: Vocabulary) -> ShowAttendTell:

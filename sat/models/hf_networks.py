@@ -70,16 +70,6 @@ def read(folder: str | Path) -> VisionEncoderDecoderModel:
     return network.eval()
 
 
-def write(
-    network: VisionEncoderDecoderModel, folder: str | Path, generation: dict[str, Any]
-) -> None:
-    """Save the network as Hugging Face does, with these values for its `generate`."""
-    for name, value in generation.items():
-        setattr(network.generation_config, name, value)
-    with without_progress_bars():
-        network.save_pretrained(folder)
-
-
 def _names(weights: Iterable[str], few: int = 5) -> str:
     """The first few of those weights that captions depend on, and how many more there are."""
     names = [name for name in sorted(weights) if not UNUSED.search(name)]
@@ -189,8 +179,8 @@ def build_encoder_decoder(
     remedy = f"{decoder} has {known}: prepare the data with --tokenizer {decoder}"
     check(vocab_size <= known, "the number of tokens", vocab_size, remedy)
     network = VisionEncoderDecoderModel(encoder=vision, decoder=language)
-    settings: tuple[Any, Any] = (network.config, network.generation_config)
-    for part in settings:
+    part: Any
+    for part in (network.config, network.generation_config):
         part.decoder_start_token_id, part.eos_token_id = start_id, end_id
         part.bos_token_id, part.pad_token_id = start_id, pad_id
     return network.eval()

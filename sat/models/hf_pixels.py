@@ -58,7 +58,10 @@ def preprocessing_of(folder: str) -> Preprocessing:
     pad = getattr(processor, "pad_size", None)
     if getattr(processor, "do_pad", None) and pad and kind not in NOT_PADDING:
         last = _height_and_width(folder, "pad_size", pad)
-        steps.append(f"pad={sides_text(*last)}:{_fill(folder, mean)}")
+        zero = [round(255 * value) for value in mean]  # the color that is 0 when it is normalized
+        if not all(0 <= level <= 255 for level in zero):
+            raise _refused(folder, "do_pad", True, f"no pixel has the value of the mean {mean}")
+        steps.append(f"pad={sides_text(*last)}:{bytes(zero).hex()}")
     if last is None or last[0] != last[1]:
         raise _refused(folder, "size", ",".join(steps), "images must all become one square")
     return Preprocessing(last[0], shortest_name(",".join(steps), last[0]), mean, std)
@@ -122,14 +125,6 @@ def _height_and_width(folder: str, name: str, size: Any) -> tuple[int, int]:
     if not getattr(size, "height", None) or not getattr(size, "width", None):
         raise _refused(folder, name, size, "give height and width")
     return size.height, size.width
-
-
-def _fill(folder: str, mean: Channels) -> str:
-    """The color that becomes 0 when it is normalized, as RRGGBB."""
-    levels = [round(255 * value) for value in mean]
-    if not all(0 <= level <= 255 for level in levels):
-        raise _refused(folder, "do_pad", True, f"no pixel has the value of the mean {mean}")
-    return bytes(levels).hex()
 
 
 def _refused(folder: str, name: str, value: object, remedy: str) -> ValueError:

@@ -101,12 +101,7 @@ class ShowAttendTell(nn.Module):
         return self.decoder.reorder(state, index)
 
     def forward(
-        self,
-        features: Tensor,
-        captions: Tensor,
-        lengths: Tensor,
-        *,
-        output_attentions: bool = True,
+        self, features: Tensor, captions: Tensor, lengths: Tensor, *, output_attentions: bool = True
     ) -> Output:
         """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T].
 

@@ -159,12 +159,7 @@ class VitGpt2(nn.Module):
         return State(state.features.index_select(0, index), past)
 
     def forward(
-        self,
-        features: Tensor,
-        captions: Tensor,
-        lengths: Tensor,
-        *,
-        output_attentions: bool = True,
+        self, features: Tensor, captions: Tensor, lengths: Tensor, *, output_attentions: bool = True
     ) -> Output:
         """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T].
 

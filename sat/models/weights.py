@@ -45,12 +45,7 @@ def read(path: str, choices: tuple[str, ...] = ("DEFAULT",)) -> dict[str, Tensor
 
 
 def fill(
-    model: nn.Module,
-    state: dict[str, Tensor],
-    *,
-    backbone: str,
-    source: str,
-    head: tuple[str, ...],
+    model: nn.Module, state: dict[str, Tensor], *, backbone: str, source: str, head: tuple[str, ...]
 ) -> None:
     """Give all of `model` but its head (children of these names) its weights, strictly."""
     body = OrderedDict((k, v) for k, v in state.items() if k.split(".")[0] not in head)

@@ -41,11 +41,9 @@ def on_cells(weights: Tensor, features: Tensor) -> Tensor:
 
 def from_cells(d_cells: Tensor, features: Tensor, regions: int) -> Tensor:
     """The gradient float[N, P] of the argument of `on_cells`, from `d_cells` float[N, C]."""
-    return (
-        d_cells
-        if regions == features.shape[1]
-        else d_cells @ _pooling_matrix(features, regions).t()
-    )
+    if regions == features.shape[1]:
+        return d_cells
+    return d_cells @ _pooling_matrix(features, regions).t()
 
 
 def _pooling_matrix(cells: Tensor, regions: int) -> Tensor:

@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 
 from sat.captioner import PRETRAINED, load
 from sat.checkpoints import native
-from sat.checkpoints.quantization import dequantize, quantize
+from sat.checkpoints.show_attend_tell import dequantize
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
 from sat.data.vocabulary import Vocabulary
 from sat.models.factory import build_model
-from tools.export_checkpoint import export_checkpoint
+from tools.export_checkpoint import export_checkpoint, quantize
 
 
 def test_quantize_large_matrices_keep_eight_bits_others_eleven():

@@ -174,7 +174,7 @@ def test_broken_photos_are_named_and_the_others_keep_their_own_caption(
     caption, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sat.captioner, "load", lambda *_: namer)
+    monkeypatch.setattr(sat.captioner, "load", lambda *_, device: namer)
     namer, expected, names = Namer(), [], []
     for i, name in enumerate(list(COLOURS) * 13):
         names.append(f"{i:02}.png")

@@ -53,8 +53,7 @@ WHY_NOT_RUN = {
     "sat-export": "wants a trained captioner; tests/export has a small one",
     "sat-web": "serves until Ctrl-C; tests/web has it in a browser",
     "make": "CI's own steps, or minutes (demo, bench): the target exists",
-    "pip": "tests/wheel.sh installs the wheel; the extras exist",
-    "python -m build": "tests/wheel.sh builds the wheel",
+    "pip": "tests/wheel.sh builds and installs the wheel; the extras exist",
     "python -m benchmarks": "minutes on a quiet machine; test_benchmarks.py runs each in small",
     "python -m pytest": "the suite itself: the file exists",
     "pytest": "the suite itself: the file exists",
@@ -117,7 +116,7 @@ def check(line: str) -> None:
     elif words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words[1]
-    elif words[:2] == ["pip", "install"]:
+    elif words[0] == "pip":
         extras = re.findall(r"\[([\w,]+)\]", line)
         setup = (ROOT / "setup.py").read_text(encoding="utf-8")
         assert all(f'"{name}": [' in setup for extra in extras for name in extra.split(","))
@@ -165,7 +164,12 @@ def test_python_runs_in_an_empty_folder_or_has_a_reason(page, tmp_path, monkeypa
 
 
 def test_flags_named_in_the_text_exist():
-    known = {"--logdir", "--count", "--log"}  # of TensorBoard, tests/stress/hostile.py, earlier
+    known = {
+        "--logdir",
+        "--count",
+        "--no-deps",
+        "--log",
+    }  # of TensorBoard, hostile.py, pip; earlier
     known |= {name for one in get_args_parser()._actions for name in one.option_strings}  # torchrun
     for command in COMMANDS:
         printed = io.StringIO()
@@ -174,7 +178,7 @@ def test_flags_named_in_the_text_exist():
         known |= set(re.findall(r"--[\w.]+", printed.getvalue()))
     for page, text in PAGES.items():
         for span in re.findall(r"`([^`\n]+)`", FENCE.sub("", text)):
-            for flag in re.findall(r"(?<!\S)--[\w.]*\w", span):
+            for flag in re.findall(r"(?<!\S)--[\w.-]*\w", span):
                 name = re.sub(r"^--stage[123]\.", "--stageN.", flag)
                 # also a group of flags (--validation.*), or a key of a dictionary
                 near = (one for one in known if f"{one}.".startswith(f"{name}."))
@@ -225,6 +229,12 @@ def test_link_leads_to_the_same_file_on_the_site(source, link, expected):
 def test_every_recipe_is_on_the_page_of_recipes():
     recipes = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
     assert recipes == set(re.findall(r"^\| \[(\w+)\]", PAGES["docs/recipes.md"], re.MULTILINE))
+
+
+def test_every_no_of_the_habits_is_argued():
+    ours = re.findall(r"^\| .+ \| .+ \| (.+) \|$", PAGES["docs/habits.md"], re.MULTILINE)[2:]
+    assert len(ours) > 30
+    assert all(re.match(r"(?i)(?!\**no)|\*\*no\*\*: .{30}", answer) for answer in ours), ours
 
 
 def test_where_is_table_has_twenty_files_that_exist():

@@ -254,7 +254,7 @@ def test_train_and_evaluate(tmp_path, monkeypatch, capsys):
         scores = json.loads(Path(f"{stem}_scores.json").read_text())
         assert row.split("|")[2].strip() == f"{100 * scores['Bleu_1']:.1f}"
     looked = json.loads((runs / "best" / "pointing_test.json").read_text())
-    assert lines[5].startswith("all objects named rightly") == (looked["nouns"] > 0)
+    assert lines[5].startswith("all objects named in") == (looked["nouns"] > 0)
     assert {"nouns", "peak_inside", "mass_inside", "chance", "movement"} <= set(looked)
 
     told = mistaken(monkeypatch, capsys, "eval.py", "--model", runs, *options, *beams)

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 def recognise(source: Source) -> bool:
     """True for an object with the lists "images" and "annotations"."""
-    content = source.json if source.is_json else None
+    content = source.json_by_name
     return isinstance(content, dict) and {"images", "annotations"} <= set(content)
 
 

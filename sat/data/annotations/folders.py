@@ -48,28 +48,23 @@ def _images(folder: Path) -> Iterator[Path]:
     )
 
 
-def recognise_shards(source: Source) -> bool:
-    """True for a tar file, or a folder of them."""
-    return bool(_shards(source.path))
-
-
 def read_shards(source: Source) -> Iterator[Record]:
     """The images of webdataset's shards, unpacked to a temporary folder.
 
     Files of one sample share their name up to the first dot: 000017.jpg with 000017.txt (a caption)
     or 000017.json (with "caption", "captions" or "text"). A split in the shard's name is its split.
     """
-    shards = _shards(source.path)
-    folder = source.workspace()
-    for shard in shards:
+    found, folder = shards(source.path), source.workspace()
+    for shard in found:
         paths, captions = _unpack(shard, folder / shard.stem)
         for key, path in paths.items():
-            name = key if len(shards) == 1 else f"{shard.stem}/{key}"
-            found = captions.get(key, [])
-            yield Record(name, path, split_in_name(shard.stem), (), tuple(found))
+            name = key if len(found) == 1 else f"{shard.stem}/{key}"
+            texts = tuple(captions.get(key, ()))
+            yield Record(name, path, split_in_name(shard.stem), (), texts)
 
 
-def _shards(path: Path) -> list[Path]:
+def shards(path: Path) -> list[Path]:
+    """A tar file, or those of a folder."""
     found = sorted(path.glob("*.tar")) if path.is_dir() else [path]
     return [shard for shard in found if shard.suffix.lower() == ".tar"]
 

@@ -31,11 +31,11 @@ FORMATS = {
     "karpathy": Format(karpathy.recognise, karpathy.read),
     "coco": Format(coco.recognise, coco.read),
     "json": Format(tables.recognise_list, tables.read_list),
-    "jsonl": Format(tables.recognise_lines, tables.read_lines),
+    "jsonl": Format(lambda source: source.path.suffix.lower() in tables.LINES, tables.read_lines),
     "flickr": Format(flickr.recognise, flickr.read),
     "csv": Format(tables.recognise_table, tables.read_table),
-    "webdataset": Format(folders.recognise_shards, folders.read_shards),
-    "imagefolder": Format(tables.recognise_metadata, tables.read_metadata),
+    "webdataset": Format(lambda source: bool(folders.shards(source.path)), folders.read_shards),
+    "imagefolder": Format(lambda source: bool(tables.metadata(source.path)), tables.read_metadata),
     "text_files": Format(folders.recognise_texts, folders.read_texts),
 }
 """adding a format is one entry; the first that recognises a file reads it"""

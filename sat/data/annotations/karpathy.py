@@ -13,7 +13,8 @@ from sat.data.annotations.words import split_words
 
 def recognise(source: Source) -> bool:
     """True for an object with a list "images" whose first one has "sentences"."""
-    images = source.json.get("images") if source.is_json and isinstance(source.json, dict) else None
+    content = source.json_by_name
+    images = content.get("images") if isinstance(content, dict) else None
     first = images[0] if isinstance(images, list) and images else None
     return isinstance(first, dict) and "sentences" in first
 

@@ -142,8 +142,13 @@ class Source:
 
     @cached_property
     def json(self) -> Any:
-        """The value of the file if it is a JSON file."""
+        """The value of the file, as JSON."""
         return read_json(self.path)
+
+    @property
+    def json_by_name(self) -> Any:
+        """The value of a file whose name ends in .json; None for others."""
+        return self.json if self.path.suffix.lower() == ".json" else None
 
     @cached_property
     def head(self) -> str:
@@ -152,7 +157,3 @@ class Source:
             return "" if self.path.is_dir() else read_text(self.path, HEAD_BYTES)
         except ValueError:
             return ""
-
-    @property
-    def is_json(self) -> bool:
-        return self.path.suffix.lower() == ".json"

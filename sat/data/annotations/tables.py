@@ -52,11 +52,6 @@ def read_table(source: Source) -> Iterator[Record]:
     return _group_rows(_table_rows(source.path), source)
 
 
-def recognise_lines(source: Source) -> bool:
-    """True for a file of JSON lines."""
-    return source.path.suffix.lower() in LINES
-
-
 def read_lines(source: Source) -> Iterator[Record]:
     """The images of a file with one JSON object a line."""
     return _group_rows(_line_rows(source.path), source)
@@ -64,13 +59,10 @@ def read_lines(source: Source) -> Iterator[Record]:
 
 def recognise_list(source: Source) -> bool:
     """True for a JSON list of objects, or an object of image: captions."""
-    if not source.is_json or not source.json:
-        return False
-    if isinstance(source.json, dict):
-        return all(
-            isinstance(value, (str, list)) and "." in name for name, value in source.json.items()
-        )
-    return isinstance(source.json, list) and isinstance(source.json[0], dict)
+    content = source.json_by_name or None
+    if isinstance(content, dict):
+        return all(isinstance(value, (str, list)) and "." in key for key, value in content.items())
+    return isinstance(content, list) and isinstance(content[0], dict)
 
 
 def read_list(source: Source) -> Iterator[Record]:
@@ -88,23 +80,19 @@ def read_list(source: Source) -> Iterator[Record]:
     return _group_rows(items, source)
 
 
-def recognise_metadata(source: Source) -> bool:
-    """True for a folder with metadata.jsonl or metadata.csv, at its top or one level below."""
-    return source.path.is_dir() and bool(_metadata(source.path))
-
-
 def read_metadata(source: Source) -> Iterator[Record]:
     """The images of a folder as Hugging Face's imagefolder has it; `file_name` is relative to it.
 
     Folders named as splits (train, validation, test) give the split.
     """
-    for path in _metadata(source.path):
+    for path in metadata(source.path):
         below = path.parent.relative_to(source.path)
         rows = _line_rows(path) if path.suffix == ".jsonl" else _table_rows(path)
         yield from _group_rows(rows, source, below)
 
 
-def _metadata(folder: Path) -> list[Path]:
+def metadata(folder: Path) -> list[Path]:
+    """The files metadata.jsonl and metadata.csv of a folder, at its top or one level below."""
     return [
         path
         for name in METADATA
