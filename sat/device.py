@@ -25,6 +25,8 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda" and torchrun.is_launched():
+            torch.cuda.set_device(device)  # of what says only "cuda"
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
