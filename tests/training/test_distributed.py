@@ -313,6 +313,19 @@ def test_ranks_draw_alike_or_apart_and_again_the_same():
     assert first[1] == first[2]
 
 
+def seed_of_step(config: TrainConfig) -> int:
+    with process_group(TIMEOUT):
+        learn(config, 2)
+        return torch.initial_seed()
+
+
+def test_ranks_draw_dropout_apart_and_again_the_same(data, tmp_path):
+    config = tiny.config(data, tmp_path)
+    first, second = run_ranks(2, seed_of_step, config)
+    assert first != second
+    assert run_ranks(2, seed_of_step, config) == [first, second]
+
+
 def fail_on_rank_zero() -> Any:
     with process_group(TIMEOUT):
         found = [distributed.on_rank_zero(distributed.rank), distributed.rank()]
