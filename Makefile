@@ -80,7 +80,7 @@ docs: $(READY)
 
 stress: $(READY)
 	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(PY) tests/stress/hostile.py --seed $$seed --count 1000 || exit 1; done
-	OMP_NUM_THREADS=1 $(PY) tests/stress/kills.py
+	OMP_NUM_THREADS=1 $(PY) tests/stress/kills_of_ranks.py
 
 bench: $(READY)
 	$(PY) -m benchmarks

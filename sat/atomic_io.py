@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -30,6 +31,21 @@ def replace_file(new: Path, path: Path) -> None:
 
 
 @contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Name the path, and what is free, where a disk that is full ends the writing of it."""
+    try:
+        yield
+    except Exception as error:  # h5py and safetensors have kinds of their own
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            f"{path} cannot be written: the disk is full ({free / 1e6:.1f} MB are free): make room"
+        ) from error
+
+
+@contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary file beside `path` and rename it to `path` when the block ends well.
 
@@ -38,8 +54,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        replace_file(temporary, path)
+        with naming_full_disk(path):
+            yield temporary
+            replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

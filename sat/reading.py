@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+NOT_OF_THE_CONTENT = (FileNotFoundError, PermissionError, ImportError, MemoryError)
 
 
 def check_regular(path: Path) -> Path:
@@ -18,15 +22,22 @@ def check_regular(path: Path) -> Path:
 def reading(path: str | Path, remedy: str) -> Iterator[None]:
     """Turn whatever a library raises for the content of a file into one `ValueError`.
 
-    It is a sentence with the file's name and the remedy; the error itself is its cause. Errors that
-    name the file stay, if they are the user's (a missing file, no permission, a `ValueError`).
+    It is a sentence with the file's name and the remedy; the error itself is its cause. An error
+    that is the user's and names the file already stays as it is.
     """
     try:
         yield
-    except MemoryError:
+    except NOT_OF_THE_CONTENT:
         raise
     except Exception as error:  # its kind differs between libraries and their versions
         if isinstance(error, (OSError, ValueError)) and str(path) in str(error):
             raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        sentence = " ".join(str(error).split()).partition(". ")[0]  # torch adds unsafe advice
+        reason = sentence[:300] or type(error).__name__
         raise ValueError(f"{path} cannot be read ({reason}): {remedy}") from error
+
+
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a file of JSON, or one `ValueError`."""
+    with reading(path, remedy):
+        return dict(json.loads(check_regular(path).read_text(encoding="utf-8")))

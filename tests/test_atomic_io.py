@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,3 +59,22 @@ def test_check_space_with_one_byte_too_few_raises(
     check_space(tmp_path, 2 * 10**9, "images", "make room")
     with pytest.raises(OSError, match=r": images need 2\.0 GB and 2\.0 GB are free: make room"):
         check_space(tmp_path, 2 * 10**9 + 1, "images", "make room")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "full"), RuntimeError("errno = 28: No space left on device")],
+    ids=repr,
+)
+def test_a_full_disk_names_the_path_and_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(handle: int) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_250_000))
+    with pytest.raises(OSError, match=r"the disk is full \(1\.2 MB are free\): make") as caught:
+        write_json(tmp_path / "a.json", 3)
+    assert str(caught.value).startswith(f"{tmp_path / 'a.json'} cannot be written: ")
+    assert not list(tmp_path.iterdir())

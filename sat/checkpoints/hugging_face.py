@@ -11,13 +11,15 @@ from typing import Any
 
 from sat.atomic_io import write_json
 from sat.checkpoints.generation_config import decoding_from_generation, generation_from_decoding
-from sat.checkpoints.integrity import read_json, restore_config
+from sat.checkpoints.integrity import restore_config
 from sat.config.model import ModelConfig, VitGpt2Config
 from sat.models.factory import wrap_network
 from sat.models.hf_networks import read, without_progress_bars
 from sat.models.hf_pixels import PROCESSOR, preprocessing_of, processor_values
 from sat.models.vit_gpt2 import VitGpt2
+from sat.reading import read_object
 
+GENERATION = "generation_config.json"
 HEADER = "sat.json"
 """file that holds our config and the scores; config.json is Hugging Face's own"""
 
@@ -44,15 +46,17 @@ def save(folder: Path, model: VitGpt2, vocabulary: Any, config: ModelConfig) -> 
     write_json(folder / PROCESSOR, processor_values(config.preprocessing))
 
 
-def load(folder: Path, family: Any) -> tuple[VitGpt2, Any, ModelConfig]:
+def load(folder: Path, family: Any, header: dict[str, Any]) -> tuple[VitGpt2, Any, ModelConfig]:
     """Load model, vocabulary and config of a folder, with or without sat.json, for evaluation."""
     from sat.data.tokenizer import SubwordTokenizer
 
+    if (folder / GENERATION).exists():
+        read_object(folder / GENERATION, "copy it again")  # transformers passes over a broken one
     network = read(folder)
     generation = network.generation_config.to_dict()
     vocabulary: Any = SubwordTokenizer.load(folder, generation)
-    if (folder / HEADER).exists():
-        config = restore_config(folder / HEADER, read_json(folder / HEADER))
+    if header:
+        config = restore_config(folder / HEADER, header)
     else:
         config = ModelConfig(
             family=family,

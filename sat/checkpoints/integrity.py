@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from sat.config.checks import from_dict
 from sat.config.model import ModelConfig
 from sat.models.base import CaptionModel
+from sat.reading import reading
 
 KEY = "sha256"
 """of the digests, in the file that holds the config"""
@@ -49,17 +49,7 @@ def check_finite(model: CaptionModel, where: str | Path) -> None:
             )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of JSON; `ValueError` if it is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a checkpoint's config: {error}") from error
-
-
 def restore_config(path: Path, header: dict[str, Any]) -> ModelConfig:
     """The config that a checkpoint's file holds; `ValueError` if it is none."""
-    try:
+    with reading(path, "copy the whole folder again, or use another checkpoint"):
         return from_dict(ModelConfig, header["model"])
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path} is not a checkpoint's config: {error}") from error

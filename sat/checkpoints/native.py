@@ -8,26 +8,27 @@ written under a temporary name, flushed to the disk and renamed.
 from __future__ import annotations
 
 import importlib
-import pickle
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 
-from sat.atomic_io import write_json
+from sat.atomic_io import check_space, naming_full_disk, write_json
 from sat.checkpoints.atomic_folder import CONFIG, TRAINER, WEIGHTS, find_complete, replace_folder
 from sat.checkpoints.atomic_folder import exists as exists
 from sat.checkpoints.atomic_folder import remove as remove
-from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests, read_json
+from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests
 from sat.config.checks import to_dict
 from sat.config.model import ModelConfig, Preprocessing
 from sat.hub import local_folder
 from sat.models.base import CaptionModel
+from sat.reading import check_regular, read_object, reading
 
 Parts = tuple[CaptionModel, Any, ModelConfig]
 """model, vocabulary and config of a captioner"""
+REMEDY = "copy the whole folder again, or use another checkpoint"
 
 FORMATS = {
     "show_attend_tell": "sat.checkpoints.show_attend_tell",
@@ -39,6 +40,17 @@ MARKS = {
     "vit_gpt2": ("model_type", "vision-encoder-decoder"),  # config.json is Hugging Face's own
 }
 """key and value of the config.json of each family"""
+
+
+class Opened(NamedTuple):
+    """A checkpoint folder that was found."""
+
+    folder: Path
+    form: Any
+    """the module that reads it"""
+    family: str
+    header: dict[str, Any]
+    """our config and scores; empty if Hugging Face wrote the folder"""
 
 
 def save(
@@ -57,28 +69,37 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        form, scores = importlib.import_module(FORMATS[config.family]), scores or {}
-        check_finite(model, folder)
-        form.save(temporary, model, vocabulary, config)
-        words, title = len(vocabulary), form.title(config)
-        card = model_card(folder.name, title, words, config.preprocessing, scores)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-        if trainer is not None:
-            torch.save(trainer, temporary / TRAINER)
-        header = {"family": config.family, "model": to_dict(config), "scores": scores}
-        header[KEY] = digests(temporary, (WEIGHTS, TRAINER))
-        write_json(temporary / form.HEADER, header)
-        replace_folder(temporary, folder)
+        with naming_full_disk(folder):
+            _write(temporary, model, vocabulary, config, scores=scores or {}, trainer=trainer)
+            replace_folder(temporary, folder)
     except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def try_save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
-    """Save a checkpoint in a run's folder and remove it: what cannot be saved fails at once."""
-    save(folder / ".trial", model, vocabulary, config)
-    remove(folder / ".trial")
+def _write(
+    folder: Path,
+    model: CaptionModel,
+    vocabulary: Any,
+    config: ModelConfig,
+    *,
+    scores: dict[str, float],
+    trainer: dict[str, Any] | None,
+) -> None:
+    form = importlib.import_module(FORMATS[config.family])
+    check_finite(model, folder)
+    needed = sum(value.nbytes for value in model.state_dict().values())
+    check_space(folder, needed, "the weights", "make room, then --resume")
+    form.save(folder, model, vocabulary, config)
+    words, title = len(vocabulary), form.title(config)
+    card = model_card(folder.name, title, words, config.preprocessing, scores)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if trainer is not None:
+        torch.save(trainer, folder / TRAINER)
+    header = {"family": config.family, "model": to_dict(config), "scores": scores}
+    header[KEY] = digests(folder, (WEIGHTS, TRAINER))
+    write_json(folder / form.HEADER, header)
 
 
 def load(folder: str | Path) -> Parts:
@@ -87,61 +108,65 @@ def load(folder: str | Path) -> Parts:
     It may be of the Hub: "user/name" or "user/name@revision". Raises `FileNotFoundError` or
     `ValueError` when the folder is no checkpoint, or its parts do not fit together.
     """
-    folder = find_complete(local_folder(folder))
-    form, family = _format_of(folder)
-    parts: Parts = form.load(folder, family)
-    _check_weights(parts[0], folder)
+    found = _open(folder)
+    with reading(found.folder, REMEDY):
+        parts: Parts = found.form.load(found.folder, found.family, found.header)
+    _check_weights(parts[0], found)
     return parts
 
 
 def load_weights(model: CaptionModel, folder: str | Path) -> None:
     """Fill the model strictly from the weights in a checkpoint folder."""
-    folder = find_complete(local_folder(folder))
-    _format_of(folder)[0].load_weights(model, folder)
-    _check_weights(model, folder)
+    found = _open(folder)
+    with reading(found.folder, REMEDY):
+        found.form.load_weights(model, found.folder)
+    _check_weights(model, found)
 
 
 def load_trainer(folder: str | Path) -> dict[str, Any]:
     """The `trainer` given to `save`; `FileNotFoundError` when the folder cannot be resumed."""
-    path = find_complete(folder) / TRAINER
+    found = _open(folder)
+    path = found.folder / TRAINER
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: only a run's last/ can be resumed")
-    check_digests(path.parent, _header(path.parent), TRAINER)
-    try:
+    check_digests(found.folder, found.header, TRAINER)
+    with reading(path, "start the run again"):
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): start the run again") from error
     return state
 
 
 def scores(folder: str | Path) -> dict[str, float]:
     """The validation scores stored with a checkpoint."""
-    return dict(_header(find_complete(folder))["scores"])
+    found = _open(folder)
+    with reading(found.folder / found.form.HEADER, REMEDY):
+        return {name: float(value) for name, value in found.header["scores"].items()}
 
 
-def _check_weights(model: CaptionModel, folder: Path) -> None:
+def _check_weights(model: CaptionModel, found: Opened) -> None:
     """Raise `ValueError` for weights that are no numbers, or not those that were written."""
-    check_finite(model, folder)
-    check_digests(folder, _header(folder), WEIGHTS)
+    check_finite(model, found.folder)
+    check_digests(found.folder, found.header, WEIGHTS)
 
 
-def _header(folder: Path) -> dict[str, Any]:
-    """Our config and scores; empty for a folder that Hugging Face wrote."""
-    path = folder / _format_of(folder)[0].HEADER
-    return read_json(path) if path.exists() else {}
-
-
-def _format_of(folder: Path) -> tuple[Any, str]:
-    """The module that reads the folder, and the family of its captioner."""
-    header = read_json(folder / CONFIG)
-    families = (family for family, (key, value) in MARKS.items() if header.get(key) == value)
+def _open(folder: str | Path) -> Opened:
+    """The folder, of the Hub too, and what it says; `ValueError` where it holds pipes."""
+    folder = find_complete(local_folder(folder))
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_regular(path)
+    config = read_object(folder / CONFIG, REMEDY)
+    families = (family for family, (key, value) in MARKS.items() if config.get(key) == value)
     family = next(families, None)
     if family is None:
         raise ValueError(
-            f"{folder} holds a captioner of family {header.get('family')!r}: "
+            f"{folder} holds a captioner of family {config.get('family')!r}: "
             f"this version reads {', '.join(FORMATS)}"
         )
-    return importlib.import_module(FORMATS[family]), family
+    form = importlib.import_module(FORMATS[family])
+    if form.HEADER != CONFIG:
+        path = folder / form.HEADER
+        config = read_object(path, REMEDY) if path.exists() else {}
+    return Opened(folder, form, family, config)
 
 
 def model_card(

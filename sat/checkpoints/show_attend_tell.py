@@ -6,18 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sat.checkpoints.atomic_folder import CONFIG, WEIGHTS
-from sat.checkpoints.integrity import read_json, restore_config
+from sat.checkpoints.integrity import restore_config
 from sat.config.model import ModelConfig
 from sat.data.dataset import vocabulary_of
 from sat.data.vocabulary import Vocabulary
 from sat.models.base import CaptionModel
 from sat.models.factory import build_model
 from sat.models.weights import digest
+from sat.reading import reading
 
 HEADER = CONFIG
 """file that holds our config and the scores"""
@@ -38,9 +38,10 @@ def save(folder: Path, model: CaptionModel, vocabulary: Any, config: ModelConfig
     vocabulary.save(folder / vocabulary.FILE)
 
 
-def load(folder: Path, _family: str) -> tuple[CaptionModel, Any, ModelConfig]:
+def load(
+    folder: Path, _family: str, header: dict[str, Any]
+) -> tuple[CaptionModel, Any, ModelConfig]:
     """Model, vocabulary and config; `ValueError` where they do not fit together."""
-    header = read_json(folder / CONFIG)
     config = restore_config(folder / CONFIG, header)
     words, tokenizer = folder / WORD_MAP, folder / TOKENIZER
     if not words.exists() and not tokenizer.exists():
@@ -61,14 +62,13 @@ def load(folder: Path, _family: str) -> tuple[CaptionModel, Any, ModelConfig]:
 def load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = False) -> None:
     """Fill the model strictly, but for an encoder whose weights are not in the folder."""
     path, words = folder / WEIGHTS, "decoder.embedding.weight"
-    try:
+    with reading(path, "copy the whole folder again, or use another checkpoint"):
         weights = dequantize(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
     own = model.state_dict()
     if words in weights and words in own and len(weights[words]) != len(own[words]):
         raise ValueError(
-            f"word map has {len(own[words])} words, checkpoint expects {len(weights[words])}: "
+            f"{folder}: word map has {len(own[words])} words, checkpoint expects "
+            f"{len(weights[words])}: "
             "pass the word map it was trained with"
         )
     if keep_encoder:

@@ -49,6 +49,21 @@ def check_ids(path: Path, captions: np.ndarray, vocab_size: int) -> None:
         )
 
 
+def read_references(path: Path, num_images: int) -> list[dict[str, Any]]:
+    """The entry of each image, its "captions" as they are scored: as written, or their tokens."""
+    with reading(path, REMEDY):
+        content = orjson.loads(check_regular(path).read_bytes())
+        key = "tokens" if content.get("scored") == "tokens" else "captions"
+        images = [image | {"captions": image[key]} for image in content["images"]]
+        if len(images) != num_images:
+            raise ValueError(f"it is of {len(images)} images, not {num_images}")
+        for image in images:
+            texts, known = image["captions"], "image_id" in image and "file_name" in image
+            if not known or type(texts) is not list or {str} != set(map(type, texts)):
+                raise ValueError(f"it has no captions of image {image.get('image_id')!r}")
+        return images
+
+
 def read_images_header(path: Path) -> tuple[int, int, int, str]:
     """The captions per image, N, S and the resize rule of images uint8[N, 3, S, S].
 

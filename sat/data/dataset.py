@@ -16,15 +16,22 @@ from typing import Any, NamedTuple, cast
 
 import h5py
 import numpy as np
-import orjson
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sat.data.annotations.record import SPLITS
-from sat.data.checks import check_ids, read_captions, read_images_header, read_lengths
+from sat.data.checks import (
+    REMEDY,
+    check_ids,
+    read_captions,
+    read_images_header,
+    read_lengths,
+    read_references,
+)
 from sat.data.manifest import SUFFIXES, check_manifest
 from sat.data.vocabulary import Vocabulary
+from sat.reading import reading
 
 logger = logging.getLogger(__name__)
 
@@ -138,11 +145,12 @@ class CaptionDataset(Dataset[Sample]):
 
     def image(self, index: int, view: int = 0) -> Tensor:
         """The pixels of an image, uint8[3, S, S], or its features, float16[P, D]."""
-        if self.reads_features:
-            image = torch.from_numpy(self._file["features"][index, view])
-        else:
-            image = torch.from_numpy(self._file["images"][index])
-            image = image.flip(-1) if view == MIRRORED else image
+        with reading(self.source, REMEDY):
+            if self.reads_features:
+                image = torch.from_numpy(self._file["features"][index, view])
+            else:
+                image = torch.from_numpy(self._file["images"][index])
+                image = image.flip(-1) if view == MIRRORED else image
         return self.transform(image) if self.transform else image
 
     def references(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
@@ -153,11 +161,8 @@ class CaptionDataset(Dataset[Sample]):
         Files made by the tutorial do not hold the original captions. Captions decoded by the word
         map then take their place, which flatters the scores, and a warning says so.
         """
-        content = self._stored_references()
-        if content.get("scored") == "tokens":
-            return [image | {"captions": image["tokens"]} for image in content["images"]]
-        if content:
-            return list(content["images"])
+        if stored := self._stored_references():
+            return stored
         path = self.path("REFERENCES", ".json")
         logger.warning("%s is missing: scores use captions from the word map, not as written", path)
         groups = self.captions.reshape(self.num_images, self.captions_per_image, -1)
@@ -172,18 +177,18 @@ class CaptionDataset(Dataset[Sample]):
 
     def boxes(self) -> dict[int, list[dict[str, Any]]]:
         """The objects {"words", "box"} of the images that have some, by image index."""
-        images = enumerate(self._stored_references().get("images", []))
+        images = enumerate(self._stored_references())
         return {i: image["boxes"] for i, image in images if image.get("boxes")}
 
     def file_names(self) -> list[str]:
         """The file name of each image; `ValueError` where the data do not hold them."""
         _existing(self.path("REFERENCES", ".json"))
-        return [image["file_name"] for image in self._stored_references()["images"]]
+        return [image["file_name"] for image in self._stored_references()]
 
-    def _stored_references(self) -> dict[str, Any]:
-        """The content of the file of references; empty where there is none."""
+    def _stored_references(self) -> list[dict[str, Any]]:
+        """The entry of each image in the file of references; empty where there is none."""
         path = self.path("REFERENCES", ".json")
-        return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
+        return read_references(path, self.num_images) if path.exists() else []
 
     @property
     def _file(self) -> h5py.File:

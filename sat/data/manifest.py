@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from sat.atomic_io import write_json
+from sat.reading import read_object, reading
 
 SUFFIXES = {"IMAGES": ".hdf5", "CAPTIONS": ".json", "CAPLENS": ".json", "REFERENCES": ".json"}
 """kinds of files of a split"""
 BLOCK, BLOCKS = 4096, 256
 """bytes of a block, and blocks that are read of a large file, evenly spread"""
+AGAIN = "prepare the data again with --overwrite"
 
 
 def manifest_path(folder: Path, name: str) -> Path:
@@ -78,14 +80,12 @@ def _read(folder: Path, name: str) -> dict[str, Any] | None:
     path = manifest_path(folder, name)
     if not os.path.exists(path):
         return None
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        whole = manifest["whole"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: cannot be read as a manifest ({error})") from error
+    manifest = read_object(path, AGAIN)
+    with reading(path, AGAIN):
+        whole = manifest["whole"] and dict(manifest["files"])
     if not whole:
         raise ValueError(
             f"{folder}: the preparing of {name} was interrupted, its files may be of two sets: "
-            "prepare it again with --overwrite"
+            f"{AGAIN}"
         )
     return manifest

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sat.atomic_io import check_space, replace_file
+from sat.atomic_io import check_space, naming_full_disk, replace_file
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.record import SPLITS, Record
 from sat.data.caption_selection import (
@@ -77,6 +77,7 @@ def create_input_files(
     _check_space(output, sum(map(len, splits.values())), config)
     with (
         lock_folder(output),
+        naming_full_disk(output / config.name),
         tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}.new_") as folder,
     ):
         for left in set(output.glob(f".{config.name}.new_*")) - {Path(folder)}:

@@ -6,7 +6,6 @@ work with either.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from sat.data.annotations.record import Record
 from sat.data.annotations.words import is_of_script_without_blanks
 from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer, special_ids
 from sat.hub import local_folder
+from sat.reading import read_object
 
 END_OF_TEXT = "<|endoftext|>"
 NAMES = {
@@ -78,7 +78,8 @@ class SubwordTokenizer:
         if path.is_dir():
             return cls(tokenizer, special_ids(path, tokenizer, generation))
         beside = ids_file(path)
-        return cls(tokenizer, json.loads(beside.read_text()) if beside.exists() else None)
+        ids = read_object(beside, "prepare the data again") if beside.exists() else None
+        return cls(tokenizer, ids)
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer as JSON, whole or not at all.

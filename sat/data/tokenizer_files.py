@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from sat.reading import read_object
 
 FILE = "tokenizer.json"
 PATTERNS = ("*.json", "*.txt", "*.model")
@@ -66,7 +67,9 @@ def _older_files(folder: Path) -> Tokenizer:
         kind = config.get("decoder", config).get("model_type")
         if kind := kind if kind in TOKENIZER_MAPPING_NAMES else files[0]:
             chosen["tokenizer_type"] = kind
-    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, **chosen)
+    loaded = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, **chosen
+    )
     tokenizer: Tokenizer = loaded.backend_tokenizer
     return tokenizer
 
@@ -111,9 +114,4 @@ def special_ids(
 
 def read_values(path: Path) -> dict[str, Any]:
     """The object in a file of JSON; empty where there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    return read_object(path, "copy it again") if path.exists() else {}

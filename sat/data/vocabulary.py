@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sat.atomic_io import atomic_write_text
-from sat.reading import check_regular
+from sat.reading import check_regular, reading
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 SPECIAL_WORDS = (PAD, UNKNOWN, START, END)
@@ -58,15 +58,8 @@ class Vocabulary:
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
         """Load a word map file, ours or the tutorial's; raise `ValueError` if it is not one."""
-        data = check_regular(Path(path)).read_bytes()
-        try:
-            word_map = json.loads(data.decode("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: is not a JSON file ({error}): give a word map") from error
-        try:
-            return cls(word_map)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        with reading(path, "give a WORDMAP_*.json of create_input_files"):
+            return cls(json.loads(check_regular(Path(path)).read_text(encoding="utf-8")))
 
     def save(self, path: str | Path) -> None:
         """Write the word map as JSON in ASCII, which any encoding reads, whole or not at all."""

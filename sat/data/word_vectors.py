@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sat.data.vocabulary import Vocabulary
+from sat.reading import check_regular
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ def load_embeddings(path: str | Path, vocabulary: Vocabulary) -> Tensor:
     """
     found: dict[str, np.ndarray] = {}
     size = 0
+    check_regular(Path(path))
     with open(path, encoding="utf-8-sig", errors="replace") as lines:  # sig: a byte order mark
         for number, line in enumerate(lines, 1):
             if not line.strip():

@@ -21,11 +21,13 @@ from transformers.utils import logging
 
 from sat.config.checks import check
 from sat.hub import local_folder
+from sat.reading import reading
 
 logger = logging.get_logger(__name__)  # Python's own
 FRESH = "fresh:"
 """before the model type of a part that starts from random weights"""
 
+PARTS = "give a model of Hugging Face, or fresh: and a model type"
 MAX_LAYERS, MAX_WIDTH = 256, 16384
 """of a fresh part: more would take all memory"""
 
@@ -130,7 +132,7 @@ def _build_fresh(
 
 def _pretrained(family: Any, name: str | Path, **options: Any) -> Any:
     """A part with its weights; a warning names those that start from random values."""
-    with without_progress_bars():
+    with without_progress_bars(), reading(name, PARTS):
         part, found = family.from_pretrained(
             name, trust_remote_code=False, output_loading_info=True, **options
         )
@@ -170,7 +172,8 @@ def build_encoder_decoder(
         language = _build_fresh(build, "decoder", decoder, decoder_config, data)
     else:
         folder = local_folder(decoder)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with reading(folder, PARTS):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.is_decoder = config.add_cross_attention = True
         language = _pretrained(AutoModelForCausalLM, folder, config=config)
     expected, known = vision.config.image_size, language.config.vocab_size

@@ -11,6 +11,7 @@ from sat.config.model import Preprocessing
 from sat.config.resize import BILINEAR, FILTERS, shortest_name, sides_text
 from sat.hub import local_folder
 from sat.models.hf_networks import FRESH, FRESH_MEAN, FRESH_STD, Channels
+from sat.reading import reading
 
 PROCESSOR = "preprocessor_config.json"
 PLAIN = ("ViT", "DeiT", "Beit", "CLIP", "ChineseCLIP", "Bit", "Blip", "Siglip", "Pvt", "DINOv3ViT")
@@ -26,7 +27,8 @@ def encoder_statistics(encoder: str) -> tuple[Channels, Channels]:
     """Mean and standard deviation that an encoder was trained with; a fresh one takes -1 to 1."""
     if encoder.startswith(FRESH):
         return FRESH_MEAN, FRESH_STD
-    return _statistics(_processor(encoder))
+    with reading(encoder, "give an encoder whose folder says its preprocessing"):
+        return _statistics(_processor(encoder))
 
 
 def preprocessing_of(folder: str) -> Preprocessing:
@@ -94,7 +96,7 @@ def processor_values(preprocessing: Preprocessing) -> dict[str, Any]:
 def _processor(name: str) -> Any:
     folder = str(local_folder(name, only=("*.json",)))
     try:
-        return AutoImageProcessor.from_pretrained(folder)
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except ValueError:
         values = ViTImageProcessor.get_image_processor_dict(folder)[0]
         if kind := values.get("image_processor_type", values.get("feature_extractor_type")):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from sat.reading import reading
 
 
 def digest(module: nn.Module, salt: str = "") -> str:
@@ -22,9 +22,6 @@ def digest(module: nn.Module, salt: str = "") -> str:
     return found.hexdigest()
 
 
-UNREADABLE = (pickle.UnpicklingError, SafetensorError)
-
-
 def read(path: str, choices: tuple[str, ...] = ("DEFAULT",)) -> dict[str, Tensor]:
     """The state dict in a local file, read without executing anything in it."""
     if not Path(path).is_file():
@@ -32,13 +29,10 @@ def read(path: str, choices: tuple[str, ...] = ("DEFAULT",)) -> dict[str, Tensor
             f"weights is {path!r}, and there is no such file: give none, a published set "
             f"({', '.join(choices)}), or the path of a state dict (.pth, .safetensors)"
         )
-    try:
+    with reading(path, "give a state dict (.pth, .safetensors)"):
         if Path(path).suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, LookupError, ValueError, EOFError, *UNREADABLE) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"weights {path} cannot be read as a state dict: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"weights {path} is not a state dict: save model.state_dict() to a file")
     return state

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sat.atomic_io import atomic_write_text
+from sat.atomic_io import atomic_write_text, naming_full_disk
 from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.checks import check, flatten, nearest
@@ -161,9 +161,10 @@ def log_lines(folder: Path) -> list[str]:
 
 def add_line(folder: Path, line: dict[str, Any]) -> None:
     """Add the line of an epoch to the log."""
-    if rank() == 0:
-        with open(folder / LOG, "a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+    if rank() > 0:
+        return
+    with naming_full_disk(folder / LOG), open(folder / LOG, "a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")
 
 
 def store_decoding(folder: Path, best: Captioner, scores: dict[str, float]) -> None:

@@ -84,8 +84,6 @@ class Trainer:
         self.captioner.config = dataclasses.replace(own, decoding=decoding)
         check_preprocessing(self.captioner.preprocessing, self.val)
         self.captioner.to(self.device)
-        parts = (self.captioner.model, vocabulary, self.captioner.config)
-        on_rank_zero(lambda: native.try_save(Path(config.output_dir), *parts))
         self.folder = Path(config.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.state = initial_state(config, self.folder)

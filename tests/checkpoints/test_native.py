@@ -211,7 +211,7 @@ def without_a_weight(folder: Path) -> None:
 NO_FOLDER = (
     "{folder} is not a checkpoint folder (no config.json and model.safetensors in it): give "
 )
-NO_CONFIG = "{folder}/config.json is not a checkpoint's config: "
+NO_CONFIG = "{folder}/config.json cannot be read ("
 NO_FIT = "{folder}/model.safetensors is of another architecture than {folder}/config.json says: "
 NO_FAMILY = "{folder} holds a captioner of family %s: this version reads show_attend_tell, vit_gpt2"
 WRONG = [
@@ -235,9 +235,9 @@ WRONG = [
     (
         one_word_more,
         ValueError,
-        "word map has 19 words, checkpoint expects 18: pass the word map it was trained with",
+        "{folder}: word map has 19 words, checkpoint expects 18: pass the word map it was",
     ),
-    (cut, ValueError, "{folder}/model.safetensors cannot be read as safetensors: "),
+    (cut, ValueError, "{folder}/model.safetensors cannot be read ("),
 ]
 
 

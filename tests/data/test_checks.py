@@ -13,6 +13,7 @@ import pytest
 from conftest import Prepared
 
 from sat.data.dataset import CaptionDataset
+from sat.data.vocabulary import Vocabulary
 
 Write = Callable[..., Prepared]
 
@@ -118,3 +119,43 @@ def test_file_that_is_no_hdf5_raises(prepared: Write) -> None:
     path = data.path("IMAGES", ".hdf5")
     path.write_bytes(path.read_bytes()[:100])
     refused(data, path, "cannot be read")
+
+
+def test_pixels_that_cannot_be_read_are_told_with_the_name_of_their_file(prepared: Write) -> None:
+    data = prepared()
+    path = data.path("IMAGES", ".hdf5")
+    with h5py.File(path, "r+") as file:
+        del file["images"]
+        file.create_dataset("images", data=data.images, chunks=(1, 3, 8, 8), compression="gzip")
+        place = file["images"].id.get_chunk_info(0)
+    with open(path, "r+b") as raw:
+        raw.seek(place.byte_offset)
+        raw.write(b"?" * place.size)
+    dataset = CaptionDataset(data.folder, data.name, "train")
+    with pytest.raises(ValueError, match=r"^\S+ cannot be read \(.*\): prepare the data again$"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        "[1]",
+        '{"images": 3}',
+        '{"images": []}',
+        json.dumps({"images": 6 * [{"image_id": 1, "file_name": "a", "captions": "text"}]}),
+        json.dumps({"images": 6 * [{"image_id": 1, "file_name": "a", "captions": [None]}]}),
+        json.dumps({"images": 6 * [{"image_id": 1, "file_name": "a", "captions": []}]}),
+        json.dumps({"images": 6 * [{"image_id": 1, "captions": ["a"]}]}),
+        json.dumps({"images": 6 * [{"image_id": 1, "captions": ["a"]}], "scored": "tokens"}),
+    ],
+)
+def test_references_of_another_shape_raise(prepared: Write, content: str) -> None:
+    data = prepared()
+    path = data.path("REFERENCES", ".json")
+    path.write_text(content)
+    dataset = CaptionDataset(data.folder, data.name, "train")
+    with pytest.raises(
+        ValueError, match=r"REFERENCES\S+ cannot be read \(.*prepare the data again"
+    ):
+        dataset.references(Vocabulary(data.word_map))

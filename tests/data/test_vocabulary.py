@@ -101,7 +101,7 @@ SPECIAL = {"<pad>": 0, "<unk>": 1, "<start>": 2, "<end>": 3}
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", "is not a JSON file"),
+        ("{", "cannot be read"),
         ("[1, 2]", "the word map is a list"),
         (json.dumps({"a": 0, "<pad>": 1}), "the word map lacks <unk>, <start>, <end>"),
         (json.dumps(SPECIAL | {"a": 5}), "5 words, but their numbers are not 0 to 4"),

@@ -100,13 +100,16 @@ def test_a_file_that_is_no_state_dict_is_refused(
 ) -> None:
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"broken\{suffix} cannot be read as a state dict"):
+    with pytest.raises(ValueError, match=rf"broken\{suffix} cannot be read"):
         Encoder(backbone="efficientnet_lite0", weights=str(path))
 
 
 def test_a_pickled_model_is_not_executed(tmp_path: Path) -> None:
     torch.save(nn.Linear(1, 1), tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"model.pth cannot be read as a state dict: [^\n]*$"):
+    with pytest.raises(
+        ValueError,
+        match=r"model.pth cannot be read \(Weights only load failed\): give a state dict [^\n]*$",
+    ):
         Encoder(backbone="resnet18", weights=str(tmp_path / "model.pth"))
     torch.save({"epoch": 3, "model": {}}, tmp_path / "wrapped.pth")
     with pytest.raises(ValueError, match=r"is not a state dict: save model.state_dict\(\)"):

@@ -1,14 +1,16 @@
 """Mutate valid input files and read each in a process under limits: `--seed S --count N`.
 
 Each reader may accept a file or raise one sentence with its name. All else is counted: a
-traceback, a process killed after 10 s, one that takes 2 GB more, and nonsense read in silence
-(ids below 0, a checkpoint whose bytes are others). POSIX only.
+traceback, a process that works for 10 s or waits for 60, one that takes 2 GB more, and nonsense
+read in silence (ids below 0, a checkpoint whose bytes are others). POSIX only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
 import json
 import math
 import os
@@ -28,10 +30,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import legacy_files  # noqa: E402
 import tiny  # noqa: E402
+import tiny_vit  # noqa: E402
 import torch  # noqa: E402
+import yaml  # noqa: E402
 
 from sat.checkpoints import native, tutorial  # noqa: E402
 from sat.cli import USER_ERRORS  # noqa: E402
+from sat.commands import train  # noqa: E402
 from sat.data.dataset import CaptionDataset, find_data_name  # noqa: E402
 from sat.data.image_files import read_image  # noqa: E402
 from sat.data.manifest import manifest_path  # noqa: E402
@@ -72,6 +77,13 @@ def kinds(work: Path) -> dict[str, Kind]:
     (work / "v.txt").write_text("".join(f"{word} 0.5 -1.25 3\n" for word in words))
     shutil.copy(next(data.glob("*.png")), work / "photo.png")
 
+    (work / "recipe").mkdir()
+    shutil.copy(ROOT / "configs" / "flickr8k.yaml", work / "recipe" / "recipe.yaml")
+    tokens = tiny_vit.subwords()
+    parts = (tiny_vit.model(tokens), tokens, tiny_vit.config())
+    native.save(work / "vit", *parts)
+    (work / "vit" / "sat.json").unlink()  # as Hugging Face's own: its files alone
+
     def dataset(folder: Path) -> None:
         check_dataset(CaptionDataset(folder, name, "train"))
 
@@ -84,12 +96,25 @@ def kinds(work: Path) -> dict[str, Kind]:
         "model.safetensors": Kind(run / "last", "model.safetensors", check_same_bytes),
         "trainer.pt": Kind(run / "last", "trainer.pt", read_trainer),
         "tutorial": Kind(work, "tutorial.pth.tar", lambda at: tutorial.read_tutorial(at / TAR)),
+        "recipe (YAML)": Kind(work / "recipe", "recipe.yaml", read_recipe),
+        **{f"HF {name}": Kind(work / "vit", name, check_model) for name in HF_FILES},
         "vectors": Kind(work, "v.txt", lambda at: load_embeddings(at / "v.txt", Vocabulary(words))),
         "image": Kind(work, "photo.png", lambda at: read_image(at / "photo.png")),
     }
 
 
 TAR = "tutorial.pth.tar"
+HF_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json")
+
+
+def read_recipe(folder: Path) -> None:
+    """Read a file of flags as train.py does; its errors are one line, and exit code 2."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            train.parse(["--config", str(folder / "recipe.yaml")])
+    except SystemExit as end:
+        raise ValueError(f"recipe.yaml: {told.getvalue()}") from end
 
 
 def check_dataset(dataset: CaptionDataset) -> None:
@@ -160,6 +185,8 @@ def mutate(path: Path, draw: random.Random) -> None:
     data = path.read_bytes()
     if path.suffix == ".json" and draw.random() < 0.6:
         path.write_text(json.dumps(mutate_value(json.loads(data), draw)))
+    elif path.suffix == ".yaml" and draw.random() < 0.6:
+        path.write_text(yaml.safe_dump(mutate_value(yaml.safe_load(data), draw)))
     elif path.suffix == ".pt" and draw.random() < 0.5:
         torch.save(mutate_value(torch.load(path, weights_only=True), draw), path)
     elif draw.random() < 0.02:
@@ -174,15 +201,17 @@ def judge(kind: Kind, folder: Path) -> tuple[str, str]:
     note = folder.with_suffix(".note")
     child = os.fork()
     if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(SECONDS)  # ends the process, even within C
+        for number in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of work; ends the process, even within C
+        signal.alarm(6 * SECONDS)  # of waiting, on a machine that is busy with others
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         outcome, message = _read(kind, folder)
         note.write_text(f"{outcome}\n{message[:400]}")
         os._exit(0)
     _, status, usage = os.wait4(child, 0)
     if os.WIFSIGNALED(status):
-        hung = os.WTERMSIG(status) == signal.SIGALRM
+        hung = os.WTERMSIG(status) in (signal.SIGALRM, signal.SIGPROF)
         return ("hang" if hung else "traceback"), f"signal {os.WTERMSIG(status)}"
     outcome, _, message = note.read_text().partition("\n")
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -201,7 +230,7 @@ def _read(kind: Kind, folder: Path) -> tuple[str, str]:
     except MemoryError as error:
         return "memory", str(error)
     except USER_ERRORS as error:
-        named = folder.name in str(error) or kind.file in str(error)
+        named = folder.name in str(error) or kind.file in str(error) or kind.read is read_recipe
         return "refused" if named else "traceback", f"{type(error).__name__}: {error}"
     except BaseException as error:
         return "traceback", f"{type(error).__name__}: {error}"
@@ -222,7 +251,9 @@ def main() -> int:
         for i in range(options.count):
             name = list(found)[i % len(found)]
             kind, folder = found[name], Path(top, f"case{i}")
-            skip = shutil.ignore_patterns("data", "run")  # the other kinds, within "valid"
+            skip = shutil.ignore_patterns(
+                "data", "run", "vit", "recipe"
+            )  # the other kinds, within "valid"
             shutil.copytree(kind.folder, folder, ignore=skip)
             mutate(folder / kind.file, draw)
             outcome, message = judge(kind, folder)
