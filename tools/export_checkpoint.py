@@ -1,16 +1,16 @@
 """Export a quantized checkpoint to come with the library:
 
-python tools/export_checkpoint.py runs/x/best sat/pretrained/x
+python tools/export_checkpoint.py runs/x/best sat/pretrained/x [--with_encoder true]
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import torch
+from jsonargparse import auto_cli
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -38,17 +38,18 @@ def quantize(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return quantized
 
 
-def export_checkpoint(source: str | Path, target: str | Path) -> None:
+def export_checkpoint(source: str | Path, target: str | Path, with_encoder: bool = False) -> None:
     """Write a quantized copy of a checkpoint.
 
     An encoder that still has its published weights is left out: its SHA-256 is stored instead, and
-    checked on loading. A fine-tuned encoder is stored.
+    checked on loading. A fine-tuned encoder is stored, and with `with_encoder` any.
     """
     source, target = Path(source), Path(target)
     model, vocabulary, config = native.load(source)
     header = json.loads((source / native.CONFIG).read_text(encoding="utf-8"))
     header.pop("sha256", None)  # of the weights before they are quantized
-    frozen = digest(build_model(config, vocabulary).encoder) == digest(model.encoder)
+    published = build_model(config, vocabulary).encoder
+    frozen = not with_encoder and digest(published) == digest(model.encoder)
     if frozen:
         header["encoder_sha256"] = digest(model.encoder)
     weights = {
@@ -63,4 +64,4 @@ def export_checkpoint(source: str | Path, target: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    export_checkpoint(*sys.argv[1:])
+    auto_cli(export_checkpoint)
