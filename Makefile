@@ -5,7 +5,8 @@
 # make test-portable, test-oldest   the fast suite under other processors, Pythons, users; on the
 #             oldest versions that setup.py names
 # make docs       the documentation site, into build/site
-# make stress     3,000 mutated files, each read under limits of time and memory; 60 kills (POSIX)
+# make stress     3,000 mutated files, each read under limits of time and memory; 60 kills of one process,
+#             20 of a run of two (POSIX)
 # make bench  all benchmarks against the reference, into benchmarks/RESULTS.md (a quiet machine, minutes)
 # All make .venv and install what they need the first time, and reuse it afterwards.
 
@@ -80,6 +81,7 @@ docs: $(READY)
 stress: $(READY)
 	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(PY) tests/stress/hostile.py --seed $$seed --count 1000 || exit 1; done
 	OMP_NUM_THREADS=1 $(PY) tests/stress/kills.py --kills 60
+	OMP_NUM_THREADS=1 $(PY) tests/stress/kills_of_ranks.py
 
 bench: $(READY)
 	$(PY) -m benchmarks

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import typing
@@ -20,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from sat import torchrun
 from sat.config.checks import check, check_values
 from sat.reading import check_regular, reading
 from sat.stop_signals import Stopped, stop_signals
@@ -76,9 +78,10 @@ def complete_flags(cls: type, arguments: list[str], *, others: Collection[str] =
 
     Bool flags that stand without a value get one (`--resume --seed 1`), several values are joined
     (`--stages 1 2`), and the files of `--config` come first, so that flags win over them wherever
-    they stand. Raises `ValueError` for a file that holds other values than fields of `cls` and
-    `others`.
+    they stand. `--log` is an earlier name of `--tracker`, which torchrun takes for one of its own.
+    Raises `ValueError` for a file that holds other values than fields of `cls` and `others`.
     """
+    arguments = [re.sub(r"^--log(?==|$)", "--tracker", word) for word in arguments]
     switches, arguments = _flags_of(cls, bool), join_values(arguments, _flags_of(cls, tuple))
     flags = [
         f"{word}=true" if word in switches and after.startswith("-") else word
@@ -189,7 +192,10 @@ def cli_errors() -> Iterator[None]:
     Others are bugs and keep their traceback; with SAT_TRACEBACK=1 in the environment all do. A
     stop signal exits with 128 + its number, as shells expect (Ctrl-C: 130).
     """
-    # All log lines of sat go to stderr, and the warnings of other packages.
+    # All log lines of sat go to stderr, and the warnings of other packages. With torchrun of torch's
+    # C++ part only the errors: it warns where all weights have gradients.
+    if torchrun.is_launched():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("sat").setLevel(logging.INFO)
     keep_freed_memory()
@@ -197,17 +203,27 @@ def cli_errors() -> Iterator[None]:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with stop_signals():
+        with stop_signals(), torchrun.output_of_rank_zero():
             yield
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-        print("interrupted", file=sys.stderr)
+        _print_once("interrupted")
         raise SystemExit(128 + number) from None
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _print_once(f"error: {' '.join(str(error).split())}")
         raise SystemExit(1) from None
+
+
+def _print_once(line: str) -> None:
+    """Print why the command ends to stderr; only one of the processes of a run does."""
+    if torchrun.is_launched():
+        from sat.distributed import is_first_error  # needs torch
+
+        if not is_first_error():
+            return
+    print(line, file=sys.stderr, flush=True)
 
 
 def keep_freed_memory() -> None:

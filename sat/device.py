@@ -5,19 +5,28 @@ from __future__ import annotations
 import torch
 from torch.amp import GradScaler
 
+from sat import torchrun
+
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
     """The device of that name; "auto" is CUDA where there is one, else the CPU.
 
-    Raises `ValueError` where the device does not work on this machine.
+    Each process that torchrun starts takes a GPU of its own. Raises `ValueError` where the device
+    does not work on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if not torchrun.is_launched():
+            return torch.device(name)
+    if name == "cuda" and torchrun.is_launched():
+        name = f"cuda:{torchrun.local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda" and torchrun.is_launched():
+            torch.cuda.set_device(device)  # of what says only "cuda"
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

@@ -23,6 +23,7 @@ from sat.data.vocabulary import Vocabulary
 from sat.decoding.attention_maps import join_tokens, replay
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
+from sat.distributed import in_rounds, merge, on_rank_zero, share
 from sat.metrics.bleu import bleu
 from sat.metrics.coco import Scores, coco_scores
 from sat.metrics.pointing_game import (
@@ -62,11 +63,11 @@ def caption_dataset(
     """For each of the decoding options `runs`, the best caption of every image, by its index.
 
     Each image is encoded once, however many runs there are. `on_batch` gets the features of each
-    batch and its captions by the last of the runs.
+    batch that this rank reads, and its captions by the last of the runs.
     """
     model = captioner.model.eval()
     captions: list[dict[int, Hypothesis]] = [{} for _ in runs]
-    for batch in progress(loader):
+    for batch in in_rounds(progress(loader)):
         features = encode_batch(model, batch.images)
         for options, by_image in zip(runs, captions):
             found = generate(model, features, options)
@@ -74,7 +75,7 @@ def caption_dataset(
             by_image |= best
         if on_batch:
             on_batch(features, best)
-    return captions
+    return [merge(by_image) for by_image in captions]
 
 
 def evaluate(
@@ -90,9 +91,10 @@ def evaluate(
 ) -> list[Evaluation]:
     """Caption every image of the split with each of `runs`, as `caption_dataset`, and score it."""
     check_preprocessing(captioner.preprocessing, dataset)
-    loader = evaluation_loader(dataset, batch_size, workers=workers)
+    loader = evaluation_loader(dataset, batch_size, workers=workers, share=share())
     captions = caption_dataset(captioner, loader, runs, progress, on_batch)
-    return [score(by_image, dataset, captioner.vocabulary, metrics) for by_image in captions]
+    parts = (dataset, captioner.vocabulary, metrics)
+    return on_rank_zero(lambda: [score(by_image, *parts) for by_image in captions])
 
 
 def score(
@@ -121,7 +123,10 @@ def score(
         for reference, text in zip(references, texts)
     ]
     written = [reference["captions"] for reference in references]
-    scored = coco_scores(written, texts, metrics) if metrics else _plain_bleu(written, texts)
+    if metrics:
+        scored = coco_scores(written, texts, metrics)
+    else:
+        scored = Scores(bleu(written, texts), [{} for _ in texts], "nltk")
     scores = dict(scored.corpus)
     if "rouge_score" in metrics:
         scores["gen_len"] = float(np.mean([len(hypothesis.words) for hypothesis in hypotheses]))
@@ -133,10 +138,6 @@ def score(
         tokenizer=scored.tokenizer,
         unfinished=sum(not hypothesis.finished for hypothesis in hypotheses),
     )
-
-
-def _plain_bleu(references: Sequence[Sequence[str]], texts: Sequence[str]) -> Scores:
-    return Scores(bleu(references, texts), [{} for _ in texts], "nltk")
 
 
 class PointingGame:
@@ -153,8 +154,8 @@ class PointingGame:
 
     def __init__(self, captioner: Captioner, references: Sequence[dict[str, Any]]) -> None:
         self.captioner, self.references = captioner, references
-        self.rows: list[tuple[float, ...]] = []
-        self.moved: list[float] = []
+        self.rows: dict[int, list[tuple[float, ...]]] = {}  # by image, as all of these
+        self.moved: dict[int, list[float]] = {}
         self.captions: dict[int, list[str]] = {}
 
     def add(self, features: Tensor, captions: dict[int, Hypothesis]) -> None:
@@ -164,8 +165,7 @@ class PointingGame:
             words, lengths = vocabulary.words_and_lengths(caption.words)
             [replayed] = replay(self.captioner.model, one, [caption.words])
             alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
-            self.captions[index] = words
-            self.moved += movement(alphas)
+            self.captions[index], self.moved[index], rows = words, movement(alphas), []
             blob = centered_blob(alphas.shape[1:])
             for position, boxes in named_objects(words, self.references[index].get("boxes", [])):
                 inside = cells_inside(boxes, side, alphas.shape[1:])
@@ -174,19 +174,23 @@ class PointingGame:
                     for alpha in (alphas[position], blob)
                     for score in (inside.flat[alpha.argmax()], (alpha * inside).sum())
                 ]
-                self.rows.append((*scores, inside.mean()))
+                rows.append((*scores, inside.mean()))
+            self.rows[index] = rows
 
     def scores(self) -> dict[str, float]:
-        """The scores of the batches so far."""
+        """The scores of the batches so far, of all ranks."""
         names = ("peak_inside", "mass_inside", "center_inside", "center_mass", "chance")
-        means = np.mean(self.rows, axis=0).tolist() if self.rows else [0.0] * len(names)
+        rows = [row for of_image in merge(self.rows).values() for row in of_image]
+        moved = [distance for of_image in merge(self.moved).values() for distance in of_image]
+        captions = merge(self.captions)
+        means = np.mean(rows, axis=0).tolist() if rows else [0.0] * len(names)
         return {
-            "nouns": len(self.rows),
+            "nouns": len(rows),
             **dict(zip(names, means)),
-            "movement": float(np.mean(self.moved)) if self.moved else 0.0,
+            "movement": float(np.mean(moved)) if moved else 0.0,
             "all_named": share_all_named(
-                list(self.captions.values()),
-                [self.references[index].get("boxes", []) for index in self.captions],
+                list(captions.values()),
+                [self.references[index].get("boxes", []) for index in captions],
             ),
         }
 

@@ -33,29 +33,42 @@ def stop_signals() -> Iterator[None]:
 
 
 @contextmanager
+def note_stops(arrived: list[int]) -> Iterator[None]:
+    """In the block a stop signal only adds its number to `arrived`."""
+    with _handled_by(lambda number, frame: arrived.append(number), list(_handlers())):
+        yield
+
+
+@contextmanager
 def defer_stop() -> Iterator[None]:
     """Hold back a stop until the block is done, so that a step is made wholly or not at all.
 
-    A second signal ends the block at once.
+    It then goes to the handler that was there before; a second signal goes there at once.
     """
     arrived: list[int] = []
+    before = _handlers()
 
     def hold(number: int, frame: Any) -> None:
-        if arrived:
-            raise Stopped(number)
         arrived.append(number)
+        if len(arrived) > 1:
+            before[number](number, frame)
 
-    handled = [number for number in STOP_SIGNALS if callable(signal.getsignal(number))]
-    with _handled_by(hold, handled):
+    with _handled_by(hold, list(before)):
         yield
     if arrived:
-        raise Stopped(arrived[0])
+        before[arrived[0]](arrived[0], None)
 
 
 def ignore_stop_signals(_worker: int = 0) -> None:
     """Leave stopping to the main process; for processes that read data."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _handlers() -> dict[int, Any]:
+    """The functions that handle stop signals now, by the signal's number."""
+    found = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    return {number: handler for number, handler in found.items() if callable(handler)}
 
 
 @contextmanager

@@ -192,3 +192,12 @@ def test_devices(monkeypatch):
         resolve_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == torch.device("cuda")
+    for name, value in {
+        "RANK": "5",
+        "WORLD_SIZE": "8",
+        "MASTER_ADDR": "a",
+        "LOCAL_RANK": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="device is 'cuda:1', which does not work here"):
+        resolve_device("auto")

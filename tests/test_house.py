@@ -19,7 +19,17 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 
 # A package imports only from those in the rows above its own (DESIGN.md, section 2).
 LAYERS = (
-    ("config", "atomic_io", "stop_signals", "reading", "folder_lock", "hub", "ops", "metrics"),
+    (
+        "config",
+        "atomic_io",
+        "stop_signals",
+        "torchrun",
+        "reading",
+        "folder_lock",
+        "hub",
+        "ops",
+        "metrics",
+    ),
     ("data", "device", "distributed", "glyphs"),
     ("models", "tracking", "attention_panels"),
     ("decoding", "figure_layout"),

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from sat.cli import cli_errors
-from sat.stop_signals import STOP_SIGNALS, Stopped, defer_stop, stop_signals
+from sat.stop_signals import STOP_SIGNALS, Stopped, defer_stop, note_stops, stop_signals
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +62,16 @@ def test_defer_stop_of_a_second_signal_ends_at_once():
     with pytest.raises(Stopped):
         step()
     assert done == []
+
+
+def test_note_stops_raises_nothing_within_a_step_either():
+    arrived: list[int] = []
+    with stop_signals(), note_stops(arrived):
+        signal.raise_signal(signal.SIGTERM)
+        with defer_stop():
+            signal.raise_signal(signal.SIGINT)
+            assert arrived == [signal.SIGTERM]
+            signal.raise_signal(signal.SIGTERM)
+        assert arrived == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+    with pytest.raises(Stopped), stop_signals():
+        signal.raise_signal(signal.SIGTERM)

@@ -32,6 +32,7 @@ def parse(arguments: list[str]) -> Any:
     folder = ("--output_dir", "--results_dir")
     flag(*folder, type=str, help="of the results; the model's by default")
     flag("--device", type=str, default="auto")
+    flag("--ddp_timeout", type=float, default=1800.0, help="seconds that torchrun's ranks wait")
     flag("--test_attention", type=AttentionMode, help="expected, sampled, argmax; the model's own")
     add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
     beams = ("--beam_size", "--num_beams", "-b")
@@ -42,10 +43,19 @@ def parse(arguments: list[str]) -> Any:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
+    from sat.distributed import process_group
+
+    with process_group(flags.ddp_timeout):
+        evaluate(flags)
+
+
+def evaluate(flags: Any) -> None:
+    """Caption and score the split, all ranks together; print and write the results."""
     from sat import evaluation, results
     from sat.captioner import decoding_options, load
     from sat.data.dataset import CaptionDataset, find_data_name
     from sat.data.progress import progress_bar
+    from sat.distributed import on_rank_zero
 
     captioner = load(flags.model, flags.word_map, device=flags.device)
     if flags.test_attention:
@@ -70,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
     parts = (flags.split, runs, evaluations, pointing)
     try:
-        results.write_results(folder, *parts, per_image=flags.per_image)
+        on_rank_zero(partial(results.write_results, folder, *parts, per_image=flags.per_image))
     except OSError as error:
         remedy = "name a folder that can be written with --results_dir"
         raise OSError(f"{folder} does not take the results ({error}): {remedy}") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from sat import torchrun
 from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given, join_values
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.formats import FORMATS, read_annotations
@@ -60,6 +61,11 @@ def parse(arguments: list[str]) -> Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Read the annotations (or draw the scenes), prepare the files, print their name."""
     flags = parse(sys.argv[1:] if arguments is None else arguments)
+    if torchrun.ranks() > 1:
+        raise ValueError(
+            f"torchrun started {torchrun.ranks()} processes, but the data are prepared by one: "
+            "start it without torchrun (--workers sets the processes that help)"
+        )
     config = InputFilesConfig(**given(flags, InputFilesConfig))
     if flags.missing:
         config = replace(config, on_bad_image="skip" if flags.missing == "drop" else "error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from sat import torchrun
 from sat.cli import cli_errors, parse_config
 from sat.commands.train_help import DESCRIPTION, TrainHelpFormatter
 from sat.config.training import TrainConfig
@@ -26,5 +27,5 @@ def main(arguments: list[str] | None = None) -> None:
         check_pushable(config.push_to_hub)
     best = fit(config, progress_bar)
     print(f"best checkpoint: {best}")
-    if config.push_to_hub:
+    if config.push_to_hub and torchrun.rank() == 0:
         print(f"on the Hub: {push(best, config.push_to_hub)}")

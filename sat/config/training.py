@@ -162,9 +162,11 @@ class TrainConfig:
     """auto: CUDA where there is one; else any torch device"""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the matrix products (autocast); float16: CUDA only"""
+    ddp_timeout: float = 1800.0
+    """seconds that the processes of torchrun wait for one of them before all stop"""
     save_minutes: float = 10.0
     """minutes between saves of last/ within an epoch, so that a killed run loses little"""
-    log: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
+    tracker: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
     """curves, histograms, sample captions; auto: TensorBoard if it is installed"""
     log_every: int = 100
     """steps between points of a curve, and between histograms of weights and gradients"""
@@ -190,6 +192,7 @@ class TrainConfig:
                 "[0, 1024]": "workers",
                 SEEDS: "seed",
                 "[1, 1e9]": "log_every",
+                "[1, 1e6]": "ddp_timeout",
             },
         )
         in_order = sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)

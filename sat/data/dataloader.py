@@ -5,7 +5,8 @@ B captions, I images, T tokens, P regions, D features, S side of the images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,13 @@ from torch.utils.data import DataLoader, Sampler, Subset
 
 from sat.data.dataset import CaptionDataset, Sample
 from sat.stop_signals import ignore_stop_signals
+
+
+class StepSize(NamedTuple):
+    """The captions that a step of the optimizer learns from, over all ranks."""
+
+    words: float  # to predict
+    captions: float
 
 
 class Batch(NamedTuple):
@@ -29,6 +37,12 @@ class Batch(NamedTuple):
     lengths: Tensor  # int64[B]
     indices: Tensor  # int64[I], of the images within their split
     views: Tensor | None = None  # int64[I]: 1 where the image is mirrored; None: nowhere
+    share_of: StepSize | None = None  # where the step has more captions than these
+
+    @property
+    def step_size(self) -> StepSize:
+        """The size of the whole step."""
+        return self.share_of or StepSize(int((self.lengths - 1).sum()), len(self.lengths))
 
 
 def microbatches(batch: Batch, parts: int) -> list[Batch]:
@@ -57,6 +71,8 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
     draw_one: take a random one of every `stride` captions instead, drawn anew each epoch.
     group_size: keep this many captions of an image together, in no order of length.
     repeats: how many times each caption is taken in an epoch, int of the captions; once if None.
+    share: (rank, ranks): deal each batch to so many ranks and give this one's share; sorted by
+        length and dealt to and fro, so that all have about as many words and as long captions.
 
     Set `epoch` before iterating, and `start` to skip batches that an interrupted epoch has seen.
     """
@@ -73,8 +89,10 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
         group_size: int = 1,
         repeats: np.ndarray | None = None,
         seed: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.rank, self.ranks = share
         self.repeats = np.ones_like(lengths) if repeats is None else repeats
         self.kind = kind if group_size == 1 else "random"
         self.mirror, self.stride, self.group_size = mirror, stride, group_size
@@ -85,6 +103,26 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
         return sum(-(-count // self.batch_size) for count in self._counts()) - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for chosen, views in self._steps():
+            own = self._deal(chosen)
+            yield [
+                (group * self.group_size + i, view)
+                for group, view in zip(chosen[own].tolist(), views[own].tolist())
+                for i in range(self.group_size)
+            ]
+
+    def with_step_sizes(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """The batches read for this sampler, each told the size of the step that it is a share of.
+
+        A rank without a caption in a step reads one of another rank, as a share of infinitely many.
+        """
+        if self.ranks == 1:
+            return batches
+        sizes = (self._step_size(chosen) for chosen, _ in self._steps())
+        return (batch._replace(share_of=size) for batch, size in zip(batches, sizes))
+
+    def _steps(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The groups of captions of each step, over all ranks, and their views."""
         random = np.random.default_rng((self.seed, self.epoch))
         groups = np.arange(len(self.lengths) // self.group_size)
         order = random.permutation(np.repeat(groups, self.repeats[:: self.group_size]))
@@ -99,11 +137,27 @@ class CaptionBatchSampler(Sampler[list[tuple[int, int]]]):
         if self.kind != "random":
             random.shuffle(turns)
         for chosen in (batches[turn] for turn in turns[self.start :]):
-            yield [
-                (group * self.group_size + i, view)
-                for group, view in zip(chosen.tolist(), views[chosen].tolist())
-                for i in range(self.group_size)
-            ]
+            yield chosen, views[chosen]
+
+    def _deal(self, chosen: np.ndarray) -> np.ndarray:
+        """Places in a step of the groups that are this rank's; of one that is not, if none is."""
+        if self.ranks == 1:
+            return np.arange(len(chosen))
+        turn, place = np.divmod(np.arange(len(chosen)), self.ranks)
+        to = np.where(turn % 2 == 0, place, self.ranks - 1 - place)
+        by_length = np.argsort(-self._words(chosen), kind="stable")
+        own: np.ndarray = by_length[to == self.rank]
+        return own if len(own) else by_length[:1]
+
+    def _words(self, chosen: np.ndarray) -> np.ndarray:
+        """The words to predict of each of these groups."""
+        words: np.ndarray = self.lengths.reshape(-1, self.group_size)[chosen].sum(axis=1)
+        return words - self.group_size
+
+    def _step_size(self, chosen: np.ndarray) -> StepSize:
+        if self.rank >= len(chosen):
+            return StepSize(math.inf, math.inf)
+        return StepSize(int(self._words(chosen).sum()), len(chosen) * self.group_size)
 
     def _counts(self) -> list[int]:
         """The number of captions to be cut into batches: in all, or of each length."""
@@ -141,11 +195,19 @@ def training_loader(
 
 
 def evaluation_loader(
-    dataset: CaptionDataset, batch_size: int, *, workers: int = 0, pin: bool = False
+    dataset: CaptionDataset,
+    batch_size: int,
+    *,
+    workers: int = 0,
+    pin: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Sample]:
-    """A loader of every image once, in order."""
-    one_per_image = Subset(dataset, range(0, len(dataset), dataset.captions_per_image))
-    return _loader(one_per_image, collate, workers, pin, batch_size=batch_size)
+    """A loader of every image once, in order; `share` (rank, ranks) takes every ranks-th batch."""
+    images = Subset(dataset, range(0, len(dataset), dataset.captions_per_image))
+    rank, ranks = share
+    starts = range(rank * batch_size, len(images), ranks * batch_size)
+    batches = [list(range(i, min(i + batch_size, len(images)))) for i in starts]
+    return _loader(images, collate, workers, pin, batch_sampler=batches)
 
 
 def _loader(

@@ -7,12 +7,18 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from sat import torchrun
+
 Progress = Callable[..., Iterable[Any]]
 """wraps an iterable and shows how far it got, as tqdm does; `iter` shows nothing"""
 
 
 def progress_bar(items: Iterable[Any] | None = None, *, disable: bool = False, **how: Any) -> Any:
-    """A bar of tqdm, invisible if asked or where stderr is no terminal, so that logs stay short."""
+    """A bar of tqdm, invisible if asked or where stderr is no terminal, so that logs stay short.
+
+    Of the processes that torchrun starts, only rank zero shows it.
+    """
+    disable = disable or torchrun.rank() > 0
     return tqdm(items, disable=disable or None, **how)
 
 

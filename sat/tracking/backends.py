@@ -147,7 +147,7 @@ def tracker_kind(choice: str, *, log_in: bool = True) -> str:
         return "tensorboard" if is_installed("tensorboard") else "none"
     if choice in TRACKERS and not is_installed(choice):
         raise ModuleNotFoundError(
-            f"log is {choice!r}, which is not installed: pip install 'sat-captioning[log]', or "
+            f"tracker is {choice!r}, which is not installed: pip install 'sat-captioning[log]', or "
             "choose none"
         )
     if choice == "wandb" and log_in and os.environ.get("WANDB_MODE", "online") == "online":
@@ -160,8 +160,8 @@ def _started(start: Callable[..., Any], **how: Any) -> Any:
     try:
         return start(**how)
     except importlib.import_module("wandb").Error as error:
-        remedy = "run `wandb login`, set WANDB_MODE=offline, or choose another --log"
-        raise ValueError(f"log is 'wandb', which does not start ({error}): {remedy}") from error
+        remedy = "run `wandb login`, set WANDB_MODE=offline, or choose another --tracker"
+        raise ValueError(f"tracker is 'wandb', which does not start ({error}): {remedy}") from error
 
 
 def is_installed(package: str) -> bool:

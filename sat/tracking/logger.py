@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sat.config.training import TrainConfig
 from sat.data.dataset import CaptionDataset
 from sat.data.vocabulary import Vocabulary
+from sat.distributed import rank
 from sat.tracking.backends import TRACKERS, tracker_kind
 from sat.tracking.sample_grid import Sample
 
@@ -38,7 +39,8 @@ class RunLogger:
         vocabulary: Vocabulary,
         step: int = 0,
     ) -> None:
-        kind = tracker_kind(config.log, log_in=False)  # done when the run began
+        kind = tracker_kind(config.tracker, log_in=False)  # done when the run began
+        kind = kind if rank() == 0 else "none"
         self.tracker = TRACKERS[kind](config, folder, step) if kind in TRACKERS else None
         self.every, self.val, self.vocabulary = config.log_every, val, vocabulary
         self.references: list[dict[str, Any]] = []

@@ -5,15 +5,18 @@ I images, W views (the image, and mirrored), P regions, D features.
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +24,11 @@ from sat.atomic_io import atomic_write, check_space
 from sat.captioner import Captioner
 from sat.config.model import Preprocessing
 from sat.data.checks import SOURCE, check_features
-from sat.data.dataloader import evaluation_loader
+from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import MIRRORED, CaptionDataset
 from sat.data.manifest import fingerprint as content
 from sat.data.progress import Progress
+from sat.distributed import barrier, gather_in_order, on_rank_zero, rank, share
 from sat.models.weights import digest
 
 logger = logging.getLogger(__name__)
@@ -52,8 +56,9 @@ def cache_features(
     `encode` takes uint8[B, 3, S, S] to float[B, P, D]; `key` (see `fingerprint`) names what made
     the features and stands in the file's name. The file lies beside the images, or in `folder`;
     there its name tells the images of different folders apart. A file that is damaged, or of images
-    of other content, is written anew. Raises `OSError` when the folder cannot be written or the
-    disk is too small for them, before they are encoded.
+    of other content, is written anew: each rank encodes its share, rank zero writes. Raises
+    `OSError` when the folder cannot be written or the disk is too small for them, before they are
+    encoded.
     """
     images = dataset.path("IMAGES", ".hdf5")
     path = dataset.path("FEATURES", f"_{key}.hdf5")
@@ -62,37 +67,55 @@ def cache_features(
         source = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:8]
         path = Path(folder, f"{path.stem}_{source}{path.suffix}")
     source, views = content(images), [0, MIRRORED][: 1 + mirror]
-    if path.exists():
+
+    def is_there() -> bool:
+        if not path.exists():
+            return False
         first = encode(dataset.image(0)[None])
-        if _is_whole(path, source, (dataset.num_images, len(views), *first.shape[1:])):
-            return path
+        return _is_whole(path, source, (dataset.num_images, len(views), *first.shape[1:]))
+
+    def encode_views(batch: Batch) -> np.ndarray:
+        pixels = [batch.images.flip(-1) if view else batch.images for view in views]
+        features = torch.stack([encode(view).half().cpu() for view in pixels], dim=1)
+        if not features.isfinite().all():
+            raise ValueError(
+                "features exceed half precision (65504): train without --cache_features"
+            )
+        return features.numpy()
+
+    if on_rank_zero(is_there):
+        return path
+    loader = evaluation_loader(dataset, batch_size, workers=workers, share=share())
+    parts = gather_in_order(map(encode_views, progress(loader)))
+    if rank() == 0:
+        _write(path, parts, dataset.num_images, source, images)
+    else:
+        collections.deque(parts, maxlen=0)  # takes part in the rounds
+    barrier()
+    return path
+
+
+def _write(path: Path, parts: Iterator[np.ndarray], count: int, source: str, images: Path) -> None:
+    """Write the features of `count` images, which come in parts, in their order."""
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(
             f"{path.parent} cannot be written: name another folder of features with --cache_dir"
         )
-    loader = evaluation_loader(dataset, batch_size, workers=workers)
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         written = 0
-        for batch in progress(loader):
-            pixels = [batch.images.flip(-1) if view else batch.images for view in views]
-            features = torch.stack([encode(view).half().cpu() for view in pixels], dim=1)
-            if not features.isfinite().all():
-                raise ValueError(
-                    "features exceed half precision (65504): train without --cache_features"
-                )
+        for features in parts:
             if written == 0:
                 file.attrs[SOURCE] = source
-                shape = (dataset.num_images, *features.shape[1:])
-                needed = 2 * torch.Size(shape).numel()
-                logger.info("features of %d images: %.2f GB in %s", shape[0], needed / 1e9, path)
+                shape = (count, *features.shape[1:])
+                needed = 2 * math.prod(shape)
+                logger.info("features of %d images: %.2f GB in %s", count, needed / 1e9, path)
                 remedy = "free some space, or train without --cache_features"
-                check_space(path.parent, needed, f"features of {shape[0]} images", remedy)
+                check_space(path.parent, needed, f"features of {count} images", remedy)
                 stored = file.create_dataset("features", shape, dtype="float16")
-            stored[written : written + len(features)] = features.numpy()
+            stored[written : written + len(features)] = features
             written += len(features)
         if content(images) != source:
             raise ValueError(f"{images} changed while its features were encoded: start again")
-    return path
 
 
 def _is_whole(path: Path, source: str, shape: tuple[int, ...]) -> bool:

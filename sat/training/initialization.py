@@ -7,10 +7,12 @@ from pathlib import Path
 
 from sat.captioner import Captioner
 from sat.checkpoints import native
+from sat.config.checks import check
 from sat.config.model import Preprocessing
 from sat.config.training import TrainConfig
 from sat.data.dataset import CaptionDataset, find_data_name, read_vocabulary, warn_of_unknown
 from sat.data.vocabulary import Vocabulary
+from sat.distributed import ranks
 from sat.evaluation import check_preprocessing
 from sat.models.factory import initialize_model
 
@@ -22,6 +24,9 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
     folder = Path(config.data_folder)
     name = config.data_name or find_data_name(folder)
     train, val = (CaptionDataset(folder, name, split) for split in ("TRAIN", "VAL"))
+    batch_norm = config.encoder.batch_norm
+    remedy = "its statistics would be those of a rank's share: train without torchrun, or fixed"
+    check(ranks() == 1 or batch_norm == "fixed", "batch_norm", batch_norm, remedy)
     for number in config.stages:
         group = config.stage(number).captions_per_sample
         if train.captions_per_image % group:

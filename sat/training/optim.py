@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sat.config.training import StageConfig, TrainConfig
+from sat.distributed import all_reduce_sum
 from sat.models.base import CaptionModel
 
 Part = TypeVar("Part")
@@ -85,23 +86,25 @@ def optimizer_step(
     config: TrainConfig,
     scaler: GradScaler | None = None,
 ) -> dict[str, float]:
-    """Make one optimizer step from the parts of a batch; returns the batch's metrics.
+    """Make one optimizer step from the parts of a batch; returns the step's metrics.
 
-    `loss_of` gives a part's share of the loss and of each metric: they are added up, and only one
-    part is in memory at a time. The gradient is clipped as the config says; its norm before that is
-    the metric "gradient_norm". In float16 a step whose gradient overflows is left out and the scale
-    lowered, as long as there is one to lower. Raises `FloatingPointError`, before any weight is
-    changed, when loss or gradient is not finite.
+    `loss_of` gives a part's share of the loss and of each metric: they are added up, over the ranks
+    too, and only one part is in memory at a time. The gradient is clipped as the config says; its
+    norm before that is the metric "gradient_norm". In float16 a step whose gradient overflows is
+    left out and the scale lowered, as long as there is one to lower. Raises `FloatingPointError`,
+    before any weight is changed, when loss or gradient is not finite.
     """
     scaler = scaler or GradScaler("cpu", enabled=False)
     optimizer.zero_grad(set_to_none=True)
     metrics: dict[str, float] = {}
     for part in parts:
         loss, shares = loss_of(part)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()}")
         scaler.scale(loss).backward()
+        shares = shares | {"loss": loss.item()}
         metrics |= {name: metrics.get(name, 0.0) + value for name, value in shares.items()}
+    metrics = all_reduce_sum(metrics)
+    if not math.isfinite(total := metrics.pop("loss")):
+        raise FloatingPointError(f"the loss is {total}")
     scaler.unscale_(optimizer)
     norm = clip_gradient(optimizer, config)
     if not math.isfinite(norm) and scaler.get_scale() <= 1:

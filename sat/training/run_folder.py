@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sat.atomic_io import atomic_write_text, naming_full_disk
+from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.checks import check, flatten, nearest
 from sat.config.training import TrainConfig
 from sat.data.dataset import find_data_name
 from sat.data.manifest import data_fingerprint
+from sat.distributed import rank
 from sat.tracking.backends import EVENTS, RUNS
 from sat.training.state import TrainerState, fits_run
 
@@ -23,7 +25,15 @@ EPOCH_SCORE = "epoch_Bleu_4"
 MAY_CHANGE = {
     *("data_folder", "data_name", "output_dir", "cache_dir", "push_to_hub", "workers", "device"),
     *("epochs", "stop_patience", "accumulate", "validation_batch_size", "choose_decoding"),
-    *("save_minutes", "log", "log_every", "resume", "resume_changed", "overwrite"),
+    *(
+        "ddp_timeout",
+        "save_minutes",
+        "tracker",
+        "log_every",
+        "resume",
+        "resume_changed",
+        "overwrite",
+    ),
 }
 """settings that may be others when a run is resumed"""
 OF_THE_MODEL = ("family", "encoder", "decoder", "hf", "embeddings", "init")
@@ -114,7 +124,8 @@ def load_resume_state(config: TrainConfig) -> dict[str, Any] | None:
         saved["state"] = TrainerState.from_dict(saved["position"])
         identity = dict(saved["identity"])
     _check_settings(config, identity, resume_fingerprint(config, saved["state"].stage + 1))
-    _cut_log(folder, saved["state"].log_lines)
+    if rank() == 0:
+        _cut_log(folder, saved["state"].log_lines)
     return saved
 
 
@@ -135,7 +146,7 @@ def initial_state(config: TrainConfig, folder: Path) -> TrainerState:
 def remove_earlier_run(config: TrainConfig) -> None:
     """With `overwrite`, remove an earlier run's best/, log and curves; last/ is the new run's."""
     folder = Path(config.output_dir)
-    if config.overwrite and not config.resume and config.stages[0] == 1:
+    if rank() == 0 and config.overwrite and not config.resume and config.stages[0] == 1:
         native.remove(folder / "best")
         (folder / LOG).unlink(missing_ok=True)
         for name in (EVENTS, RUNS):
@@ -150,8 +161,18 @@ def log_lines(folder: Path) -> list[str]:
 
 def add_line(folder: Path, line: dict[str, Any]) -> None:
     """Add the line of an epoch to the log."""
+    if rank() > 0:
+        return
     with naming_full_disk(folder / LOG), open(folder / LOG, "a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
+
+
+def store_decoding(folder: Path, best: Captioner, scores: dict[str, float]) -> None:
+    """Write a checkpoint again for its captioner's decoding and the scores that this reaches."""
+    before = native.scores(folder)
+    scores = before | scores | {EPOCH_SCORE: before.get(EPOCH_SCORE, before["Bleu_4"])}
+    if rank() == 0:
+        native.save(folder, best.model, best.vocabulary, best.config, scores=scores)
 
 
 def _cut_log(folder: Path, lines: int) -> None:

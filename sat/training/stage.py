@@ -16,6 +16,7 @@ from sat.captioner import Captioner
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, CaptionBatchSampler, microbatches, training_loader
 from sat.data.dataset import CaptionDataset
+from sat.distributed import GradientSum, seed_draws, share
 from sat.models.base import CaptionModel
 from sat.training.attention_boxes import AttentionBoxes
 from sat.training.feature_cache import with_features
@@ -23,6 +24,7 @@ from sat.training.objectives.base import Metrics, Objective
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
 from sat.training.optim import build_ema, build_optimizer, optimizer_step, set_learning_rates
+from sat.training.state import check_optimizer
 
 
 def _cross_entropy(
@@ -61,10 +63,24 @@ class Stage:
     optimizer: Optimizer
     ema: AveragedModel | None
     objective: Objective
+    gradients: GradientSum
     sampler: CaptionBatchSampler
     loader: Iterable[Batch]
     val: CaptionDataset
     """the validation split, as cached features where the stage reads those"""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of optimizer and moving average."""
+        average = None if self.ema is None else self.ema.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "average": average}
+
+    def load_state_dict(self, saved: dict[str, Any], lr_scale: float) -> None:
+        """Go on from a `state_dict`, with the learning rates of the config times `lr_scale`."""
+        self.optimizer.load_state_dict(saved["optimizer"])
+        check_optimizer(self.optimizer)
+        set_learning_rates(self.optimizer, self.config, lr_scale)
+        if self.ema is not None:
+            self.ema.load_state_dict(saved["average"])
 
 
 def build_stage(
@@ -103,6 +119,7 @@ def build_stage(
         config=stage,
         optimizer=optimizer,
         ema=ema,
+        gradients=GradientSum(weight for weight in model.parameters() if weight.requires_grad),
         objective=OBJECTIVES[stage.objective](model, config, stage, train),
         sampler=sampler,
         loader=loader,
@@ -125,6 +142,7 @@ def build_sampler(config: TrainConfig, number: int, train: CaptionDataset) -> Ca
         group_size=stage.captions_per_sample,
         repeats=_repeats(train, config.repeat),
         seed=config.seed * 10 + number,
+        share=share(),
     )
 
 
@@ -146,12 +164,16 @@ def _repeats(train: CaptionDataset, repeat: dict[str, int]) -> np.ndarray | None
 def training_step(
     stage: Stage, batch: Batch, number: int, config: TrainConfig, scaler: GradScaler
 ) -> Metrics:
-    """Make one step of the optimizer on a batch, the stage's `number`-th from 0.
+    """Make one step of the optimizer on a batch, the stage's `number`-th from 0, with all ranks.
 
-    Returns the batch's metrics: those of the objective, and the gradient's norm. Raises
+    Returns the step's metrics: those of the objective, and the gradient's norm. Raises
     `FloatingPointError`, before anything is changed, when loss or gradient is not finite.
     """
     parts = microbatches(batch, stage.config.accumulate)
+    key = (config.seed, stage.number, number)
+    seed_draws(*key)  # all ranks draw soft or hard attention alike
     with stage.objective.step(batch, number) as loss:
+        seed_draws(*key, apart=True)
+        loss = stage.gradients.while_backward(loss, parts[-1])
         metrics = optimizer_step(stage.optimizer, parts, loss, config, scaler)
     return stage.objective.after_step(metrics)

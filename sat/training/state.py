@@ -60,7 +60,7 @@ class TrainerState:
         return state
 
     def count(
-        self, losses: dict[str, float], *, seconds: float, waiting: float, captions: int
+        self, losses: dict[str, float], *, seconds: float, waiting: float, captions: float
     ) -> None:
         """Count one batch: its losses, its seconds, and those spent waiting for it."""
         self.batch += 1

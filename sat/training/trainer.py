@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from sat.checkpoints import native
 from sat.config.training import TrainConfig
 from sat.data.progress import progress_bar
 from sat.device import grad_scaler, resolve_device
+from sat.distributed import barrier, on_rank_zero, process_group, raise_stop, rank
 from sat.evaluation import check_preprocessing
 from sat.folder_lock import lock_folder
 from sat.models.base import CaptionModel
@@ -31,7 +33,6 @@ from sat.tracking.logger import RunLogger
 from sat.training.initialization import initial_captioner, open_data
 from sat.training.optim import set_learning_rates
 from sat.training.run_folder import (
-    EPOCH_SCORE,
     add_line,
     check_folder,
     initial_state,
@@ -39,9 +40,10 @@ from sat.training.run_folder import (
     remove_earlier_run,
     resume_fingerprint,
     resume_where_possible,
+    store_decoding,
 )
 from sat.training.stage import Stage, build_stage, training_step
-from sat.training.state import check_optimizer, fits_run, random_state, set_random_state
+from sat.training.state import fits_run, random_state, set_random_state
 from sat.training.validation import attention_figures, choose_decoding, validate
 
 logger = logging.getLogger(__name__)
@@ -57,8 +59,9 @@ def fit(config: TrainConfig, bar: Bar = quiet) -> Path:
     `FloatingPointError` when the loss is no longer finite, and `ValueError` or `OSError` for a run
     that cannot work.
     """
-    trainer = Trainer(config, bar)
-    trainer.run()
+    with process_group(config.ddp_timeout):
+        trainer = Trainer(config, bar)
+        trainer.run()
     return trainer.folder / "best"
 
 
@@ -66,12 +69,12 @@ class Trainer:
     """One run: its captioner, its data and its state."""
 
     def __init__(self, config: TrainConfig, bar: Bar = quiet) -> None:
-        self.config = config = resume_where_possible(config)
+        self.config = config = on_rank_zero(lambda: resume_where_possible(config))
         self.bar = bar
         self.device = resolve_device(config.device)
         self.scaler = grad_scaler(config.precision, self.device)
-        check_folder(config)
-        tracker_kind(config.log)  # raises before anything is done
+        on_rank_zero(lambda: check_folder(config))
+        tracker_kind(config.tracker)  # raises before anything is done
         torch.manual_seed(config.seed)
         self.train, self.val, vocabulary = open_data(config)
         self.captioner = initial_captioner(config, self.train, vocabulary)
@@ -87,7 +90,8 @@ class Trainer:
 
     def run(self) -> None:
         """Run all stages, from the state of the run on; nobody else may write to its folder."""
-        with lock_folder(self.folder):
+        with ExitStack() as stack:
+            on_rank_zero(lambda: stack.enter_context(lock_folder(self.folder)))
             self._run()
 
     def _run(self) -> None:
@@ -123,16 +127,12 @@ class Trainer:
         return build_stage(self.config, number, *data, lr_scale=self.state.lr_scale, bar=self.bar)
 
     def _restore(self, stage: Stage, resume: dict[str, Any]) -> None:
-        """Set optimizer, scaler, random state and moving average to the saved ones."""
+        """Set optimizer, moving average, scaler and random state to the saved ones."""
         with fits_run(self.folder / "last"):
-            stage.optimizer.load_state_dict(resume["optimizer"])
-            check_optimizer(stage.optimizer)
-            set_learning_rates(stage.optimizer, stage.config, self.state.lr_scale)
+            stage.load_state_dict(resume, self.state.lr_scale)
             if resume.get("scaler"):  # empty unless the run was in float16
                 self.scaler.load_state_dict(resume["scaler"])
             set_random_state(resume["random"], self.device)
-            if stage.ema is not None:
-                stage.ema.load_state_dict(resume["average"])
 
     def _run_stage(self, stage: Stage, run_logger: RunLogger) -> None:
         while not self.state.is_over(stage.config):
@@ -141,6 +141,7 @@ class Trainer:
                 self._finish_epoch(stage, run_logger)
             except KeyboardInterrupt:
                 self._save("last", stage)
+                barrier()
                 logger.info("stopped in %s: go on with --resume", self.folder / "last")
                 raise
             except FloatingPointError as error:
@@ -151,6 +152,7 @@ class Trainer:
                     f"batch {self.state.batch + 1}: lower the learning rate; {kept}"
                 ) from error
             self._save("last", stage)
+            barrier()  # rank zero has saved: the others may read
         logger.info(
             "stage %d ended (%s), best validation BLEU-4 %.4f",
             *(stage.number, self.state.why_over(stage.config), self.state.best),
@@ -164,7 +166,7 @@ class Trainer:
         title = f"stage {stage.number}, epoch {state.epoch + 1}"
         bar = self.bar(stage.loader, desc=title, unit="batch")
         began = time.monotonic()
-        for batch in bar:
+        for batch in stage.sampler.with_step_sizes(bar):
             arrived = time.monotonic()
             with defer_stop():
                 metrics = training_step(stage, batch, state.steps, self.config, self.scaler)
@@ -172,9 +174,10 @@ class Trainer:
                     stage.ema.update_parameters(model)
                 now = time.monotonic()
                 times = {"seconds": now - began, "waiting": arrived - began}
-                state.count(metrics, **times, captions=len(batch.lengths))
+                state.count(metrics, **times, captions=batch.step_size.captions)
                 metrics |= {"learning_rate": stage.optimizer.param_groups[0]["lr"]}
                 run_logger.after_step(state.global_step, model, metrics)
+            raise_stop()
             bar.set_postfix(state.means(digits=3), refresh=False)
             if now - saved_at > 60 * self.config.save_minutes:
                 self._save("last", stage)
@@ -214,10 +217,8 @@ class Trainer:
         best.model.set_trainable(stage.config, embeddings=True)  # to read the stage's features
         progress = partial(self.bar, desc="choosing the decoding", unit="batch", leave=False)
         decoding, scores = choose_decoding(best, stage.val, self.config, progress)
-        config = dataclasses.replace(best.config, decoding=decoding)
-        before = native.scores(folder)
-        scores = before | scores | {EPOCH_SCORE: before.get(EPOCH_SCORE, before["Bleu_4"])}
-        native.save(folder, best.model, best.vocabulary, config, scores=scores)
+        best.config = dataclasses.replace(best.config, decoding=decoding)
+        store_decoding(folder, best, scores)
 
     def _kept(self, stage: Stage) -> Captioner:
         """The captioner that is validated and kept: of the average weights, where one is taken."""
@@ -227,22 +228,17 @@ class Trainer:
         return Captioner(model, self.captioner.vocabulary, self.captioner.config)
 
     def _save(self, name: str, stage: Stage, scores: dict[str, float] | None = None) -> None:
+        if rank() > 0:
+            return
         trainer = None
         if name == "last":
             trainer = {
                 "position": dataclasses.asdict(self.state),
                 "identity": resume_fingerprint(self.config, self.state.stage + 1),
-                "optimizer": stage.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "random": random_state(self.device),
-                "average": None if stage.ema is None else stage.ema.state_dict(),
+                **stage.state_dict(),
             }
         captioner = self.captioner if name == "last" else self._kept(stage)
-        native.save(
-            self.folder / name,
-            captioner.model,
-            captioner.vocabulary,
-            captioner.config,
-            scores=scores,
-            trainer=trainer,
-        )
+        parts = (captioner.model, captioner.vocabulary, captioner.config)
+        native.save(self.folder / name, *parts, scores=scores, trainer=trainer)

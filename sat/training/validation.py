@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.data.dataloader import evaluation_loader
-from sat.data.dataset import CaptionDataset
+from sat.data.dataset import CaptionDataset, Sample
 from sat.data.progress import Progress
+from sat.distributed import in_rounds, merge, on_rank_zero, seed_draws, share
 from sat.evaluation import caption_dataset, score
 from sat.models.base import device_of, encode_batch
 from sat.results import table
@@ -47,26 +49,34 @@ def validate(
     image. `on_results` gets the decoded captions (COCO results).
     """
     model, device = captioner.model.eval(), device_of(captioner.model)
-    workers = 0 if dataset.reads_features else config.workers
-    loader = evaluation_loader(dataset, config.validation_batch_size, workers=workers)
-    entropy, top5, count = 0.0, 0.0, 0
-    for batch in loader:
+    loader = validation_loader(dataset, config)
+    seed_draws(config.seed, apart=True)
+    sums: dict[int, tuple[float, float, int]] = {}  # of a batch, by its first image
+    for batch in in_rounds(loader):
         words, targets = batch.lengths.to(device) - 1, batch.captions[:, 1:].to(device)
         features = encode_batch(model, batch.images)
         captions, lengths = batch.captions.to(device), batch.lengths.to(device)
         logits = model(features, captions, lengths, output_attentions=False).logits
         total = int(words.sum())
-        entropy += total * cross_entropy(logits, targets, words).item()
-        top5 += total * topk_accuracy(logits, targets, words).item()
-        count += total
+        entropy = total * cross_entropy(logits, targets, words).item()
+        top5 = total * topk_accuracy(logits, targets, words).item()
+        sums[int(batch.indices[0])] = (entropy, top5, total)
+    entropy, top5, count = (sum(column) for column in zip(*merge(sums).values()))
     (hypotheses,) = caption_dataset(captioner, loader, [config.validation], progress)
-    scored = score(hypotheses, dataset, captioner.vocabulary)
+    scored = on_rank_zero(lambda: score(hypotheses, dataset, captioner.vocabulary))
     on_results(scored.results)
     return {
         **scored.scores,
         "val_cross_entropy": entropy / count,
         "teacher_forced_top5": top5 / count,
     }
+
+
+def validation_loader(dataset: CaptionDataset, config: TrainConfig) -> DataLoader[Sample]:
+    """A loader of this rank's share of the images; features are read by the process itself."""
+    workers = 0 if dataset.reads_features else config.workers
+    size = config.validation_batch_size
+    return evaluation_loader(dataset, size, workers=workers, share=share())
 
 
 def attention_figures(
@@ -96,10 +106,10 @@ def choose_decoding(
         for penalty in LENGTH_PENALTIES
     }
     runs = sorted(grid, key=lambda options: (options.beam_size, options.length_penalty))
-    workers = 0 if dataset.reads_features else config.workers
-    loader = evaluation_loader(dataset, config.validation_batch_size, workers=workers)
-    captions = caption_dataset(captioner, loader, runs, progress)
-    found = [score(by_image, dataset, captioner.vocabulary) for by_image in captions]
+    captions = caption_dataset(captioner, validation_loader(dataset, config), runs, progress)
+    found = on_rank_zero(
+        lambda: [score(by_image, dataset, captioner.vocabulary) for by_image in captions]
+    )
     best, scored = max(zip(runs, found), key=lambda pair: pair[1].scores["Bleu_4"])
     logger.info(
         "decoding of %s, kept: beam %d, length penalty %g\n%s",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from sat.data.dataloader import CaptionBatchSampler
+from sat.data.dataloader import Batch, CaptionBatchSampler, StepSize
 
 LENGTHS = np.random.default_rng(0).integers(4, 40, 1003)
 
@@ -142,3 +144,46 @@ def test_sampler_draws_one_caption_of_each_repeated_image() -> None:
     batches = CaptionBatchSampler(LENGTHS[:10], 2, stride=5, draw_one=True, repeats=repeats)
     found = [caption // 5 for caption, _ in flat(batches)]
     assert sorted(found) == [0, 1, 1, 1]
+
+
+def shares(ranks: int, size: int, **how: object) -> list[CaptionBatchSampler]:
+    return [CaptionBatchSampler(LENGTHS, size, share=(rank, ranks), **how) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("how", [{}, {"kind": "equal_length"}, {"kind": "random", "mirror": True}])
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_sampler_shares_make_up_the_batches_of_one_process(ranks: int, how: dict) -> None:
+    whole = list(CaptionBatchSampler(LENGTHS, 32, **how))
+    dealt = list(zip(*shares(ranks, 32, **how), strict=True))
+    for step, parts in zip(whole, dealt, strict=True):
+        real = parts[: len(step)]  # the first ranks have the captions of a short batch
+        assert sorted(pair for part in real for pair in part) == sorted(step)
+        assert max(map(len, real)) - min(map(len, real)) <= 1
+        assert all(len(part) == 1 and part[0] in step for part in parts[len(step) :])
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_sampler_shares_have_words_and_longest_captions_nearly_equal(ranks: int) -> None:
+    for parts in zip(*shares(ranks, 64, kind="random")):
+        lengths = [LENGTHS[[caption for caption, _ in part]] for part in parts]
+        if len(lengths[0]) == len(lengths[-1]):
+            words, longest = ([int(f(row)) for row in lengths] for f in (np.sum, np.max))
+            assert max(words) - min(words) <= 36  # the longest caption less the shortest
+            assert max(longest) - min(longest) <= 36 / 2
+
+
+def test_sampler_share_keeps_the_captions_of_an_image_together() -> None:
+    parts = (
+        CaptionBatchSampler(LENGTHS[:1000], 12, group_size=4, share=(rank, 3)) for rank in range(3)
+    )
+    found = [caption for part in parts for step in part for caption, _ in step]
+    assert [one // 4 for one in found[::4]] == [one // 4 for one in found[3::4]]
+
+
+def test_step_size_counts_the_captions_of_all_ranks_and_none_for_an_idle_one() -> None:
+    lengths = np.array([5, 4, 3])  # one step of three captions: 9 words
+    batch = Batch(None, None, None, None)  # type: ignore[arg-type]
+    for rank, expected in enumerate([(9, 3)] * 3 + [(math.inf, math.inf)]):
+        batches = CaptionBatchSampler(lengths, 3, share=(rank, 4))
+        (found,) = batches.with_step_sizes([batch])
+        assert found.step_size == StepSize(*expected)

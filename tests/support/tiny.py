@@ -98,7 +98,7 @@ def config(data: Path, output: Path, **changes: Any) -> TrainConfig:
         choose_decoding=False,
         workers=0,
         device="cpu",
-        log="none",
+        tracker="none",
     )
     nested = {
         name: dataclasses.replace(getattr(start, name), **value)

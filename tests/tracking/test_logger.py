@@ -31,7 +31,7 @@ from sat.visualize import visualize_att
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
-HOW = {"log": "tensorboard", "log_every": 2, "decoder": {"dropout": 0.5}}
+HOW = {"tracker": "tensorboard", "log_every": 2, "decoder": {"dropout": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ class RecordingTracker:
 def test_run_logger_after_epoch_pairs_images_with_their_captions(data, tmp_path, monkeypatch):
     monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
-    config = tiny.config(data, tmp_path, log="tensorboard")
+    config = tiny.config(data, tmp_path, tracker="tensorboard")
     run_logger = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     for turn in range(2):
         results = [{"image_id": 90 + i, "caption": f"{turn} {i}"} for i in range(12)]
@@ -201,7 +201,7 @@ def test_run_logger_after_epoch_pairs_images_with_their_captions(data, tmp_path,
 def test_run_logger_frozen_weight_with_old_gradient_is_not_shown(data, tmp_path, monkeypatch):
     """As an encoder that was fine-tuned before: its last gradient is still stored."""
     monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
-    config = tiny.config(data, tmp_path, log="tensorboard", log_every=5)
+    config = tiny.config(data, tmp_path, tracker="tensorboard", log_every=5)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     run_logger = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     model = torch.nn.Linear(3, 2)
@@ -216,7 +216,7 @@ def test_run_logger_frozen_weight_with_old_gradient_is_not_shown(data, tmp_path,
 def test_run_logger_few_images_shows_all(data, tmp_path, monkeypatch):
     monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
-    config = tiny.config(data, tmp_path, log="tensorboard")
+    config = tiny.config(data, tmp_path, tracker="tensorboard")
     run_logger = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     run_logger.after_epoch(1, {}, [{"image_id": i, "caption": ""} for i in range(3)])
     assert [sample.image_id for sample in run_logger.tracker.recorded[0]] == [0, 1, 2]
@@ -283,7 +283,7 @@ def test_run_logger_second_stage_continues_step_count(data, tmp_path):
 
 
 def test_run_logger_log_none_trains_the_same_and_writes_nothing(data, run, tmp_path):
-    fit(tiny.config(data, tmp_path, **HOW | {"log": "none"}))
+    fit(tiny.config(data, tmp_path, **HOW | {"tracker": "none"}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "log.jsonl"]
     assert tiny.log(tmp_path) == tiny.log(run[0])
     for name in ("best", "last"):
@@ -296,7 +296,7 @@ def test_run_logger_overwritten_run_removes_old_events(data, tmp_path):
     fit(tiny.config(data, tmp_path, **how, seed=1))
     fit(tiny.config(data, tmp_path, **how, overwrite=True))
     assert len(list((tmp_path / "events").rglob("*tfevents*"))) == 2
-    fit(tiny.config(data, tmp_path, **how | {"log": "none"}, overwrite=True))
+    fit(tiny.config(data, tmp_path, **how | {"tracker": "none"}, overwrite=True))
     assert not (tmp_path / "events").exists()
 
 
@@ -308,7 +308,7 @@ def test_run_logger_not_finite_weight_or_gradient_raises_with_its_name(
     data, tmp_path, monkeypatch, part, name, bad
 ):
     monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
-    config = tiny.config(data, tmp_path, log="tensorboard", log_every=1)
+    config = tiny.config(data, tmp_path, tracker="tensorboard", log_every=1)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     run_logger = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     model = torch.nn.Linear(3, 2)
@@ -321,7 +321,7 @@ def test_run_logger_not_finite_weight_or_gradient_raises_with_its_name(
 
 def test_tensorboard_table_special_characters_are_escaped(data, run, tmp_path, monkeypatch):
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
-    config = tiny.config(data, tmp_path, log="tensorboard")
+    config = tiny.config(data, tmp_path, tracker="tensorboard")
     monkeypatch.setattr(val, "references", lambda _: [{"captions": ["one\ntwo"]}] * 12)
     with RunLogger(config, tmp_path, val, tiny.captioner().vocabulary) as run_logger:
         run_logger.after_epoch(1, {}, [{"image_id": 5, "caption": "a <unk> | b"}] * 12)
@@ -336,9 +336,9 @@ def test_tracker_kind_without_packages_is_none_or_raises(data, tmp_path, monkeyp
     assert tracker_kind("auto") == tracker_kind("none") == "none"
     for choice in ("tensorboard", "wandb"):
         with pytest.raises(ModuleNotFoundError) as caught:
-            fit(tiny.config(data, tmp_path, log=choice, overwrite=True))
+            fit(tiny.config(data, tmp_path, tracker=choice, overwrite=True))
         assert str(caught.value) == (
-            f"log is {choice!r}, which is not installed: pip install 'sat-captioning[log]', or "
+            f"tracker is {choice!r}, which is not installed: pip install 'sat-captioning[log]', or "
             "choose none"
         )
     assert json.dumps(tiny.log(tmp_path)) == before
@@ -351,7 +351,9 @@ def test_tracker_kind_folder_of_the_package_name_is_not_installed(tmp_path, monk
     (tmp_path / "left_behind").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(TRACKERS, "left_behind", RecordingTracker)
-    with pytest.raises(ModuleNotFoundError, match="log is 'left_behind', which is not installed"):
+    with pytest.raises(
+        ModuleNotFoundError, match="tracker is 'left_behind', which is not installed"
+    ):
         tracker_kind("left_behind")
 
 
@@ -367,7 +369,7 @@ def test_training_without_tracker_imports_no_tracker_package():
 
 def test_run_logger_before_its_first_point_shows_ten_times_as_many(data, tmp_path, monkeypatch):
     monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
-    config = tiny.config(data, tmp_path, log="tensorboard", log_every=50)
+    config = tiny.config(data, tmp_path, tracker="tensorboard", log_every=50)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     run_logger, shown = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary), []
     run_logger.tracker.scalars = lambda step, values: shown.append(step)

@@ -19,7 +19,7 @@ from sat.tracking.backends import TRACKERS
 from sat.training import trainer
 from sat.training.trainer import fit
 
-HOW = {"log": "wandb", "log_every": 2, "stage1": {"epochs": 1}}
+HOW = {"tracker": "wandb", "log_every": 2, "stage1": {"epochs": 1}}
 STEP = [f"step/{name}" for name in ("cross_entropy", "gradient_norm", "learning_rate", "penalty")]
 
 
@@ -99,8 +99,8 @@ def test_wandb_without_a_key_is_told_in_one_line(data, tmp_path, calls, monkeypa
     with pytest.raises(ValueError) as caught:
         fit(tiny.config(data, tmp_path, **HOW))
     assert str(caught.value) == (
-        "log is 'wandb', which does not start (No API key configured.): run `wandb login`, set "
-        "WANDB_MODE=offline, or choose another --log"
+        "tracker is 'wandb', which does not start (No API key configured.): run `wandb login`, set "
+        "WANDB_MODE=offline, or choose another --tracker"
     )
 
 

@@ -121,7 +121,7 @@ def test_each_caption_is_judged_by_what_the_model_says_without_drawing(model, mo
 
     monkeypatch.setattr(self_critical, "policy_gradient", note)
     features = torch.randn(2, 3, 4)
-    batch = Batch(features, None, None, torch.tensor([7, 9]))
+    batch = Batch(features, None, torch.tensor([3, 3]), torch.tensor([7, 9]))
     optimizer = torch.optim.SGD(model.decoder.parameters(), 0.0)
     reward = SimpleNamespace(score=score)
     step(self_critical_objective(model, reward, samples=3, baseline="greedy"), optimizer, batch)
@@ -142,7 +142,7 @@ def test_it_teaches_what_is_rewarded(model):
     reward = CiderD([[[1, 2, 3, END]], [[3, 1, END]]])
     features = torch.randn(2, 3, 4)
     optimizer = torch.optim.Adam(model.decoder.parameters(), 0.02)
-    batch = Batch(features, None, None, torch.tensor([0, 1]))
+    batch = Batch(features, None, torch.tensor([3, 3]), torch.tensor([0, 1]))
     objective = self_critical_objective(model, reward, samples=10)
     rewards = [step(objective, optimizer, batch) for _ in range(60)]
     values = [each["reward"] for each in rewards]

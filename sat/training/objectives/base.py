@@ -12,7 +12,7 @@ from sat.data.dataloader import Batch
 
 Metrics = dict[str, float]
 Loss = Callable[[Batch], tuple[Tensor, Metrics]]
-"""from a part of a batch to its share of the batch's loss and metrics, which add up over parts"""
+"""from a part of a batch to its share of the step's loss and metrics, which add up over parts"""
 
 
 class Objective(Protocol):

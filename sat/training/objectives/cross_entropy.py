@@ -52,7 +52,7 @@ class CrossEntropyObjective:
     def loss(
         self, whole: Batch, teacher_forcing_ratio: float, part: Batch
     ) -> tuple[Tensor, Metrics]:
-        """The share of `part` in the loss and in the metrics of the `whole` batch.
+        """The share of `part` in the loss and in the metrics of the step of the `whole` batch.
 
         A part counts by its words, and the penalty's mean over captions by its captions. Each input
         word is the reference's with probability `teacher_forcing_ratio`, else the model's own.
@@ -76,7 +76,7 @@ class CrossEntropyObjective:
                 output_attentions=config.alpha_c > 0 or self.boxes is not None,
             )
         targets = part.captions[:, 1:].to(device)
-        total = (whole.lengths - 1).sum().item()
+        total = whole.step_size.words
         by_words = (part.lengths - 1).sum().item() / total
         entropy = by_words * cross_entropy(
             output.logits, targets, words, label_smoothing=config.label_smoothing
@@ -87,7 +87,7 @@ class CrossEntropyObjective:
         penalty = doubly_stochastic_penalty(
             output.alphas.float(), words, scaling=config.penalty_scaling
         )
-        by_captions = len(part.captions) / len(whole.captions)
+        by_captions = len(part.captions) / whole.step_size.captions
         penalty = penalty * (by_words if config.penalty_scaling == "sum" else by_captions)
         loss = entropy + config.alpha_c * penalty
         metrics["penalty"] = penalty.item()

@@ -71,8 +71,8 @@ class SelfCriticalObjective:
         yield partial(self.loss, batch)
 
     def loss(self, whole: Batch, part: Batch) -> tuple[Tensor, Metrics]:
-        """The share of `part` in the loss of the `whole` batch, and in the mean reward."""
-        share = len(part.images) / len(whole.images)
+        """The share of `part` in the loss of the `whole` batch's step, and in the mean reward."""
+        share = len(part.images) / whole.step_size.captions  # one an image
         loss, reward = self.expected_loss(encode_batch(self.model, part.images), part)
         return share * loss, {"reward": share * reward}
 

@@ -1,0 +1,241 @@
+"""One run in many processes, which torchrun starts: all that they tell one another.
+
+Every rank calls the same functions in the same order. Without torchrun there is one rank, and each
+of them returns at once what it was given. The engine is torch's: gloo between CPUs, and for all
+that is small; NCCL for the gradients of GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sat import torchrun
+from sat.stop_signals import STOP_SIGNALS, Stopped, note_stops
+
+T = TypeVar("T")
+Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
+
+_store: dist.Store | None = None
+_groups = 0
+"""process groups that this process has been in"""
+_arrived: list[int] = []
+"""stop signals that this rank got"""
+_agreed: list[int] = []
+"""stop signals that some rank got, as of the latest sum"""
+
+
+def rank() -> int:
+    """The number of this process in the process group, from 0."""
+    return dist.get_rank() if _is_group() else 0
+
+
+def ranks() -> int:
+    """The number of processes in the process group."""
+    return dist.get_world_size() if _is_group() else 1
+
+
+def share() -> tuple[int, int]:
+    """`rank` and `ranks`, as loaders take them."""
+    return rank(), ranks()
+
+
+def _is_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def process_group(timeout: float) -> Iterator[None]:
+    """A block in which the processes that torchrun started are one run; else without effect.
+
+    A stop signal to any of them is raised in all of them, by `raise_stop`. Raises `ConnectionError`
+    when another rank ends, or says nothing for `timeout` seconds, while this one waits for it.
+    """
+    global _store, _groups
+    if not torchrun.is_launched() or _is_group():
+        yield
+        return
+    _arrived.clear()
+    _agreed.clear()
+    limit = timedelta(seconds=timeout)
+    with note_stops(_arrived), _named_loss(timeout):
+        store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=limit)))
+        _groups += 1
+        _store = dist.PrefixStore(f"sat/{_groups}", store)  # nothing of a group before
+        how: dict[str, Any] = {"store": _store, "rank": rank, "world_size": ranks}
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=limit, **how)
+        yield
+        barrier()
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _named_loss(timeout: float) -> Iterator[None]:
+    """Turn torch's errors of a lost connection into one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise ConnectionError(
+            f"rank {torchrun.rank()} lost another of the {torchrun.ranks()} ranks, which ended or "
+            f"was silent for {timeout:g} s (--ddp_timeout): see torchrun's report, then start "
+            "again; a training run goes on with --resume auto"
+        ) from error
+
+
+def is_first_error() -> bool:
+    """True on the rank that asks first: its error is shown, not those that follow from it.
+
+    Before the ranks have met, it is true on the first of each machine.
+    """
+    if _store is None:
+        return torchrun.local_rank() == 0
+    try:
+        return _store.add("errors", 1) == 1
+    except RuntimeError:  # the store is gone too
+        return True
+
+
+def barrier() -> None:
+    """Wait until all ranks are here."""
+    all_reduce_sum({})
+
+
+def all_reduce_sum(values: dict[str, float]) -> dict[str, float]:
+    """The sums over all ranks of values that have the same names on all of them.
+
+    Besides, all ranks learn of the stop signals that any of them got: see `raise_stop`.
+    """
+    if not _is_group():
+        return values
+    signals = [float(number in _arrived) for number in STOP_SIGNALS]
+    sums = torch.tensor([*values.values(), *signals], dtype=torch.float64)
+    dist.all_reduce(sums)
+    totals = sums.tolist()
+    _agreed[:] = [number for number, n in zip(STOP_SIGNALS, totals[len(values) :]) if n]
+    return dict(zip(values, totals))
+
+
+def raise_stop() -> None:
+    """Raise `Stopped`, on all ranks or none, if one had got a stop signal at the latest sum."""
+    if _agreed:
+        raise Stopped(_agreed[0])
+
+
+def on_rank_zero(function: Callable[[], T]) -> T:
+    """The value that the function returns on rank zero, or the error it raises there, on all."""
+    if not _is_group():
+        return function()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = function()
+        except Exception as error:  # raised below, on all ranks
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    value: T = outcome[0]
+    return value
+
+
+def merge(entries: dict[int, T]) -> dict[int, T]:
+    """The entries of all ranks, in the order of their keys, on every rank."""
+    if not _is_group():
+        return entries
+    found: list[dict[int, T]] = [{}] * ranks()
+    dist.all_gather_object(found, entries)
+    merged = {key: value for part in found for key, value in part.items()}
+    return {key: merged[key] for key in sorted(merged)}
+
+
+def in_rounds(items: Iterable[T]) -> Iterator[T]:
+    """This rank's items; between two of them all ranks stop together if a stop signal has come."""
+    return (item for item in _rounds(items) if item is not None)
+
+
+def gather_in_order(items: Iterable[T]) -> Iterator[T]:
+    """On rank zero the first items of all ranks, their second ones, ...; elsewhere nothing."""
+    for item in _rounds(items):
+        found: list[Any] | None = [item]
+        if _is_group():
+            found = [None] * ranks() if rank() == 0 else None
+            dist.gather_object(item, found)
+        yield from (one for one in found or [] if one is not None)
+
+
+def _rounds(items: Iterable[T]) -> Iterator[T | None]:
+    """This rank's items, then None as long as another rank still has some."""
+    if not _is_group():
+        yield from items
+        return
+    iterator = iter(items)
+    while True:
+        item = next(iterator, None)
+        left = all_reduce_sum({"left": float(item is not None)})["left"]
+        raise_stop()
+        if not left:
+            return
+        yield item
+
+
+def seed_draws(*key: int, apart: bool = False) -> None:
+    """Seed torch's draws by the key, `apart` from those of the other ranks or as theirs.
+
+    The draws of a step so depend on nothing before it: no rank's random state need be saved.
+    Without effect in a process alone, whose draws go on from its saved state.
+    """
+    if _is_group():
+        entropy = (*key, 1 + rank() if apart else 0)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+
+
+class GradientSum:
+    """Adds up the gradients of all ranks, those of the last layers while backward is at the others.
+
+    It is torch's DistributedDataParallel, but a sum: the loss of each rank is its share of the
+    step's loss, so that the sum is the gradient of one process. `find_unused_parameters` lets
+    weights have no gradient (a ViT's pooler); it also keeps the order in which gradients are sent,
+    and so their sums, the same from the first step on: a resumed run repeats every bit.
+    """
+
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
+        self._parallel: DistributedDataParallel | None = None
+        if _is_group():
+            self._parallel = DistributedDataParallel(
+                _Call(weights), find_unused_parameters=True, gradient_as_bucket_view=True
+            )
+            self._parallel.register_comm_hook(None, lambda _, bucket: _sum(bucket.buffer()))
+
+    def while_backward(self, loss_of: Loss, last: Any) -> Loss:
+        """`loss_of`, such that the backward of the part `last` of a step adds up the gradients."""
+        parallel = self._parallel
+        if parallel is None:
+            return loss_of
+        return lambda part: parallel(loss_of, part) if part is last else loss_of(part)
+
+
+class _Call(nn.Module):
+    """Calls a function that uses the weights: DistributedDataParallel wraps modules only."""
+
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(weights)
+
+    def forward(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        return function(argument)
+
+
+def _sum(values: Tensor) -> torch.futures.Future[Tensor]:
+    work = dist.all_reduce(values, async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])

@@ -1,0 +1,338 @@
+"""Two and three real processes train and evaluate as one does, stop together and lose nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_vit_gpt2_training
+import tiny
+import torch
+from ranks import end_of_ranks, run_ranks
+from test_resume import assert_same, states
+from torch.amp import GradScaler
+
+from sat import distributed
+from sat.checkpoints import native
+from sat.commands import prepare
+from sat.config.decoding import DecodingConfig
+from sat.config.training import TrainConfig
+from sat.data.dataset import CaptionDataset
+from sat.distributed import process_group
+from sat.evaluation import PointingGame, evaluate
+from sat.tracking.logger import RunLogger
+from sat.training import trainer
+from sat.training.initialization import initial_captioner, open_data
+from sat.training.objectives import cross_entropy
+from sat.training.stage import build_stage, training_step
+from sat.training.trainer import fit, quiet
+from sat.training.validation import choose_decoding, validate
+
+vit_data = test_vit_gpt2_training.data
+TIMEOUT = 30.0
+SOFT: dict[str, Any] = {"decoder": {"dropout": 0.0}}
+TUNED = {"encoder_learning_rate": 1e-3, "learning_rate": 1e-3, "captions_per_sample": 2}
+RECIPES: dict[str, dict[str, Any]] = {
+    "cached, moving average": SOFT | {"cache_features": True, "stage1": {"ema": 0.9}},
+    "fine-tuned, in parts": SOFT
+    | {"stage1": TUNED | {"accumulate": 2}, "penalty_scaling": "mean", "grad_clip": 0.1},
+    "fewer captions than ranks": SOFT | {"stage1": {"batch_size": 2}, "batches": "equal_length"},
+    "hard attention": {"decoder": {"dropout": 0.5, "attention": "hard"}},
+    "self-critical": SOFT | {"stage1": {"objective": "self_critical", "samples": 2}},
+}
+two_and_three = pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
+DRAWN = ("hard attention", "self-critical")
+"""recipes whose losses depend on what each rank draws"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.prepare(tmp_path_factory.mktemp("data"), known=2)
+
+
+def learn(config: TrainConfig, steps: int) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """The metrics of so many steps of stage 1 and the state that they leave."""
+    torch.manual_seed(config.seed)
+    train, val, vocabulary = open_data(config)
+    captioner = initial_captioner(config, train, vocabulary)
+    stage = build_stage(config, 1, captioner, train, val, lr_scale=1.0, bar=quiet)
+    metrics: list[dict[str, float]] = []
+    captioner.model.train()
+    for stage.sampler.epoch in itertools.count():
+        for batch in stage.sampler.with_step_sizes(stage.loader):
+            if len(metrics) == steps:
+                state = tiny.weights(captioner.model)
+                average = {} if stage.ema is None else tiny.weights(stage.ema)
+                return metrics, {"weights": state, "average": average}
+            number = len(metrics)
+            metrics.append(training_step(stage, batch, number, config, GradScaler(enabled=False)))
+            if stage.ema is not None:
+                stage.ema.update_parameters(captioner.model)
+    raise AssertionError
+
+
+def learn_all(configs: dict[str, TrainConfig]) -> dict[str, Any]:
+    """Twenty steps of the first recipe, six of the others."""
+    with process_group(TIMEOUT):
+        first, *_ = configs
+        return {name: learn(config, 20 if name == first else 6) for name, config in configs.items()}
+
+
+@pytest.fixture(scope="module")
+def configs(data, vit_data, tmp_path_factory) -> dict[str, TrainConfig]:
+    folder = tmp_path_factory.mktemp("run")
+    vit = test_vit_gpt2_training.recipe(vit_data, folder)
+    found = {name: tiny.config(data, folder, **how) for name, how in RECIPES.items()}
+    return found | {"vit_gpt2": dataclasses.replace(vit, stage1=vit.stage2)}
+
+
+@pytest.fixture(scope="module")
+def alone(configs) -> dict[str, Any]:
+    return learn_all(configs)
+
+
+@two_and_three
+def test_ranks_learn_what_one_process_learns(configs, alone, ranks):
+    first, *others = run_ranks(ranks, learn_all, configs)
+    for name, (metrics, state) in first.items():
+        for other in others:
+            assert_same((metrics, state), other[name], name)  # all ranks alike
+        assert all(math.isfinite(value) for line in metrics for value in line.values())
+        if name not in DRAWN:
+            for one, expected in zip(metrics, alone[name][0], strict=True):
+                assert one == pytest.approx(expected, rel=1e-5, abs=1e-5), name
+    baseline = "decoder.baseline"
+    assert first["hard attention"][1]["weights"][baseline] != -math.log(len(tiny.CAPTIONS))
+
+
+def score_all(config: TrainConfig) -> dict[str, Any]:
+    """All that is said of a split: by validation, by evaluation, and of where attention looks."""
+    with process_group(TIMEOUT):
+        captioner = tiny.captioner()
+        val = CaptionDataset(config.data_folder, tiny.NAME.format(1), "val")
+        found: list[Any] = []
+        scores = validate(captioner, val, config, on_results=found.extend)
+        game = PointingGame(captioner, val.references(captioner.vocabulary))
+        runs = [DecodingConfig(beam_size=2, max_length=8), DecodingConfig(do_sample=True)]
+        evaluations = evaluate(captioner, val, runs, batch_size=5, on_batch=game.add)
+        return {
+            "validation": scores,
+            "results": found,
+            "evaluations": [dataclasses.asdict(one) for one in evaluations],
+            "pointing": game.scores(),
+            "chosen": choose_decoding(captioner, val, config),
+        }
+
+
+def cache(config: TrainConfig, folder: Path) -> bytes:
+    """The bytes of the features of the training split, mirrored ones too."""
+    config = dataclasses.replace(config, cache_dir=str(folder), mirror=True, cache_features=True)
+    with process_group(TIMEOUT):
+        learn(config, 1)
+        (path,) = folder.glob("TRAIN_FEATURES_*")
+        return path.read_bytes()
+
+
+def evaluate_and_cache(config: TrainConfig, folder: Path) -> tuple[dict[str, Any], bytes]:
+    return score_all(config), cache(config, folder)
+
+
+@two_and_three
+def test_ranks_score_and_cache_what_one_process_does(data, tmp_path, ranks):
+    config = tiny.config(tiny.prepare(tmp_path / "one"), tmp_path, validation_batch_size=5)
+    alone = evaluate_and_cache(config, tmp_path / "alone")
+    for found in run_ranks(ranks, evaluate_and_cache, config, tmp_path / "together"):
+        assert found[0] == alone[0]
+        assert found[1] == alone[1]
+    assert len(list((tmp_path / "together").iterdir())) == 2  # train and val, and nothing else
+
+
+HOW: dict[str, Any] = {
+    "decoder": {"dropout": 0.5},
+    "stage1": {"epochs": 1, "ema": 0.5},
+    "stage2": {"epochs": 1},
+    "stages": (1, 2),
+    "mirror": True,
+    "ddp_timeout": TIMEOUT,
+    "resume": "auto",
+}
+
+
+def fit_and_stop(config: TrainConfig, stops: dict[int, tuple[int, int]]) -> None:
+    """A run in which rank r gets the signal `stops[r][1]` within its step `stops[r][0]`, from 0."""
+    number, step = itertools.count(), trainer.training_step
+
+    def watched(*args: Any) -> Any:
+        at, which = stops.get(distributed.rank(), (-1, 0))
+        if next(number) == at:
+            os.kill(os.getpid(), which)
+        return step(*args)
+
+    trainer.training_step = watched
+    fit(config)
+
+
+def test_ranks_stop_together_and_go_on_bit_for_bit(data, tmp_path):
+    """Stopped once, which ends the step after the signal, and killed, with a save each step."""
+    run_ranks(3, fit, tiny.config(data, tmp_path / "whole", **HOW))
+    config = tiny.config(data, tmp_path / "run", **HOW, save_minutes=0.0)
+    ends = end_of_ranks(3, fit_and_stop, config, {1: (1, signal.SIGTERM)})
+    assert [one.code for one in ends] == [128 + signal.SIGTERM] * 3
+    assert "".join(one.stderr for one in ends).count("interrupted") == 1
+    position = native.load_trainer(tmp_path / "run" / "last")["position"]
+    assert (position["global_step"], position["totals"]["captions"]) == (3, 3 * 8)  # of all ranks
+    ends = end_of_ranks(3, fit_and_stop, config, {2: (2, signal.SIGKILL)})
+    assert [one.code for one in ends] == [1, 1, -signal.SIGKILL]
+    errors = [line for one in ends for line in one.stderr.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert "lost another of the 3 ranks, which ended or was silent for 30 s" in errors[0]
+    position = native.load_trainer(tmp_path / "run" / "last")["position"]
+    assert position["global_step"] == 5
+    run_ranks(3, fit, config)
+    assert_same(states(tmp_path / "whole"), states(tmp_path / "run"))
+
+
+def test_run_goes_on_with_another_number_of_ranks(data, tmp_path):
+    how = HOW | {"decoder": {"dropout": 0.0}}
+    fit(tiny.config(data, tmp_path / "whole", **how))
+    config = tiny.config(data, tmp_path / "run", **how)
+    both = dict.fromkeys(range(2), (1, signal.SIGINT))
+    ends = end_of_ranks(2, fit_and_stop, config, both)
+    assert [one.code for one in ends] == [128 + signal.SIGINT] * 2
+    fit(config)
+    for one, whole in zip(tiny.log(tmp_path / "run"), tiny.log(tmp_path / "whole"), strict=True):
+        assert one == pytest.approx(whole, rel=1e-4, abs=1e-5)
+
+
+def fit_with_nan(config: TrainConfig) -> None:
+    loss = cross_entropy.cross_entropy
+    if distributed.torchrun.rank() == 1:
+        cross_entropy.cross_entropy = lambda *args, **how: math.nan * loss(*args, **how)
+    fit(config)
+
+
+def test_nan_of_one_rank_stops_all_with_one_sentence(data, tmp_path):
+    ends = end_of_ranks(2, fit_with_nan, tiny.config(data, tmp_path, **HOW))
+    assert [one.code for one in ends] == [1, 1]
+    said = "".join(one.stderr for one in ends)
+    assert said.count("error: the loss is nan in stage 1, epoch 1, batch 1: lower the") == 1
+
+
+def fit_silently(config: TrainConfig) -> None:
+    """Rank 1 says nothing after its first step."""
+    step, number = trainer.training_step, itertools.count()
+
+    def watched(*args: Any) -> Any:
+        if next(number) and distributed.rank() == 1:
+            time.sleep(6)
+            os._exit(0)
+        return step(*args)
+
+    trainer.training_step = watched
+    fit(config)
+
+
+def test_silent_rank_stops_the_others(data, tmp_path):
+    config = tiny.config(data, tmp_path, **HOW | {"ddp_timeout": 3.0})
+    ends = end_of_ranks(2, fit_silently, config, seconds=20)
+    assert ends[0].code == 1
+    assert "rank 0 lost another of the 2 ranks, which ended or was silent for 3 s" in ends[0].stderr
+
+
+def test_error_of_rank_zero_is_everybody_s_and_said_once(data, tmp_path):
+    config = tiny.config(data, tmp_path, **HOW | {"resume": False})
+    (tmp_path / "log.jsonl").touch()
+    ends = end_of_ranks(2, fit, config)
+    assert [one.code for one in ends] == [1, 1]
+    assert "".join(one.stderr for one in ends).count("holds a run already") == 1
+
+
+def say_something() -> None:
+    print("to stdout")
+    logging.getLogger("sat").warning("a warning")
+    print("to stderr", file=sys.stderr)
+
+
+def test_only_rank_zero_speaks():
+    first, second = end_of_ranks(2, say_something)
+    assert "a warning" in first.stderr
+    assert "to stderr" in first.stderr
+    assert (second.code, second.stderr) == (0, "")
+
+
+def test_only_rank_zero_has_a_tracker(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("sat.tracking.logger.rank", lambda: 1)
+    config = tiny.config(data, tmp_path, tracker="tensorboard")
+    with RunLogger(config, tmp_path, None, None) as run_logger:
+        assert run_logger.tracker is None
+
+
+def test_drifting_batch_norm_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("sat.training.initialization.ranks", lambda: 2)
+    config = tiny.config(data, tmp_path, encoder={"batch_norm": "drifts"})
+    with pytest.raises(ValueError, match="batch_norm is 'drifts': its statistics would be those"):
+        open_data(config)
+
+
+def test_preparing_with_torchrun_is_refused(tmp_path, monkeypatch, capsys):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        prepare.main(["--dataset", "shapes", "--output_folder", str(tmp_path)])
+    assert "error: torchrun started 2 processes, but the data are prepared by one" in (
+        capsys.readouterr().err
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def draws(seed: int) -> list[float]:
+    with process_group(TIMEOUT):
+        found = []
+        for apart in (False, True, True):
+            distributed.seed_draws(seed, apart=apart)
+            found.append(torch.rand(()).item())
+        return found
+
+
+def test_ranks_draw_alike_or_apart_and_again_the_same():
+    first, second = run_ranks(2, draws, 5)
+    assert first[0] == second[0]
+    assert len({*first, *second}) == 3
+    assert first[1] == first[2]
+
+
+def seed_of_step(config: TrainConfig) -> int:
+    with process_group(TIMEOUT):
+        learn(config, 2)
+        return torch.initial_seed()
+
+
+def test_ranks_draw_dropout_apart_and_again_the_same(data, tmp_path):
+    config = tiny.config(data, tmp_path)
+    first, second = run_ranks(2, seed_of_step, config)
+    assert first != second
+    assert run_ranks(2, seed_of_step, config) == [first, second]
+
+
+def fail_on_rank_zero() -> Any:
+    with process_group(TIMEOUT):
+        found = [distributed.on_rank_zero(distributed.rank), distributed.rank()]
+        try:
+            distributed.on_rank_zero(partial(open, "/no/such/file"))
+        except FileNotFoundError as error:
+            found.append(error.errno)
+        return found
+
+
+def test_on_rank_zero_gives_value_and_error_to_all():
+    assert run_ranks(2, fail_on_rank_zero) == [[0, 0, 2], [0, 1, 2]]
