@@ -192,8 +192,8 @@ def cli_errors() -> Iterator[None]:
     Others are bugs and keep their traceback; with SAT_TRACEBACK=1 in the environment all do. A
     stop signal exits with 128 + its number, as shells expect (Ctrl-C: 130).
     """
-    # All log lines of sat go to stderr, and the warnings of other packages. With torchrun of torch's
-    # C++ part only the errors: it warns where all weights have gradients.
+    # All log lines of sat go to stderr, and the warnings of other packages; with torchrun only the
+    # errors of torch's C++ part, which warns where all weights have gradients.
     if torchrun.is_launched():
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
