@@ -55,7 +55,7 @@ def load(folder: Path, family: Any, header: dict[str, Any]) -> tuple[VitGpt2, An
     network = read(folder)
     generation = network.generation_config.to_dict()
     vocabulary: Any = SubwordTokenizer.load(folder, generation)
-    if header:
+    if (folder / HEADER).exists():
         config = restore_config(folder / HEADER, header)
     else:
         config = ModelConfig(
