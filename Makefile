@@ -6,7 +6,7 @@
 #             oldest versions that setup.py names
 # make docs       the documentation site, into build/site
 # make stress     3,000 mutated files, each read under limits of time and memory; 60 kills of one process,
-#             20 of a run of two (POSIX)
+#             20 of a run of two (POSIX); the tests that take minutes (torchrun, the benchmarks' pages)
 # make bench  all benchmarks against the reference, into benchmarks/RESULTS.md (a quiet machine, minutes)
 # All make .venv and install what they need the first time, and reuse it afterwards.
 
@@ -17,6 +17,7 @@ DEMO ?= demo
 
 EXTRAS := .[demo,dev,docs,metrics,log,hf,fast,onnx,timm,web]
 FAST := -n 2 --dist loadfile -m "not slow"
+TESTS ?= tests
 
 .PHONY: demo lint test fast test-wheel test-web test-portable test-oldest docs stress bench curve clean
 
@@ -52,10 +53,10 @@ lint: $(READY)
 
 test: lint
 	@echo "== tests"
-	$(PY) -m pytest -p no:randomly -n 2 --dist loadfile
+	$(PY) -m pytest -p no:randomly -n 2 --dist loadfile -m "not stress"
 
 fast: $(READY)
-	$(PY) -m pytest -p no:randomly $(FAST)
+	$(PY) -m pytest -p no:randomly $(FAST) $(TESTS)
 
 test-wheel: $(READY)
 	tests/wheel.sh
@@ -82,6 +83,7 @@ stress: $(READY)
 	for seed in 1 2 3; do OMP_NUM_THREADS=1 $(PY) tests/stress/hostile.py --seed $$seed --count 1000 || exit 1; done
 	OMP_NUM_THREADS=1 $(PY) tests/stress/kills.py --kills 60
 	OMP_NUM_THREADS=1 $(PY) tests/stress/kills_of_ranks.py
+	$(PY) -m pytest -p no:randomly -m stress
 
 bench: $(READY)
 	$(PY) -m benchmarks

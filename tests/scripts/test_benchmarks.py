@@ -21,7 +21,8 @@ from sat.commands.train import parse
 from sat.config.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("train_step", "decode", "evaluate", "prepare", "loader", "startup")
+OTHERS = ("decode", "evaluate", "prepare", "loader", "startup")
+SCRIPTS = ["train_step", *(pytest.param(name, marks=pytest.mark.stress) for name in OTHERS)]
 CPU = torch.device("cpu")
 SIZES = pair.SMALL._replace(regions=9, cells=9)
 READINGS = {"tutorial": pair.TUTORIAL, "ours": pair.OURS}
@@ -143,12 +144,12 @@ def test_random_captions_end_as_they_were_taught(reading: dict) -> None:
     assert len({tuple(words) for words, _ in found}) > 4
 
 
-@pytest.mark.slow
 def test_step_on_paper_sends_the_gradients_around_a_ring() -> None:
     assert ddp.on_paper(1, 0.03, 1e9, 1e9) == 0.03
     assert ddp.on_paper(4, 0.03, 1e9, 1e9) == pytest.approx(0.03 + 1.5 * (1 - ddp.HIDDEN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_prints_its_table(script: str) -> None:
     done = subprocess.run(
@@ -187,6 +188,7 @@ def test_choices_are_told_as_differences_to_ours() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 def test_gpu_benchmark_tried_on_cpu_fills_every_table(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     subprocess.run(

@@ -10,7 +10,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -38,9 +40,14 @@ def end_of_ranks(
 ) -> list[Outcome]:
     """How `count` processes end that call `function(*args)` as a command does.
 
-    They are forked: nothing is imported again. A process alive after `seconds` is killed.
+    They are forked from a process of one thread that has imported all: a fork of this one, with
+    torch's threads and those of the store, may wait for ever for a lock that one of them held. A
+    process alive after `seconds` is killed.
     """
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()  # once: it then serves all modules, this one without imports
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun's
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
     ranks = [

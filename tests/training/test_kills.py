@@ -13,6 +13,7 @@ KILLS = Path(__file__).parents[1] / "stress" / "kills.py"
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="of POSIX")
 def test_commands_killed_at_random_moments_end_in_the_same_bytes():
     arguments = [sys.executable, str(KILLS), "--kills", "3", "--seed", str(os.getpid())]

@@ -21,7 +21,7 @@ from sat.training.trainer import fit
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PATHS = [str(path) for path in (ROOT, HERE, HERE.parent / "support")]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stress]
 
 
 def torchrun(*arguments: str) -> subprocess.Popen:
