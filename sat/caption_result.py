@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,25 @@ class CaptionResult:
 
     word_log_probs: list[float] = field(default_factory=list)
     """log-probability of each word: the sum over its tokens"""
+
+    @classmethod
+    def on_demand(cls, look: Callable[[], dict[str, Any]], **fields: Any) -> CaptionResult:
+        """A result of `fields`, whose others `look` gives when one of them is first read."""
+        result = object.__new__(cls)
+        result.__dict__.update(fields, _look=look)
+        return result
+
+    def __getattr__(self, name: str) -> Any:  # called for what is not there yet
+        look = self.__dict__.get("_look")
+        if look is None or name not in self.__dataclass_fields__:
+            raise AttributeError(f"CaptionResult has no attribute {name}")
+        self.__dict__.update(look())
+        self.__dict__.pop("_look", None)
+        return self.__dict__[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All fields, to be pickled or copied."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def __repr__(self) -> str:
         end = "" if self.finished else ", unfinished"

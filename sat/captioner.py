@@ -6,6 +6,7 @@ B images, T words, P regions, D features, h and w cells of the attention grid.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -153,16 +154,27 @@ class Captioner(HubMixin):
 
     @torch.inference_mode()
     def caption_batch(self, seen: list[Seen], options: DecodingConfig) -> list[list[CaptionResult]]:
-        """The captions of each image, best first, all decoded together."""
+        """The captions of each image, best first, all decoded together.
+
+        Maps and probabilities of all are computed when those of one are first read, by the model
+        as it then is.
+        """
         pixels = torch.from_numpy(np.stack([one.pixels for one in seen]))
         features = encode_batch(self.model, pixels)
         hypotheses = generate(self.model, features, options)
         image_of = [i for i, captions in enumerate(hypotheses) for _ in captions]
         flat = [caption for captions in hypotheses for caption in captions]
-        replays = replay(self.model, features[image_of], [caption.words for caption in flat])
+
+        @functools.cache
+        @torch.inference_mode()
+        def replays() -> list[Replay]:
+            at = features[image_of].to(self.device)
+            return replay(self.model, at, [caption.words for caption in flat])
+
         results: list[list[CaptionResult]] = [[] for _ in seen]
-        for i, caption, replayed in zip(image_of, flat, replays):
-            results[i].append(self._result(seen[i], caption, replayed))
+        for number, (i, caption) in enumerate(zip(image_of, flat)):
+            look = functools.partial(self._look, caption, replays, number)
+            results[i].append(self._result(seen[i], caption, look))
         return results
 
     @torch.inference_mode()
@@ -178,21 +190,31 @@ class Captioner(HubMixin):
             image.thumbnail((KEPT_SIDE, KEPT_SIDE), reducing_gap=3.0)
         return Seen(pixels, image)
 
-    def _result(self, seen: Seen, caption: Hypothesis, replayed: Replay) -> CaptionResult:
-        words, lengths = self.vocabulary.words_and_lengths(caption.words)
-        maps, log_probs = join_tokens(replayed, lengths)
-        ends = len(replayed.log_probs) if caption.finished else len(caption.words)
-        return CaptionResult(
+    def _result(
+        self, seen: Seen, caption: Hypothesis, look: Callable[[], dict[str, Any]]
+    ) -> CaptionResult:
+        return CaptionResult.on_demand(
+            look,
             text=self.vocabulary.decode(caption.words),
             score=caption.score,
             finished=caption.finished,
-            words=words,
-            alphas=maps.cpu().numpy(),
-            token_log_probs=replayed.log_probs[:ends],
-            word_log_probs=log_probs,
+            words=self.vocabulary.words_and_lengths(caption.words)[0],
             photo=seen.photo,
             box=visible_box(seen.photo.size, self.preprocessing),
         )
+
+    def _look(
+        self, caption: Hypothesis, replays: Callable[[], list[Replay]], number: int
+    ) -> dict[str, Any]:
+        """The fields of a result that take a pass of the model."""
+        replayed = replays()[number]
+        maps, log_probs = join_tokens(replayed, self.vocabulary.words_and_lengths(caption.words)[1])
+        ends = len(replayed.log_probs) if caption.finished else len(caption.words)
+        return {
+            "alphas": maps.cpu().numpy(),
+            "token_log_probs": replayed.log_probs[:ends],
+            "word_log_probs": log_probs,
+        }
 
 
 def decoding_options(options: DecodingConfig, **choices: Any) -> DecodingConfig:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
+import pickle
 from pathlib import Path
 
 import legacy_files
@@ -308,6 +310,26 @@ def test_token_log_probs_of_a_finished_caption_sum_to_its_score(captioner, paths
     for result in results:
         assert sum(result.token_log_probs) == pytest.approx(result.score, abs=1e-3)
         assert len(result.token_log_probs) == len(result.words) + result.finished
+
+
+def test_maps_are_computed_once_for_all_results_of_a_batch_when_one_is_read(paths, monkeypatch):
+    captioner, calls = tiny.captioner(), []
+    monkeypatch.setattr("sat.captioner.replay", lambda *parts: calls.append(1) or replay(*parts))
+    results = captioner.caption_all(paths, **SHORT)
+    assert len({result.text for result in results}) > 1
+    assert not calls
+    for _ in range(2):
+        assert all(len(result.alphas) == len(result.words) for result in results)
+        assert all(len(result.word_log_probs) == len(result.words) for result in results)
+        assert len(calls) == 1
+    with pytest.raises(AttributeError, match="no attribute no_such_field"):
+        _ = results[0].no_such_field
+
+
+def test_result_whose_maps_were_not_read_is_pickled_with_them(captioner, paths):
+    result, other = (captioner.caption(paths[0], **SHORT, min_length=3) for _ in range(2))
+    assert pickle.loads(pickle.dumps(result)) == other
+    assert copy.copy(other) == result
 
 
 def test_result_has_a_short_repr_a_dict_and_a_png(captioner, paths):

@@ -1,7 +1,7 @@
 """VitGpt2: any vision transformer and language model that `transformers` can join.
 
-B images (or beams), P patches (class tokens among them), D features, W width of the decoder, T
-words, V vocabulary, N heads.
+B images (or captions of them), in a search I images and N rows (beams), P patches (class tokens
+among them), D features, W width of the decoder, T words, V vocabulary, H heads.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, VisionEncoderDecoderModel
+from transformers import Cache, DynamicCache, EncoderDecoderCache, VisionEncoderDecoderModel
 
 from sat.config.checks import check
 from sat.config.training import StageConfig
 from sat.models.base import FrozenPart, Normalize, Output
 from sat.models.hf_networks import FRESH_MEAN, FRESH_STD
+from sat.models.image_cache import SHARED, ImageLayer, advanced
 from sat.ops.packed_captions import captions_per_image
+from sat.ops.ragged_rows import RaggedRows
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "encoder_attn", "enc_to_dec_proj")
 """in the names of its weights"""
 
 
 class State(NamedTuple):
-    """What one step hands the next; every tensor is batch first."""
+    """What one step hands the next."""
 
-    features: Tensor  # float[B, P, W]
-    past: tuple[Tensor, ...]  # of each layer: keys, values of the words, then those of the patches
+    features: Tensor  # float[I, P, W]
+    rows: RaggedRows  # the image of each of the N rows
+    words: DynamicCache  # keys and values of the words so far
+    patches: Cache  # those of the patches
 
 
 class VitGpt2(nn.Module):
@@ -90,19 +94,16 @@ class VitGpt2(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VitGpt2:
-        """As for any module, but an encoder that does not learn is left in evaluation mode.
-
-        Attention is the fused one in training, and the one that returns maps in evaluation.
-        """
+        """As for any module, but an encoder that does not learn is left in evaluation mode."""
         super().train(mode)
         if not any(weight.requires_grad for weight in self.encoder.parameters()):
             self.encoder.eval()
-        self._choose_attention(maps=not mode)
         return self
 
-    def _choose_attention(self, *, maps: bool) -> None:
-        """Let the decoder use eager attention, the only one that returns maps, or the fast one."""
-        wanted = "eager" if maps else self.fast_attention
+    def _choose_attention(self, wanted: str) -> None:
+        """Let the decoder use an attention implementation, unless it has eager attention only."""
+        if not self._shares_keys:
+            return
         # The inner model may have a config of its own, which transformers before 5.24 does not set
         # with the outer one's.
         for part in (self.decoder, self.decoder.base_model):
@@ -138,13 +139,18 @@ class VitGpt2(nn.Module):
         return None
 
     def start(self, features: Tensor) -> State:
-        project = getattr(self.network, "enc_to_dec_proj", nn.Identity())
-        return State(project(features), ())
+        rows = RaggedRows.one_each(len(features), features.device)
+        patches: Cache = DynamicCache()
+        if self._shares_keys:
+            layers = range(self.decoder.config.num_hidden_layers)
+            patches = Cache(layers=[ImageLayer(rows) for _ in layers])
+        return State(self._project(features), rows, DynamicCache(), patches)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        spoken = state.past[0].shape[2] if state.past else 0
+        spoken = state.words.get_seq_length()
         self._check_length(spoken + 1)
-        cache = _cache(state.past)
+        self._choose_attention(SHARED)
+        cache = EncoderDecoderCache(advanced(state.words), advanced(state.patches))
         output = self.decoder(
             input_ids=tokens.unsqueeze(1),
             attention_mask=tokens.new_ones(len(tokens), spoken + 1),
@@ -152,11 +158,27 @@ class VitGpt2(nn.Module):
             use_cache=True,
             **{self.cache_name: cache},
         )
-        return output.logits[:, -1], state._replace(past=_tensors(cache))
+        words, patches = cache.self_attention_cache, cache.cross_attention_cache
+        return output.logits[:, -1], State(state.features, state.rows, words, patches)
 
     def reorder(self, state: State, index: Tensor) -> State:
-        past = tuple(part.index_select(0, index) for part in state.past)
-        return State(state.features.index_select(0, index), past)
+        words = advanced(state.words, index)
+        if not self._shares_keys:
+            features, patches = state.features[index], advanced(state.patches, index)
+            return State(features, state.rows, words, patches)
+        rows = RaggedRows(state.rows.image_index[index], len(state.features))
+        layers: Any = state.patches.layers
+        patches = Cache(layers=[layer.of_rows(rows) for layer in layers])
+        return State(state.features, rows, words, patches)
+
+    @property
+    def _shares_keys(self) -> bool:
+        """False for decoders that have eager attention only (TrOCR): rows then have their own."""
+        return self.fast_attention != "eager"
+
+    def _project(self, features: Tensor) -> Tensor:
+        """The features float[B, P, W] in the width of the decoder."""
+        return getattr(self.network, "enc_to_dec_proj", nn.Identity())(features)
 
     def forward(
         self, features: Tensor, captions: Tensor, lengths: Tensor, *, output_attentions: bool = True
@@ -171,17 +193,18 @@ class VitGpt2(nn.Module):
         words = captions[:, :-1]
         self._check_length(words.shape[1])
         real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1
-        self._choose_attention(maps=output_attentions or not self.training)
+        # eager attention alone returns maps
+        self._choose_attention("eager" if output_attentions else self.fast_attention)
         output = self.decoder(
             input_ids=words,
             attention_mask=real.long(),
-            encoder_hidden_states=self.start(features).features.repeat_interleave(repeats, dim=0),
+            encoder_hidden_states=self._project(features).repeat_interleave(repeats, dim=0),
             output_attentions=output_attentions,
             use_cache=False,
         )
         if not output_attentions:
             return Output(output.logits, None)
-        heads = output.cross_attentions[self.attention_layer]  # (B, N, T-1, P)
+        heads = output.cross_attentions[self.attention_layer]  # (B, H, T-1, P)
         maps = heads.mean(1) if self.attention_head is None else heads[:, self.attention_head]
         return Output(output.logits, _patches(maps) * real.unsqueeze(2))
 
@@ -201,16 +224,3 @@ def _patches(maps: Tensor) -> Tensor:
     """The maps float[..., P] without class tokens, which stand before the square of patches."""
     patches = maps[..., maps.shape[-1] - math.isqrt(maps.shape[-1]) ** 2 :]
     return patches / patches.sum(dim=-1, keepdim=True).clamp(min=1e-9)
-
-
-def _cache(past: tuple[Tensor, ...]) -> EncoderDecoderCache:
-    words, patches = DynamicCache(), DynamicCache()
-    for i in range(0, len(past), 4):
-        words.update(past[i], past[i + 1], i // 4)
-        patches.update(past[i + 2], past[i + 3], i // 4)
-    return EncoderDecoderCache(words, patches)
-
-
-def _tensors(cache: EncoderDecoderCache) -> tuple[Tensor, ...]:
-    layers: Any = zip(cache.self_attention_cache.layers, cache.cross_attention_cache.layers)
-    return tuple(part for pair in layers for one in pair for part in (one.keys, one.values))

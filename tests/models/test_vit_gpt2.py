@@ -41,6 +41,22 @@ def test_stepping_with_the_cache_is_the_whole_pass(encoder, decoder):
     assert (other - whole.logits).abs().max() > 0.1, "the words do not depend on the photo"
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+@torch.inference_mode()
+def test_rows_that_share_an_image_are_those_of_images_of_their_own(decoder):
+    """Unequal numbers of rows, out of order, and an image without any; from the first word on."""
+    model = tiny_vit.model(decoder=decoder)
+    features, of_rows = tiny_vit.features(model), torch.tensor([2, 0, 2, 2])
+    shared = model.reorder(model.start(features), of_rows)
+    apart = model.start(features[of_rows])
+    for word in ([2, 2, 2, 2], [4, 5, 6, 7], [9, 8, 4, 4]):
+        found, shared = model.step(torch.tensor(word), shared)
+        expected, apart = model.step(torch.tensor(word), apart)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        shared, apart = (model.reorder(one, torch.tensor([3, 1, 0, 0])) for one in (shared, apart))
+    assert [len(layer.keys) for layer in shared.patches.layers] == [len(features)] * 2
+
+
 @torch.inference_mode()
 def test_several_captions_share_one_encoding():
     model = tiny_vit.model()
