@@ -7,7 +7,8 @@
 # make docs       the documentation site, into build/site
 # make stress     3,000 mutated files, each read under limits of time and memory; 60 kills of one process,
 #             20 of a run of two (POSIX); the tests that take minutes (torchrun, the benchmarks' pages)
-# make bench  all benchmarks against the reference, into benchmarks/RESULTS.md (a quiet machine, minutes)
+# make bench  all benchmarks against the reference, into benchmarks/RESULTS.md (a quiet machine, minutes);
+#             make bench ROWS="decode vit_gpt2" prints these alone
 # All make .venv and install what they need the first time, and reuse it afterwards.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -86,7 +87,7 @@ stress: $(READY)
 	$(PY) -m pytest -p no:randomly -m stress
 
 bench: $(READY)
-	$(PY) -m benchmarks
+	$(PY) -m benchmarks $(if $(ROWS),--rows $(ROWS))
 
 curve: $(READY)
 	$(PY) -m benchmarks.curve configs/flickr8k.log.jsonl docs/flickr8k_curve.png

@@ -1,9 +1,10 @@
 """All benchmarks, one after another, each in a process of its own: writes benchmarks/RESULTS.md.
 
-    python -m benchmarks [--device cuda] [--threads 2] [--quick] [--output FILE]
+    python -m benchmarks [--rows decode vit_gpt2] [--device cuda] [--threads 2] [--quick]
+        [--output FILE]
 
-The file is written anew after each, and ends with how long all took. With --quick nothing is
-written unless --output says where.
+The file is written anew after each, and ends with how long all took. With --quick, or for some
+of them (--rows), nothing is written unless --output says where.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 from benchmarks import measure
 
-SCRIPTS = ("train_step", "decode", "evaluate", "prepare", "loader", "startup")
+SCRIPTS = ("train_step", "decode", "vit_gpt2", "evaluate", "prepare", "loader", "startup")
 ROOT = Path(__file__).parents[1]
 
 
@@ -59,11 +60,15 @@ def heading(device: torch.device) -> str:
 def main() -> None:
     parser = measure.options(__doc__)
     parser.add_argument("--output", type=Path, help="Markdown file (RESULTS.md beside this one)")
+    help_of_rows = "some of the benchmarks, printed alone"
+    parser.add_argument("--rows", nargs="+", choices=SCRIPTS, default=SCRIPTS, help=help_of_rows)
     flags = parser.parse_args()
-    output = flags.output or (None if flags.quick else Path(__file__).with_name("RESULTS.md"))
+    output = flags.output
+    if output is None and not flags.quick and flags.rows is SCRIPTS:
+        output = Path(__file__).with_name("RESULTS.md")
     sections, began = [heading(measure.begin(flags))], time.monotonic()
     passed_on = ["--device", flags.device, "--threads", str(flags.threads)]
-    for script in SCRIPTS:
+    for script in flags.rows:
         print(f"== {script}", file=sys.stderr)
         done = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{script}", *passed_on] + ["--quick"] * flags.quick,

@@ -21,7 +21,7 @@ from sat.commands.train import parse
 from sat.config.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-OTHERS = ("decode", "evaluate", "prepare", "loader", "startup")
+OTHERS = ("decode", "vit_gpt2", "evaluate", "prepare", "loader", "startup")
 SCRIPTS = ["train_step", *(pytest.param(name, marks=pytest.mark.stress) for name in OTHERS)]
 CPU = torch.device("cpu")
 SIZES = pair.SMALL._replace(regions=9, cells=9)
