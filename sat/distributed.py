@@ -24,6 +24,9 @@ from sat.stop_signals import STOP_SIGNALS, Stopped, note_stops
 T = TypeVar("T")
 Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
 
+LOST = ("gloo", "pair closure")
+"""in the errors of gloo that have no type of their own: its sources' paths, a pair it gave up"""
+
 _store: dist.Store | None = None
 _groups = 0
 """process groups that this process has been in"""
@@ -66,7 +69,7 @@ def process_group(timeout: float) -> Iterator[None]:
     _arrived.clear()
     _agreed.clear()
     limit = timedelta(seconds=timeout)
-    with note_stops(_arrived), _named_loss(timeout):
+    with note_stops(_arrived), naming_lost_rank(timeout):
         store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=limit)))
         _groups += 1
         _store = dist.PrefixStore(f"sat/{_groups}", store)  # nothing of a group before
@@ -79,12 +82,12 @@ def process_group(timeout: float) -> Iterator[None]:
 
 
 @contextmanager
-def _named_loss(timeout: float) -> Iterator[None]:
+def naming_lost_rank(timeout: float) -> Iterator[None]:
     """Turn torch's errors of a lost connection into one sentence."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        if not isinstance(error, dist.DistError) and not any(part in str(error) for part in LOST):
             raise
         raise ConnectionError(
             f"rank {torchrun.rank()} lost another of the {torchrun.ranks()} ranks, which ended or "

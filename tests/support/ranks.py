@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     stderr: str
 
 
-def run_ranks(count: int, function: Callable[..., Any], *args: Any, seconds: int = 60) -> list:
+def run_ranks(count: int, function: Callable[..., Any], *args: Any, seconds: int = 150) -> list:
     """The values that `function(*args)` returns in `count` processes; all must end well."""
     outcomes = end_of_ranks(count, function, *args, seconds=seconds)
     assert [one.code for one in outcomes] == [0] * count, [one.stderr for one in outcomes]
@@ -36,7 +36,7 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any, seconds: int
 
 
 def end_of_ranks(
-    count: int, function: Callable[..., Any], *args: Any, seconds: int = 60
+    count: int, function: Callable[..., Any], *args: Any, seconds: int = 150
 ) -> list[Outcome]:
     """How `count` processes end that call `function(*args)` as a command does.
 
