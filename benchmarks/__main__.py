@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import measure
 
-SCRIPTS = ("train_step", "decode", "vit_gpt2", "evaluate", "prepare", "loader", "startup")
+SCRIPTS = ("train_step", "decode", "vit_gpt2", "evaluate", "prepare", "loader", "startup", "growth")
 ROOT = Path(__file__).parents[1]
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import choices, ddp, decode, floor, gpu, measure, pair, train_step
+from benchmarks import choices, ddp, decode, floor, gpu, growth, measure, pair, train_step
 from benchmarks.gpu_setting import ERROR, table, tried
 from sat.commands.train import parse
 from sat.config.training import TrainConfig
@@ -170,6 +170,25 @@ def test_each_prints_its_table(script: str) -> None:
     for ratio in ratios:
         assert re.fullmatch(r"[\d.]+×", ratio)
         assert math.isfinite(float(ratio[:-1]))
+
+
+@pytest.mark.slow
+@pytest.mark.stress
+def test_growth_prints_a_slope_for_each_line_and_draws_them(tmp_path: Path) -> None:
+    arguments = ["--quick", "--threads", "1", "--picture", str(tmp_path / "growth.png")]
+    command = [sys.executable, "-m", "benchmarks.growth", *arguments]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows = [
+        line.split("|") for line in printed.splitlines() if re.match(r"\| (training|search)", line)
+    ]
+    assert len(rows) == len(growth.POINTS)
+    assert all(math.isfinite(float(row[4])) for row in rows)
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_slope_is_the_exponent_between_the_last_two_points() -> None:
+    points = [growth.Point(1, 5.0, None), growth.Point(10, 2.0, None), growth.Point(20, 8.0, None)]
+    assert growth.slope(points) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("name", [name for name in choices.CHOICES if name != "ours"])
