@@ -5,7 +5,6 @@ B images, T words, P regions, D features, h and w cells of the attention grid.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -138,7 +137,7 @@ class Captioner(HubMixin):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
         allow_megapixels(max_megapixels)
-        options = decoding_options(options or self.config.decoding, **choices)
+        options = (options or self.config.decoding).changed(**choices)
         for start in range(0, len(images), batch_size):
             read: dict[int, Seen] = {}
             for index, image in enumerate(images[start : start + batch_size], start):
@@ -215,19 +214,6 @@ class Captioner(HubMixin):
             "token_log_probs": replayed.log_probs[:ends],
             "word_log_probs": log_probs,
         }
-
-
-def decoding_options(options: DecodingConfig, **choices: Any) -> DecodingConfig:
-    """The options with some replaced; Hugging Face's `num_beams` is accepted for `beam_size`."""
-    if "num_beams" in choices:
-        choices["beam_size"] = choices.pop("num_beams")
-    known = {field.name for field in dataclasses.fields(DecodingConfig)}
-    unknown = sorted(set(choices) - known)
-    if unknown:
-        raise ValueError(
-            f"{unknown[0]} is no decoding option: choose from {', '.join(sorted(known))}"
-        )
-    return dataclasses.replace(options, **choices)
 
 
 def load(

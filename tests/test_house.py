@@ -55,6 +55,7 @@ OWNERS = {
         "data.tokenizer_files",
         "models.hf_networks",
         "models.hf_pixels",
+        "models.image_cache",
         "models.vit_gpt2",
     ),
     "tokenizers": ("data.tokenizer", "data.tokenizer_files"),

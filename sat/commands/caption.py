@@ -60,12 +60,12 @@ def main(arguments: list[str] | None = None) -> None:
         figure = dataclasses.replace(figure, smooth=False)
     images = find_images(flags.img)
     figures = name_figures(images, flags.output)
-    from sat.captioner import decoding_options, load
+    from sat.captioner import load
 
     captioner = load(flags.model, flags.word_map, device=flags.device)
     if flags.test_attention:
         captioner.model.set_attention_mode(flags.test_attention)
-    options = decoding_options(captioner.config.decoding, **choices)
+    options = captioner.config.decoding.changed(**choices)
     records, captioned = caption_images(captioner, images, figures, options, figure, flags)
     if flags.json == "-":
         print(json.dumps(records, indent=1))

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
 def evaluate(flags: Any) -> None:
     """Caption and score the split, all ranks together; print and write the results."""
     from sat import evaluation, results
-    from sat.captioner import decoding_options, load
+    from sat.captioner import load
     from sat.data.dataset import CaptionDataset, find_data_name
     from sat.data.progress import progress_bar
     from sat.distributed import on_rank_zero
@@ -64,7 +64,7 @@ def evaluate(flags: Any) -> None:
     dataset = CaptionDataset(flags.data_folder, name, flags.split)
     choices, own = given(flags, DecodingConfig), captioner.config.decoding
     widths = choices.pop("beam_size") or sorted({*BEAM_SIZES, own.beam_size})
-    runs = [decoding_options(own, **choices, beam_size=width) for width in widths]
+    runs = [own.changed(**choices, beam_size=width) for width in widths]
     how = {"metrics": flags.metrics, "batch_size": flags.batch_size, "workers": flags.workers}
     progress = partial(progress_bar, desc=flags.split, unit="batch")
     references, game = dataset.references(captioner.vocabulary), None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from sat.config.checks import check, check_fields
 
@@ -107,6 +107,16 @@ class DecodingConfig:
     def keeps_width(self) -> bool:
         """True when a beam search stays as wide as it began, as Hugging Face's."""
         return self.rule == "hugging_face" and self.beam_size > 1 and not self.samples
+
+    def changed(self, **choices: Any) -> DecodingConfig:
+        """These options with some replaced; Hugging Face's `num_beams` stands for `beam_size`."""
+        if "num_beams" in choices:
+            choices["beam_size"] = choices.pop("num_beams")
+        known = {field.name for field in fields(self)}
+        for name in sorted(set(choices) - known):
+            remedy = f"choose from {', '.join(sorted(known))}"
+            raise ValueError(f"{name} is no decoding option: {remedy}")
+        return replace(self, **choices)
 
     def with_rules_of(self, other: DecodingConfig) -> DecodingConfig:
         """These options with the rule and the token rules of `other`, unless these name their own.

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from sat import torchrun
+from sat.stop_signals import defer_stop
 
 Progress = Callable[..., Iterable[Any]]
 """wraps an iterable and shows how far it got, as tqdm does; `iter` shows nothing"""
@@ -19,7 +20,8 @@ def progress_bar(items: Iterable[Any] | None = None, *, disable: bool = False, *
     Of the processes that torchrun starts, only rank zero shows it.
     """
     disable = disable or torchrun.rank() > 0
-    return tqdm(items, disable=disable or None, **how)
+    with defer_stop():  # tqdm's own end fails on a bar that was stopped while it was made
+        return tqdm(items, disable=disable or None, **how)
 
 
 def print_above(text: str, file: TextIO | None = None) -> None:

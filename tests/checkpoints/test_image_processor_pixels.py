@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize as resize_tensor
 from transformers import AutoImageProcessor
 
 from sat.config.model import Preprocessing
@@ -18,6 +20,17 @@ from sat.data.transforms import resize, visible_box
 from sat.models.base import Normalize
 from sat.models.hf_pixels import PROCESSOR, preprocessing_of, processor_values
 
+
+def knows_lanczos() -> bool:
+    """True where torchvision, which transformers resizes with, does so by Lanczos' filter."""
+    try:
+        resize_tensor(torch.zeros(3, 4, 4, dtype=torch.uint8), [2, 2], InterpolationMode.LANCZOS)
+    except (NotImplementedError, ValueError):
+        return False
+    return True
+
+
+LANCZOS = 1 if knows_lanczos() else 2
 KINDS = ("ViT", "DeiT", "Beit", "CLIP", "ChineseCLIP", "Bit", "Blip", "Siglip")
 
 
@@ -27,7 +40,7 @@ def random_settings(draw: random.Random) -> dict[str, Any]:
     square = {"height": side, "width": side}
     values: dict[str, Any] = {
         "image_processor_type": f"{draw.choice(KINDS)}ImageProcessor",
-        "resample": draw.randrange(4),
+        "resample": draw.choice([0, LANCZOS, 2, 3]),
         "do_resize": True,
         "do_center_crop": False,
         "do_normalize": draw.random() < 0.8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -42,7 +43,7 @@ def end_of_ranks(
 
     They are forked from a process of one thread that has imported all: a fork of this one, with
     torch's threads and those of the store, may wait for ever for a lock that one of them held. A
-    process alive after `seconds` is killed.
+    process alive after `seconds` is killed, and has said on stderr where it was by then.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
@@ -52,7 +53,8 @@ def end_of_ranks(
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
     ranks = [
         context.Process(
-            target=_be_rank, args=(rank, count, store.port, pipes[rank][1], function, args)
+            target=_be_rank,
+            args=(rank, count, store.port, pipes[rank][1], function, args, seconds - 5),
         )
         for rank in range(count)
     ]
@@ -75,8 +77,15 @@ def end_of_ranks(
 
 
 def _be_rank(
-    rank: int, count: int, port: int, sender: Any, function: Callable[..., Any], args: tuple
+    rank: int,
+    count: int,
+    port: int,
+    sender: Any,
+    function: Callable[..., Any],
+    args: tuple,
+    patience: float,
 ) -> None:
+    faulthandler.dump_traceback_later(patience, file=os.fdopen(os.dup(2), "w"))
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
