@@ -13,9 +13,9 @@ EXTRAS = {
     "metrics": ["pycocoevalcap>=1.2", "rouge-score>=0.1.2"],
     "log": ["tensorboard>=2.18", "wandb>=0.18.7"],
     "hf": [
-        "transformers>=5.6",
-        "tokenizers>=0.22.1",
-        "huggingface_hub>=1.5",
+        "transformers>=5.18",
+        "tokenizers>=0.23.1",
+        "huggingface_hub>=1.31",
         "sentencepiece>=0.2",
         "protobuf",
     ],

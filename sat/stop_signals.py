@@ -22,14 +22,25 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """In the block every stop signal raises `Stopped`; those that are ignored stay so (nohup)."""
+    """In the block every stop signal raises `Stopped`; those that are ignored stay so (nohup).
+
+    So do errors after it: where it arrives in the midst of C code, that may raise one of its own
+    instead (h5py: a `TypeError`).
+    """
+    arrived: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
+        arrived.append(number)
         raise Stopped(number)
 
     ignored = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
     with _handled_by(stop, [number for number in STOP_SIGNALS if number not in ignored]):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if arrived:
+                raise Stopped(arrived[0]) from error
+            raise
 
 
 @contextmanager

@@ -29,6 +29,19 @@ def test_stop_signal_ends_a_command_with_128_and_its_number(number):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_error_that_c_code_makes_of_a_stop_ends_a_command_as_the_stop_does(capsys):
+    def write() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Stopped as stop:
+            raise TypeError("Operation not defined for data type class") from stop
+
+    with pytest.raises(SystemExit) as end, cli_errors():
+        write()
+    assert end.value.code == 128 + signal.SIGTERM
+    assert "interrupted" in capsys.readouterr().err
+
+
 def test_stop_signals_that_are_ignored_stay_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     with stop_signals():
