@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 OnError = Literal["raise", "skip"] | Callable[[Exception], None]
 """of an image that cannot be read: raise its error, skip it with a line in the log, or call this"""
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "flickr8k"
-"""the captioner that comes with the library, trained on Flickr8k"""
+PRETRAINED = Path(__file__).parent / "pretrained" / "everyday"
+"""the captioner that comes with the library"""
 BATCH_SIZE = 16
 """images decoded together, and held in memory"""
 KEPT_SIDE = 2048

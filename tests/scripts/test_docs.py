@@ -209,8 +209,8 @@ def test_page_has_a_picture_or_a_line_to_type_and_a_place_on_the_site(page):
         ("README.md", "sat/cli.py", "sat/cli.py"),
         (
             "docs/results.md",
-            "../sat/pretrained/flickr8k/README.md",
-            "sat/pretrained/flickr8k/README.md",
+            "../sat/pretrained/everyday/README.md",
+            "sat/pretrained/everyday/README.md",
         ),
         ("docs/results.md", "choices.md", "choices.md"),
         ("benchmarks/RESULTS_GPU.md", "../docs/performance.md", "../performance.md"),
