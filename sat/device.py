@@ -8,6 +8,7 @@ from torch.amp import GradScaler
 from sat import torchrun
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+BFLOAT16_OF_CPU = ("avx512_bf16", "amx_bf16")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -33,6 +34,21 @@ def resolve_device(name: str) -> torch.device:
             f"device is {name!r}, which does not work here ({reason}): use --device cpu"
         ) from error
     return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """The precision of that name; "auto" is bfloat16 where the device has it, else float32.
+
+    A processor has it if it is one of those that torch tells of (AVX512-BF16, AMX).
+    """
+    if name != "auto":
+        return name
+    found = False
+    if device.type == "cuda":
+        found = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch of today
+        found = any(torch.cpu.get_capabilities().get(kind) for kind in BFLOAT16_OF_CPU)
+    return "bfloat16" if found else "float32"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -22,7 +22,7 @@ from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.training import TrainConfig
 from sat.data.progress import progress_bar
-from sat.device import grad_scaler, resolve_device
+from sat.device import grad_scaler, resolve_device, resolve_precision
 from sat.distributed import barrier, on_rank_zero, process_group, raise_stop, rank
 from sat.evaluation import check_preprocessing
 from sat.folder_lock import lock_folder
@@ -69,9 +69,13 @@ class Trainer:
     """One run: its captioner, its data and its state."""
 
     def __init__(self, config: TrainConfig, bar: Bar = quiet) -> None:
-        self.config = config = on_rank_zero(lambda: resume_where_possible(config))
+        config = on_rank_zero(lambda: resume_where_possible(config))
         self.bar = bar
         self.device = resolve_device(config.device)
+        precision: Any = resolve_precision(config.precision, self.device)
+        if config.precision != precision:
+            logger.info("precision %s: %s", config.precision, precision)
+        self.config = config = dataclasses.replace(config, precision=precision)
         self.scaler = grad_scaler(config.precision, self.device)
         on_rank_zero(lambda: check_folder(config))
         tracker_kind(config.tracker)  # raises before anything is done

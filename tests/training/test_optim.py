@@ -226,6 +226,30 @@ def test_float16_is_refused_where_it_does_not_pay(tmp_path):
         assert not grad_scaler(precision, torch.device("cpu")).is_enabled()
 
 
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": True}, "bfloat16"), ({}, "float32")],
+)
+def test_precision_auto_is_what_the_processor_has_and_the_run_keeps_it(
+    tmp_path, monkeypatch, caplog, found, expected
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    config = tiny.config(tiny.prepare(tmp_path / "data"), tmp_path / "run", precision="auto")
+    caplog.set_level("INFO")
+    assert Trainer(config).config.precision == expected
+    assert f"precision auto: {expected}" in caplog.text
+
+
+def test_run_in_precision_auto_is_not_resumed_in_another(tmp_path, monkeypatch):
+    folder = tiny.prepare(tmp_path / "data")
+    how = {"precision": "auto", "stage1": {"epochs": 1}}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    fit(tiny.config(folder, tmp_path / "run", **how))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    with pytest.raises(ValueError, match="precision is bfloat16, but the run in"):
+        fit(tiny.config(folder, tmp_path / "run", **how, resume=True))
+
+
 def test_the_scale_is_resumed(tmp_path, monkeypatch):
     def scaler_of(*args: Any) -> GradScaler:
         return GradScaler("cpu", init_scale=8.0, growth_interval=2)
