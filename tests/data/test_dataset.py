@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Prepared
+from ranks import forkserver_context
 
 from sat.data.dataloader import CaptionBatchSampler, collate, evaluation_loader, training_loader
 from sat.data.dataset import MIRRORED, CaptionDataset, find_data_name
@@ -138,7 +139,7 @@ def test_training_loader_with_workers_reads_the_same(prepared: Write, method: st
     batches = CaptionBatchSampler(dataset.lengths, 16, mirror=True, seed=3)
     alone = list(training_loader(dataset, batches))  # and leaves the file open in this process
     loader = training_loader(dataset, batches, workers=2)
-    loader.multiprocessing_context = method
+    loader.multiprocessing_context = forkserver_context() if method == "forkserver" else method
     for batch, expected in zip(loader, alone, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(batch[:-1], expected[:-1], strict=True))
 

@@ -36,6 +36,18 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any, seconds: int
     return [one.value for one in outcomes]
 
 
+def forkserver_context() -> Any:
+    """The context of processes that have imported what ranks need.
+
+    There is one server in a process, and who starts it says what it imports: all tests ask here.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_distributed"])
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()
+    return context
+
+
 def end_of_ranks(
     count: int, function: Callable[..., Any], *args: Any, seconds: int = 150
 ) -> list[Outcome]:
@@ -45,10 +57,7 @@ def end_of_ranks(
     torch's threads and those of the store, may wait for ever for a lock that one of them held. A
     process alive after `seconds` is killed, and has said on stderr where it was by then.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
-        forkserver.ensure_running()  # once: it then serves all modules, this one without imports
+    context = forkserver_context()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun's
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
     ranks = [
