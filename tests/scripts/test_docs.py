@@ -58,6 +58,7 @@ WHY_NOT_RUN = {
     "python -m pytest": "the suite itself: the file exists",
     "pytest": "the suite itself: the file exists",
     "python app.py": "serves until Ctrl-C; tests/web/test_space.py launches it",
+    "python tools/card.py": "wants the results of an evaluation: the file exists",
     "python tests/stress/hostile.py": "minutes; `make stress`",
     "tensorboard": "another program, which serves until Ctrl-C",
     ".venv/bin/ruff": "lint is CI's first step",
