@@ -22,7 +22,8 @@ class CaptionResult:
     """False when the step limit cut the caption off"""
     words: list[str]
     alphas: np.ndarray
-    """float32[T, h, w]: the attention map of each word; every map sums to one"""
+    """float32[T, h, w]: the attention map of each word; every map sums to one. With the
+    probabilities it is computed when first read, from the model's weights by then"""
     photo: Image.Image
     """the whole image, upright, RGB; very large ones are reduced"""
     box: tuple[float, float, float, float]
@@ -34,18 +35,16 @@ class CaptionResult:
     """log-probability of each word: the sum over its tokens"""
 
     @classmethod
-    def on_demand(cls, look: Callable[[], dict[str, Any]], **fields: Any) -> CaptionResult:
-        """A result of `fields`, whose others `look` gives when one of them is first read."""
+    def on_demand(cls, compute: Callable[[], dict[str, Any]], **fields: Any) -> CaptionResult:
+        """A result of `fields`, whose others `compute` gives when one of them is first read."""
         result = object.__new__(cls)
-        result.__dict__.update(fields, _look=look)
+        result.__dict__.update(fields, _compute=compute)
         return result
 
     def __getattr__(self, name: str) -> Any:  # called for what is not there yet
-        look = self.__dict__.get("_look")
-        if look is None or name not in self.__dataclass_fields__:
+        if name not in self.__dataclass_fields__ or "_compute" not in self.__dict__:
             raise AttributeError(f"CaptionResult has no attribute {name}")
-        self.__dict__.update(look())
-        self.__dict__.pop("_look", None)
+        self.__dict__.update(self._compute())
         return self.__dict__[name]
 
     def __getstate__(self) -> dict[str, Any]:

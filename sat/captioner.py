@@ -5,7 +5,6 @@ B images, T words, P regions, D features, h and w cells of the attention grid.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from sat.data.image_files import MAX_MEGAPIXELS, allow_megapixels, read_image
 from sat.data.image_sources import ImageSource
 from sat.data.transforms import resize, visible_box
 from sat.data.vocabulary import Vocabulary
-from sat.decoding.attention_maps import Replay, join_tokens, replay
+from sat.decoding.attention_maps import Replays, join_tokens
 from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.device import resolve_device
@@ -153,27 +152,16 @@ class Captioner(HubMixin):
 
     @torch.inference_mode()
     def caption_batch(self, seen: list[Seen], options: DecodingConfig) -> list[list[CaptionResult]]:
-        """The captions of each image, best first, all decoded together.
-
-        Maps and probabilities of all are computed when those of one are first read, by the model
-        as it then is.
-        """
+        """The captions of each image, best first, all decoded together."""
         pixels = torch.from_numpy(np.stack([one.pixels for one in seen]))
         features = encode_batch(self.model, pixels)
         hypotheses = generate(self.model, features, options)
         image_of = [i for i, captions in enumerate(hypotheses) for _ in captions]
         flat = [caption for captions in hypotheses for caption in captions]
-
-        @functools.cache
-        @torch.inference_mode()
-        def replays() -> list[Replay]:
-            at = features[image_of].to(self.device)
-            return replay(self.model, at, [caption.words for caption in flat])
-
+        replays = Replays(self.model, features, image_of, [caption.words for caption in flat])
         results: list[list[CaptionResult]] = [[] for _ in seen]
         for number, (i, caption) in enumerate(zip(image_of, flat)):
-            look = functools.partial(self._look, caption, replays, number)
-            results[i].append(self._result(seen[i], caption, look))
+            results[i].append(self._result(seen[i], caption, replays, number))
         return results
 
     @torch.inference_mode()
@@ -190,30 +178,29 @@ class Captioner(HubMixin):
         return Seen(pixels, image)
 
     def _result(
-        self, seen: Seen, caption: Hypothesis, look: Callable[[], dict[str, Any]]
+        self, seen: Seen, caption: Hypothesis, replays: Replays, number: int
     ) -> CaptionResult:
+        words, lengths = self.vocabulary.words_and_lengths(caption.words)
+
+        def compute() -> dict[str, Any]:
+            replayed = replays[number]
+            maps, log_probs = join_tokens(replayed, lengths)
+            ends = len(replayed.log_probs) if caption.finished else len(caption.words)
+            return {
+                "alphas": maps.cpu().numpy(),
+                "token_log_probs": replayed.log_probs[:ends],
+                "word_log_probs": log_probs,
+            }
+
         return CaptionResult.on_demand(
-            look,
+            compute,
             text=self.vocabulary.decode(caption.words),
             score=caption.score,
             finished=caption.finished,
-            words=self.vocabulary.words_and_lengths(caption.words)[0],
+            words=words,
             photo=seen.photo,
             box=visible_box(seen.photo.size, self.preprocessing),
         )
-
-    def _look(
-        self, caption: Hypothesis, replays: Callable[[], list[Replay]], number: int
-    ) -> dict[str, Any]:
-        """The fields of a result that take a pass of the model."""
-        replayed = replays()[number]
-        maps, log_probs = join_tokens(replayed, self.vocabulary.words_and_lengths(caption.words)[1])
-        ends = len(replayed.log_probs) if caption.finished else len(caption.words)
-        return {
-            "alphas": maps.cpu().numpy(),
-            "token_log_probs": replayed.log_probs[:ends],
-            "word_log_probs": log_probs,
-        }
 
 
 def load(

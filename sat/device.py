@@ -39,14 +39,15 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> str:
     """The precision of that name; "auto" is bfloat16 where the device has it, else float32.
 
-    A processor has it if it is one of those that torch tells of (AVX512-BF16, AMX).
+    CUDA has it from Ampere on, a processor if torch (2.9 or so; earlier ones name none) finds
+    AVX512-BF16 or AMX.
     """
     if name != "auto":
         return name
     found = False
     if device.type == "cuda":
         found = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch of today
+    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         found = any(torch.cpu.get_capabilities().get(kind) for kind in BFLOAT16_OF_CPU)
     return "bfloat16" if found else "float32"
 

@@ -24,8 +24,8 @@ class Stopped(KeyboardInterrupt):
 def stop_signals() -> Iterator[None]:
     """In the block every stop signal raises `Stopped`; those that are ignored stay so (nohup).
 
-    So do errors after it: where it arrives in the midst of C code, that may raise one of its own
-    instead (h5py: a `TypeError`).
+    An error that C code raises in its place (h5py: a `TypeError`) becomes `Stopped` too; those of
+    files and values, as of a full disk, do not.
     """
     arrived: list[int] = []
 
@@ -38,7 +38,7 @@ def stop_signals() -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if arrived:
+            if arrived and not isinstance(error, (OSError, ValueError)):
                 raise Stopped(arrived[0]) from error
             raise
 

@@ -7,6 +7,8 @@ import dataclasses
 import io
 import json
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import legacy_files
@@ -314,7 +316,9 @@ def test_token_log_probs_of_a_finished_caption_sum_to_its_score(captioner, paths
 
 def test_maps_are_computed_once_for_all_results_of_a_batch_when_one_is_read(paths, monkeypatch):
     captioner, calls = tiny.captioner(), []
-    monkeypatch.setattr("sat.captioner.replay", lambda *parts: calls.append(1) or replay(*parts))
+    monkeypatch.setattr(
+        "sat.decoding.attention_maps.replay", lambda *parts: calls.append(1) or replay(*parts)
+    )
     results = captioner.caption_all(paths, **SHORT)
     assert len({result.text for result in results}) > 1
     assert not calls
@@ -324,6 +328,29 @@ def test_maps_are_computed_once_for_all_results_of_a_batch_when_one_is_read(path
         assert len(calls) == 1
     with pytest.raises(AttributeError, match="no attribute no_such_field"):
         _ = results[0].no_such_field
+
+
+def test_maps_read_later_are_those_of_the_mode_and_precision_of_before(paths):
+    captioner = tiny.captioner()
+    before, later = (captioner.caption(paths[0], **SHORT, min_length=3) for _ in range(2))
+    expected = before.alphas
+    captioner.model.train()
+    captioner.to(torch.float64)
+    assert later.alphas == pytest.approx(expected, abs=1e-5)
+    assert captioner.model.training
+
+
+def test_maps_that_threads_read_at_once_are_those_of_one(captioner, paths):
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        results = captioner.caption_all(paths, **SHORT)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda one: one.alphas, results * 4))
+    finally:
+        sys.setswitchinterval(interval)
+    expected = [one.alphas for one in captioner.caption_all(paths, **SHORT)] * 4
+    assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_result_whose_maps_were_not_read_is_pickled_with_them(captioner, paths):

@@ -42,6 +42,19 @@ def test_error_that_c_code_makes_of_a_stop_ends_a_command_as_the_stop_does(capsy
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_error_of_a_file_after_a_stop_is_said(capsys):
+    def save() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Stopped:
+            raise OSError(28, "No space left on device", "last") from None
+
+    with pytest.raises(SystemExit) as end, cli_errors():
+        save()
+    assert end.value.code == 1
+    assert "No space left on device" in capsys.readouterr().err
+
+
 def test_stop_signals_that_are_ignored_stay_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     with stop_signals():

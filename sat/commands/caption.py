@@ -105,7 +105,8 @@ def caption_images(
             captioned += 1
             bar.update(i + 1 - bar.n)
             for one in results:
-                records.append({"image": str(images[i])} | one.to_dict(maps=False))
+                if flags.json:
+                    records.append({"image": str(images[i])} | one.to_dict(maps=False))
                 if flags.json != "-":
                     name = f"{images[i]}: " if len(images) > 1 else ""
                     score = f" ({one.score:.2f})" if len(results) > 1 else ""

@@ -161,8 +161,8 @@ class TrainConfig:
     device: str = "auto"
     """auto: CUDA where there is one; else any torch device"""
     precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """of the matrix products (autocast); float16: CUDA only; auto: bfloat16 where the device has
-    it, else float32"""
+    """of the matrix products (autocast); float16: CUDA only; auto: bfloat16 on CUDA or a
+    processor that has it (AVX512-BF16, AMX), else float32"""
     ddp_timeout: float = 1800.0
     """seconds that the processes of torchrun wait for one of them before all stop"""
     save_minutes: float = 10.0

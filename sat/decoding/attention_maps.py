@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,6 +51,44 @@ def replay(
         maps = alphas[shown].unflatten(1, (side, side)).float()
         replays.append(Replay(maps, row[: len(words) + 1], shown))
     return replays
+
+
+class Replays:
+    """The replays of a batch of captions: one pass for all, when one is first asked for.
+
+    Until then the features wait in main memory. The pass is made with dropout on or off as it was
+    here, on the device and in the precision of the weights by then.
+    """
+
+    def __init__(
+        self,
+        model: CaptionModel,
+        features: Tensor,
+        image_of: Sequence[int],
+        captions: Sequence[Sequence[int]],
+    ) -> None:
+        """`image_of` int[N] are the images of N captions, `features` float[B, P, D] of B images."""
+        self._model, self._training = model, model.training
+        self._features, self._image_of, self._captions = features.cpu(), image_of, captions
+        self._found: list[Replay] | None = None
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> Replay:
+        with self._lock:
+            if self._found is None:
+                self._found = self._compute()
+                self._features = self._features[:0]
+            return self._found[number]
+
+    @torch.inference_mode()
+    def _compute(self) -> list[Replay]:
+        weight, training = next(self._model.parameters()), self._model.training
+        features = self._features[self._image_of].to(weight.device, weight.dtype)
+        try:
+            self._model.train(self._training)
+            return replay(self._model, features, self._captions)
+        finally:
+            self._model.train(training)
 
 
 def join_tokens(replayed: Replay, lengths: list[int]) -> tuple[Tensor, list[float]]:

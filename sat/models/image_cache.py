@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicLayer
@@ -24,6 +25,8 @@ class ImageKeys(Tensor):
     """Keys float[I, H, P, d] of images, for the queries of N rows."""
 
     rows: RaggedRows
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    # what is computed from them is a plain tensor
 
 
 class ImageLayer(DynamicLayer):
@@ -36,17 +39,21 @@ class ImageLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **how: Any) -> Any:
         """Store them as they are: no other keys follow."""
         self.lazy_initialization(key_states, value_states)
-        keys = key_states.as_subclass(ImageKeys)
-        keys.rows = self.rows
-        self.keys, self.values = keys, value_states
-        return keys, value_states
+        self.keys, self.values = self._for_rows(key_states), value_states
+        return self.keys, self.values
 
     def of_rows(self, rows: RaggedRows) -> ImageLayer:
         """The same keys and values, for other rows."""
-        layer: Any = ImageLayer(rows)
-        if self.is_initialized:
-            layer.update(self.keys, self.values)
+        layer = copy.copy(self)
+        layer.rows = rows
+        if layer.keys is not None:
+            layer.keys = layer._for_rows(layer.keys)
         return layer
+
+    def _for_rows(self, keys: Tensor) -> ImageKeys:
+        found = keys.as_subclass(ImageKeys)
+        found.rows = self.rows
+        return found
 
 
 def shared_attention(
@@ -66,8 +73,8 @@ def shared_attention(
     return rows.unpad(output.unflatten(1, (rows.width, tokens))), None
 
 
-def advanced(cache: Any, index: Tensor | None = None) -> Any:
-    """A copy that may grow, without the original; its row i is row index[i]."""
+def copy_cache(cache: Any, index: Tensor | None = None) -> Any:
+    """Copy a cache, so that steps leave the original as it is; its row i becomes row index[i]."""
     other = copy.copy(cache)
     other.layers = [copy.copy(layer) for layer in cache.layers]
     if index is not None and len(cache.layers):

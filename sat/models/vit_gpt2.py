@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +21,14 @@ from sat.config.checks import check
 from sat.config.training import StageConfig
 from sat.models.base import FrozenPart, Normalize, Output
 from sat.models.hf_networks import FRESH_MEAN, FRESH_STD
-from sat.models.image_cache import SHARED, ImageLayer, advanced
+from sat.models.image_cache import SHARED, ImageLayer, copy_cache
 from sat.ops.packed_captions import captions_per_image
 from sat.ops.ragged_rows import RaggedRows
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "encoder_attn", "enc_to_dec_proj")
 """in the names of its weights"""
+CHOOSING = threading.RLock()
+"""held where a decoder's config says how it attends: threads share it"""
 
 
 class State(NamedTuple):
@@ -62,8 +65,10 @@ class VitGpt2(nn.Module):
         self.network = network
         self.fast_attention = network.decoder.config._attn_implementation  # sdpa, mostly
         self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
-        config = network.decoder.config
-        layers, heads = config.num_hidden_layers, config.num_attention_heads
+        config = network.decoder.config  # mBART's other names are of its encoder
+        layers = getattr(config, "decoder_layers", config.num_hidden_layers)
+        heads = getattr(config, "decoder_attention_heads", config.num_attention_heads)
+        self.layers = layers
         remedy = f"the decoder has {layers} layers of {heads} heads"
         check(-layers <= attention_layer < layers, "attention_layer", attention_layer, remedy)
         inside = attention_head is None or 0 <= attention_head < heads
@@ -100,15 +105,19 @@ class VitGpt2(nn.Module):
             self.encoder.eval()
         return self
 
-    def _choose_attention(self, wanted: str) -> None:
-        """Let the decoder use an attention implementation, unless it has eager attention only."""
-        if not self._shares_keys:
-            return
-        # The inner model may have a config of its own, which transformers before 5.24 does not set
-        # with the outer one's.
-        for part in (self.decoder, self.decoder.base_model):
-            if part.config._attn_implementation != wanted:
-                part.set_attn_implementation(wanted)
+    @contextmanager
+    def _attention(self, wanted: str) -> Iterator[None]:
+        """A block in which the decoder uses an attention implementation, one thread at a time.
+
+        A decoder that has eager attention only (TrOCR) keeps that.
+        """
+        with CHOOSING:
+            # The inner model may have a config of its own, which transformers before 5.24 does not
+            # set with the outer one's.
+            for part in (self.decoder, self.decoder.base_model) if self._shares_keys else ():
+                if part.config._attn_implementation != wanted:
+                    part.set_attn_implementation(wanted)
+            yield
 
     def encode(self, images: Tensor) -> Tensor:
         """Features float[B, P, D] of pixels uint8[B, 3, H, W], or of normalized float images."""
@@ -142,29 +151,28 @@ class VitGpt2(nn.Module):
         rows = RaggedRows.one_each(len(features), features.device)
         patches: Cache = DynamicCache()
         if self._shares_keys:
-            layers = range(self.decoder.config.num_hidden_layers)
-            patches = Cache(layers=[ImageLayer(rows) for _ in layers])
+            patches = Cache(layers=[ImageLayer(rows) for _ in range(self.layers)])
         return State(self._project(features), rows, DynamicCache(), patches)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        spoken = state.words.get_seq_length()
-        self._check_length(spoken + 1)
-        self._choose_attention(SHARED)
-        cache = EncoderDecoderCache(advanced(state.words), advanced(state.patches))
-        output = self.decoder(
-            input_ids=tokens.unsqueeze(1),
-            attention_mask=tokens.new_ones(len(tokens), spoken + 1),
-            encoder_hidden_states=state.features,
-            use_cache=True,
-            **{self.cache_name: cache},
-        )
+        past_length = state.words.get_seq_length()
+        self._check_length(past_length + 1)
+        cache = EncoderDecoderCache(copy_cache(state.words), copy_cache(state.patches))
+        with self._attention(SHARED):
+            output = self.decoder(
+                input_ids=tokens.unsqueeze(1),
+                attention_mask=tokens.new_ones(len(tokens), past_length + 1),
+                encoder_hidden_states=state.features,
+                use_cache=True,
+                **{self.cache_name: cache},
+            )
         words, patches = cache.self_attention_cache, cache.cross_attention_cache
         return output.logits[:, -1], State(state.features, state.rows, words, patches)
 
     def reorder(self, state: State, index: Tensor) -> State:
-        words = advanced(state.words, index)
+        words = copy_cache(state.words, index)
         if not self._shares_keys:
-            features, patches = state.features[index], advanced(state.patches, index)
+            features, patches = state.features[index], copy_cache(state.patches, index)
             return State(features, state.rows, words, patches)
         rows = RaggedRows(state.rows.image_index[index], len(state.features))
         layers: Any = state.patches.layers
@@ -194,14 +202,14 @@ class VitGpt2(nn.Module):
         self._check_length(words.shape[1])
         real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1
         # eager attention alone returns maps
-        self._choose_attention("eager" if output_attentions else self.fast_attention)
-        output = self.decoder(
-            input_ids=words,
-            attention_mask=real.long(),
-            encoder_hidden_states=self._project(features).repeat_interleave(repeats, dim=0),
-            output_attentions=output_attentions,
-            use_cache=False,
-        )
+        with self._attention("eager" if output_attentions else self.fast_attention):
+            output = self.decoder(
+                input_ids=words,
+                attention_mask=real.long(),
+                encoder_hidden_states=self._project(features).repeat_interleave(repeats, dim=0),
+                output_attentions=output_attentions,
+                use_cache=False,
+            )
         if not output_attentions:
             return Output(output.logits, None)
         heads = output.cross_attentions[self.attention_layer]  # (B, H, T-1, P)

@@ -72,7 +72,7 @@ class Trainer:
         config = on_rank_zero(lambda: resume_where_possible(config))
         self.bar = bar
         self.device = resolve_device(config.device)
-        precision: Any = resolve_precision(config.precision, self.device)
+        precision: Any = on_rank_zero(lambda: resolve_precision(config.precision, self.device))
         if config.precision != precision:
             logger.info("precision %s: %s", config.precision, precision)
         self.config = config = dataclasses.replace(config, precision=precision)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny
 import tiny_vit
 import torch
-from tiny_vit import DECODERS, ENCODERS
+from tiny_vit import DECODERS, ENCODERS, OTHER_DECODERS
 
 from sat.config.training import StageConfig
 from sat.training.losses import cross_entropy
@@ -16,7 +18,7 @@ from sat.training.losses import cross_entropy
 CAPTIONS = torch.tensor([[2, 4, 5, 6, 7, 3], [2, 8, 3, 1, 1, 1], [2, 9, 10, 4, 3, 1]])
 LENGTHS = torch.tensor([6, 3, 5])
 PAIRS = [(encoder, "fresh:gpt2") for encoder in ENCODERS]
-PAIRS += [("fresh:vit", decoder) for decoder in DECODERS if decoder != "fresh:gpt2"]
+PAIRS += [("fresh:vit", name) for name in [*DECODERS, *OTHER_DECODERS] if name != "fresh:gpt2"]
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
@@ -41,7 +43,7 @@ def test_stepping_with_the_cache_is_the_whole_pass(encoder, decoder):
     assert (other - whole.logits).abs().max() > 0.1, "the words do not depend on the photo"
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", [*DECODERS, *OTHER_DECODERS])
 @torch.inference_mode()
 def test_rows_that_share_an_image_are_those_of_images_of_their_own(decoder):
     """Unequal numbers of rows, out of order, and an image without any; from the first word on."""
@@ -54,7 +56,45 @@ def test_rows_that_share_an_image_are_those_of_images_of_their_own(decoder):
         expected, apart = model.step(torch.tensor(word), apart)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         shared, apart = (model.reorder(one, torch.tensor([3, 1, 0, 0])) for one in (shared, apart))
-    assert [len(layer.keys) for layer in shared.patches.layers] == [len(features)] * 2
+    held = len(of_rows) if decoder == "fresh:trocr" else len(features)
+    assert [len(layer.keys) for layer in shared.patches.layers] == [held] * 2
+
+
+def test_attention_layer_that_the_decoder_lacks_is_named():
+    """mBART's config has twelve layers, of the encoder that is not there."""
+    with pytest.raises(ValueError, match="attention_layer is 2: the decoder has 2 layers"):
+        tiny_vit.model(decoder="fresh:mbart", attention_layer=2)
+
+
+@torch.inference_mode()
+def test_state_that_was_reordered_is_as_before():
+    model = tiny_vit.model()
+    _, state = model.step(CAPTIONS[:, 0], model.start(tiny_vit.features(model)))
+    expected, _ = model.step(CAPTIONS[:, 1], state)
+    other = model.reorder(state, torch.tensor([2, 2, 0, 1, 1]))
+    model.step(torch.tensor([4, 5, 6, 7, 8]), other)
+    assert torch.equal(model.step(CAPTIONS[:, 1], state)[0], expected)
+
+
+@torch.inference_mode()
+def test_threads_that_step_and_draw_maps_at_once_do_as_one():
+    model = tiny_vit.model()
+    features = tiny_vit.features(model)
+    start = model.start(features)
+
+    @torch.inference_mode()
+    def both(_: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return model.step(CAPTIONS[:, 0], start)[0], model(features, CAPTIONS, LENGTHS).alphas
+
+    expected, interval = both(0), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(both, range(40)))
+    finally:
+        sys.setswitchinterval(interval)
+    for one in found:
+        torch.testing.assert_close(one, expected)
 
 
 @torch.inference_mode()

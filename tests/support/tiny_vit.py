@@ -34,6 +34,17 @@ DECODERS: dict[str, dict] = {
 }
 
 
+BART = {
+    "d_model": 12,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 24,
+}
+OTHER_DECODERS: dict[str, dict] = {"fresh:mbart": BART, "fresh:trocr": BART}
+"""without dropouts of those names; TrOCR has eager attention only"""
+
+
 class Words:
     """A vocabulary of a few nameless words; `one_special`: start, end and padding are one."""
 
@@ -62,7 +73,7 @@ def config(
         encoder=encoder,
         decoder=decoder,
         encoder_config=ENCODERS.get(encoder, {}),
-        decoder_config=DECODERS.get(decoder, {}) | (decoder_config or {}),
+        decoder_config=(DECODERS | OTHER_DECODERS).get(decoder, {}) | (decoder_config or {}),
         **values,  # type: ignore[arg-type]
     )
     preprocessing = Preprocessing(size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
