@@ -1,5 +1,5 @@
 # make demo   everything on drawn scenes: prepare, train, evaluate, caption, picture (CPU, minutes)
-# make test   lint, format check, types and all tests: what .ci/run runs
+# make test   lint, format check, types and all tests but those of make stress: what .ci/run runs
 # make test-web     the page of sat-web in a real browser (installs Debian's Chromium)
 # make test-wheel   build the wheel, install it into an empty environment, run its commands
 # make test-portable, test-oldest   the fast suite under other processors, Pythons, users; on the

@@ -2,7 +2,7 @@
 
     python -m benchmarks.growth [--device cuda] [--quick] [--picture docs/growth.png]
 
-Our decoder from features that are there (14×14×2048, 32 captions of 10.5 words, 10,000 words, five
+Our decoder from features that are there (14×14×2048, 32 captions of 10 words, 10,000 words, five
 beams), all sizes but one as they are. The slope is the exponent between the last two points: 1 is
 linear, less says that a fixed cost is still seen. Memory is the peak above what the process held
 before, each point in a process of its own.
@@ -41,7 +41,7 @@ class Point(NamedTuple):
 
     size: int
     seconds: float
-    bytes: float | None
+    peak_bytes: float | None
 
 
 def step(sizes: dict[str, int], quick: bool, device: torch.device) -> Callable[[], object]:
@@ -91,9 +91,11 @@ def draw(lines: dict[str, list[Point]], picture: Path) -> None:
         axes.loglog(sizes, [1e3 * point.seconds for point in points], "o-", color="tab:blue")
         axes.set(xlabel=name.partition(": ")[2], title=name.partition(": ")[0])
         axes.set_ylabel("ms", color="tab:blue")
-        if all(point.bytes for point in points):
+        if all(point.peak_bytes for point in points):
             twin = axes.twinx()
-            twin.loglog(sizes, [point.bytes / 1e6 for point in points], "s--", color="tab:orange")
+            twin.loglog(
+                sizes, [point.peak_bytes / 1e6 for point in points], "s--", color="tab:orange"
+            )
             twin.set_ylabel("MB", color="tab:orange")
     figure.savefig(picture, dpi=120)
 
@@ -112,7 +114,7 @@ def report(quick: bool, device: torch.device, picture: Path | None) -> str:
             ", ".join(f"{point.size:,}" for point in points),
             ", ".join(measure.seconds(point.seconds) for point in points),
             f"{slope(points):.2f}",
-            ", ".join(measure.megabytes(point.bytes) for point in points),
+            ", ".join(measure.megabytes(point.peak_bytes) for point in points),
         ]
         for name, points in lines.items()
     ]

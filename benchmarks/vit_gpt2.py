@@ -38,7 +38,7 @@ LAYERS, TRAINED_LAYERS = 1, 12
 """of the encoder: one, so that decoding shows; all, where training is measured"""
 
 
-class Nameless(Words):
+class Numbers(Words):
     """Its words are their numbers."""
 
     def decode(self, ids: list[int]) -> str:
@@ -57,12 +57,14 @@ def of_size(quick: bool, layers: int) -> tuple[VitGpt2, int, int]:
     return captioner(hf, 224, 50257), 224, 50257
 
 
-def doors(model: VitGpt2, images: torch.Tensor, beam: int, words: int) -> list[Callable]:
+def caption_all_calls(
+    model: VitGpt2, images: torch.Tensor, beam: int, words: int
+) -> list[Callable]:
     """`caption_all` of the images as arrays, without and with a look at the maps."""
     options = DecodingConfig(beam_size=beam, max_length=TOKENS, min_length=TOKENS)
     preprocessing = Preprocessing(size=images.shape[-1], mean=HALF, std=HALF)
     config = ModelConfig(family="vit_gpt2", preprocessing=preprocessing, decoding=options)
-    bundle = Captioner(model, Nameless(words), config)  # type: ignore[arg-type]
+    bundle = Captioner(model, Numbers(words), config)  # type: ignore[arg-type]
     arrays = [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images]
 
     def with_maps() -> list[Any]:
@@ -80,10 +82,12 @@ def decoding(
         images = batch_for(count, side, words, device).images
         alone, theirs = searches(model, images, beam)
         same = sum(one == other for one, other in zip(alone(), theirs()))
-        ways = {"decoding alone": alone}
-        ways |= dict(zip(("`caption_all`", "and its maps"), doors(model, images, beam, words)))
-        *ours, reference = measure.in_turn([*ways.values(), theirs], rounds, device)
-        for name, timing in zip(ways, ours):
+        calls = {"decoding alone": alone}
+        calls |= dict(
+            zip(("`caption_all`", "and its maps"), caption_all_calls(model, images, beam, words))
+        )
+        *ours, reference = measure.in_turn([*calls.values(), theirs], rounds, device)
+        for name, timing in zip(calls, ours):
             ratio = measure.ratio(reference.median, timing.median)
             what = f"{count} images, beam {beam}, {name}"
             rows.append([what, timing, reference, ratio, f"{same} of {count} captions equal"])
@@ -125,21 +129,22 @@ def training(quick: bool, size: int, rounds: int, device: torch.device) -> list[
         cached = pixels._replace(images=model.encode(pixels.images.to(device)).cpu().half())
     for what, stage, batch in (
         ("cross-attention alone", StageConfig(), pixels),
-        ("cross-attention alone, from cached features", StageConfig(), cached),
+        ("cross-attention alone, ours from cached features", StageConfig(), cached),
         ("everything", StageConfig(trainable="all"), pixels),
     ):
         ours = copy.deepcopy(model)
         ours.set_trainable(stage)
         network = theirs_of(ours)
-        learns = [
-            [weight for weight in side.parameters() if weight.requires_grad]
-            for side in (ours, network)
+        learning = [
+            [weight for weight in one.parameters() if weight.requires_grad]
+            for one in (ours, network)
         ]
-        mine, plain = (torch.optim.Adam(part, lr=1e-5) for part in learns)
-        ours.train(), network.train()
+        our_adam, plain = (torch.optim.Adam(weights, lr=1e-5) for weights in learning)
+        ours.train()
+        network.train()
 
         def their_step(
-            network: Any = network, plain: Any = plain, weights: Any = learns[1]
+            network: Any = network, plain: Any = plain, weights: Any = learning[1]
         ) -> None:
             values = model.normalize(pixels.images.to(device))
             loss = network(pixel_values=values, labels=pixels.captions[:, 1:].to(device)).loss
@@ -150,7 +155,7 @@ def training(quick: bool, size: int, rounds: int, device: torch.device) -> list[
             loss.item()
 
         config = TrainConfig(alpha_c=0.0)
-        calls = [partial(pair.learn, ours, mine, batch, config), their_step]
+        calls = [partial(pair.learn, ours, our_adam, batch, config), their_step]
         timing, reference = measure.in_turn(calls, rounds, device)
         ratio = measure.ratio(reference.median, timing.median)
         rows.append([what, timing, reference, ratio])
@@ -166,11 +171,13 @@ def report(quick: bool, device: torch.device) -> str:
     peaks = [measure.peak_memory(memory, one, quick, device) for one in (0, 1)]
     trained = training(quick, 2 if quick else 16, 2, device)
     machine = measure.machine(device, measure.measure_peaks(device, quick))
-    layers = model.network.config.decoder.num_hidden_layers
+    config = model.network.config
+    layers = (config.encoder.num_hidden_layers, config.decoder.num_hidden_layers)
     return "\n\n".join(
         [
-            f"## ViT + GPT-2\n\n{machine} {layers} decoder layers, one encoder layer, captions of "
-            f"{TOKENS} tokens, {rounds} rounds in turn; median, lowest and highest.",
+            f"## ViT + GPT-2\n\n{machine} Layers of the encoder {layers[0]}, of the decoder "
+            f"{layers[1]}; captions of {TOKENS} tokens, {rounds} rounds in turn; median, "
+            "lowest and highest.",
             measure.table(
                 ("search", "ours", "`generate`", "ratio", "in float32 as `generate`'s"), rows
             ),

@@ -84,6 +84,7 @@ def test_caption_of_a_folder_equals_generate(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 def test_caption_of_many_folders_equals_generate(tmp_path: Path) -> None:
     check_cases(range(FAST, FAST + SLOW), tmp_path)
 

@@ -21,7 +21,7 @@ from sat.training.trainer import fit
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PATHS = [str(path) for path in (ROOT, HERE, HERE.parent / "support")]
-pytestmark = [pytest.mark.slow, pytest.mark.stress]
+pytestmark = pytest.mark.slow
 
 
 def torchrun(*arguments: str) -> subprocess.Popen:
@@ -63,6 +63,7 @@ with cli_errors():
 """
 
 
+@pytest.mark.stress
 def test_run_on_two_nodes_whose_rank_dies_restarts_and_ends_in_the_same_bytes(data, tmp_path):
     run_ranks(2, fit, tiny.config(data, tmp_path / "whole", **HOW))
     script = tmp_path / "train.py"
