@@ -88,15 +88,17 @@ def draw(lines: dict[str, list[Point]], picture: Path) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     for axes, (name, points) in zip(figure.subplots(2, 3).flat, lines.items()):
         sizes = [point.size for point in points]
-        axes.loglog(sizes, [1e3 * point.seconds for point in points], "o-", color="tab:blue")
+        axes.plot(sizes, [1e3 * point.seconds for point in points], "o-", color="tab:blue")
         axes.set(xlabel=name.partition(": ")[2], title=name.partition(": ")[0])
         axes.set_ylabel("ms", color="tab:blue")
+        axes.set_ylim(bottom=0)
         if all(point.peak_bytes for point in points):
             twin = axes.twinx()
-            twin.loglog(
+            twin.plot(
                 sizes, [point.peak_bytes / 1e6 for point in points], "s--", color="tab:orange"
             )
             twin.set_ylabel("MB", color="tab:orange")
+            twin.set_ylim(bottom=0)
     figure.savefig(picture, dpi=120)
 
 
