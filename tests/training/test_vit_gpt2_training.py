@@ -121,6 +121,7 @@ def test_cross_entropy_asks_for_maps_only_for_the_penalty(alpha_c):
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 def test_captions_are_learnt_by_heart(data, tmp_path):
     stage = StageConfig(
         epochs=60,
