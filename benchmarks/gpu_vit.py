@@ -102,12 +102,20 @@ def batch_for(size: int, side: int, words: int, device: torch.device) -> Batch:
     return Batch(images, captions, torch.full((size,), TOKENS + 2), torch.arange(size))
 
 
-def steps(model: VitGpt2, batch: Batch, precision: str) -> list[Callable[[], object]]:
-    """A training step of everything, ours and `transformers`' own."""
+def steps(
+    model: VitGpt2,
+    batch: Batch,
+    precision: str,
+    trainable: Any = "all",
+    cached: Batch | None = None,
+) -> list[Callable[[], object]]:
+    """A training step of the parts named, ours (from `cached` features, if given) and theirs."""
     device = next(model.parameters()).device
-    ours, network = copy.deepcopy(model), theirs_of(model)
-    ours.set_trainable(StageConfig(trainable="all"))
-    ours.train(), network.train()
+    ours = copy.deepcopy(model)
+    ours.set_trainable(StageConfig(trainable=trainable))
+    network = theirs_of(ours)
+    ours.train()
+    network.train()
     optimizer = torch.optim.Adam(ours.parameters(), lr=1e-5, fused=True)
     plain = torch.optim.Adam(network.parameters(), lr=1e-5)
     config = TrainConfig(precision=config_precision(precision), alpha_c=0.0)  # type: ignore[arg-type]
@@ -122,7 +130,7 @@ def steps(model: VitGpt2, batch: Batch, precision: str) -> list[Callable[[], obj
         plain.step()
         return f"{loss.item()}"  # type: ignore[return-value]
 
-    return [partial(pair.learn, ours, optimizer, batch, config), their_step]
+    return [partial(pair.learn, ours, optimizer, cached or batch, config), their_step]
 
 
 def searches(model: VitGpt2, images: Tensor, beam: int) -> list[Callable[[], list[list[int]]]]:
@@ -173,8 +181,8 @@ def vit(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
     yield (
         f"{sees.num_hidden_layers} and {speaks.num_hidden_layers} layers of {speaks.hidden_size}, "
         f"{words:,} tokens, {side}×{side} px, captions of {TOKENS} tokens, dropout "
-        f"{speaks.attn_pdrop}. Ours keeps attention weights (eager) in decoding, since it draws "
-        "maps; `transformers` uses fused scaled dot products. Memory counts both sides' weights."
+        f"{speaks.attn_pdrop}. Both sides use fused scaled dot products. Memory counts both "
+        "sides' weights."
     )
 
     def training(precision: str) -> Iterator[list[Any]]:

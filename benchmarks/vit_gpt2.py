@@ -8,16 +8,14 @@ torch's Adam. Every caption is made to have as many tokens, so that both sides d
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from benchmarks import measure, pair
+from benchmarks import measure
 from benchmarks.gpu_vit import (
     HALF,
     SMALL,
@@ -26,12 +24,11 @@ from benchmarks.gpu_vit import (
     batch_for,
     captioner,
     searches,
-    theirs_of,
+    steps,
 )
 from sat.captioner import Captioner
 from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
-from sat.config.training import StageConfig, TrainConfig
 from sat.models.vit_gpt2 import VitGpt2
 
 LAYERS, TRAINED_LAYERS = 1, 12
@@ -127,35 +124,12 @@ def training(quick: bool, size: int, rounds: int, device: torch.device) -> list[
     pixels, rows = batch_for(size, side, words, device), []
     with torch.inference_mode():
         cached = pixels._replace(images=model.encode(pixels.images.to(device)).cpu().half())
-    for what, stage, batch in (
-        ("cross-attention alone", StageConfig(), pixels),
-        ("cross-attention alone, ours from cached features", StageConfig(), cached),
-        ("everything", StageConfig(trainable="all"), pixels),
+    for what, trainable, features in (
+        ("cross-attention alone", "cross_attention", None),
+        ("cross-attention alone, ours from cached features", "cross_attention", cached),
+        ("everything", "all", None),
     ):
-        ours = copy.deepcopy(model)
-        ours.set_trainable(stage)
-        network = theirs_of(ours)
-        learning = [
-            [weight for weight in one.parameters() if weight.requires_grad]
-            for one in (ours, network)
-        ]
-        our_adam, plain = (torch.optim.Adam(weights, lr=1e-5) for weights in learning)
-        ours.train()
-        network.train()
-
-        def their_step(
-            network: Any = network, plain: Any = plain, weights: Any = learning[1]
-        ) -> None:
-            values = model.normalize(pixels.images.to(device))
-            loss = network(pixel_values=values, labels=pixels.captions[:, 1:].to(device)).loss
-            plain.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(weights, 5.0)
-            plain.step()
-            loss.item()
-
-        config = TrainConfig(alpha_c=0.0)
-        calls = [partial(pair.learn, ours, our_adam, batch, config), their_step]
+        calls = steps(model, pixels, "float32", trainable, features)
         timing, reference = measure.in_turn(calls, rounds, device)
         ratio = measure.ratio(reference.median, timing.median)
         rows.append([what, timing, reference, ratio])

@@ -39,8 +39,8 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> str:
     """The precision of that name; "auto" is bfloat16 where the device has it, else float32.
 
-    CUDA has it from Ampere on, a processor if torch (2.9 or so; earlier ones name none) finds
-    AVX512-BF16 or AMX.
+    CUDA has it from Ampere on; a processor if torch lists AVX512-BF16 or AMX among its
+    capabilities, which older versions of torch do not list.
     """
     if name != "auto":
         return name

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,15 @@ class Prepared(NamedTuple):
 
     def path(self, kind: str, suffix: str, split: str = "TRAIN") -> Path:
         return self.folder / f"{split}_{kind}_{self.name}{suffix}"
+
+
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Python changes from thread to thread as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.hookimpl(tryfirst=True)

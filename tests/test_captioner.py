@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import pickle
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -340,15 +339,11 @@ def test_maps_read_later_are_those_of_the_mode_and_precision_of_before(paths):
     assert captioner.model.training
 
 
+@pytest.mark.usefixtures("restless_threads")
 def test_maps_that_threads_read_at_once_are_those_of_one(captioner, paths):
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        results = captioner.caption_all(paths, **SHORT)
-        with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda one: one.alphas, results * 4))
-    finally:
-        sys.setswitchinterval(interval)
+    results = captioner.caption_all(paths, **SHORT)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda one: one.alphas, results * 4))
     expected = [one.alphas for one in captioner.caption_all(paths, **SHORT)] * 4
     assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
 

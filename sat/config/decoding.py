@@ -113,9 +113,9 @@ class DecodingConfig:
         if "num_beams" in choices:
             choices["beam_size"] = choices.pop("num_beams")
         known = {field.name for field in fields(self)}
-        for name in sorted(set(choices) - known):
+        if unknown := sorted(set(choices) - known):
             remedy = f"choose from {', '.join(sorted(known))}"
-            raise ValueError(f"{name} is no decoding option: {remedy}")
+            raise ValueError(f"{unknown[0]} is no decoding option: {remedy}")
         return replace(self, **choices)
 
     def with_rules_of(self, other: DecodingConfig) -> DecodingConfig:

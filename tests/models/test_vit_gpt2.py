@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -76,6 +75,7 @@ def test_state_that_was_reordered_is_as_before():
     assert torch.equal(model.step(CAPTIONS[:, 1], state)[0], expected)
 
 
+@pytest.mark.usefixtures("restless_threads")
 @torch.inference_mode()
 def test_threads_that_step_and_draw_maps_at_once_do_as_one():
     model = tiny_vit.model()
@@ -86,13 +86,9 @@ def test_threads_that_step_and_draw_maps_at_once_do_as_one():
     def both(_: int) -> tuple[torch.Tensor, torch.Tensor]:
         return model.step(CAPTIONS[:, 0], start)[0], model(features, CAPTIONS, LENGTHS).alphas
 
-    expected, interval = both(0), sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            found = list(pool.map(both, range(40)))
-    finally:
-        sys.setswitchinterval(interval)
+    expected = both(0)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(both, range(40)))
     for one in found:
         torch.testing.assert_close(one, expected)
 
