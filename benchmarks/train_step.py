@@ -57,19 +57,25 @@ def batch_of(size: int, sizes: Sizes, device: torch.device) -> Batch:
     """Features and captions, the same each time."""
     captions, lengths = pair.random_captions(size, sizes.vocabulary)
     images = pair.random_features(size, sizes, device)
-    return Batch(images, captions.to(device), lengths.to(device), torch.arange(size))
+    return Batch(images, captions.to(device), lengths, torch.arange(size))
 
 
 def for_reference(batch: Batch, sizes: Sizes) -> Batch:
     """The batch with all regions in it."""
-    return batch._replace(images=pair.enlarged(batch.images, sizes.regions))
+    lengths = batch.lengths.to(batch.images.device)
+    return batch._replace(images=pair.enlarged(batch.images, sizes.regions), lengths=lengths)
 
 
 def our_step(
-    sizes: Sizes, device: torch.device, reading: dict[str, str], precision: str = "float32"
+    sizes: Sizes,
+    device: torch.device,
+    reading: dict[str, str],
+    precision: str = "float32",
+    compiled: bool = False,
 ) -> tuple[nn.Module, Step]:
     """The decoder, and one step of training on a batch."""
     decoder = pair.decoder(DecoderWithAttention, sizes, reading).to(device)
+    decoder.compiled = compiled
     model = pair.captioner(decoder)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=4e-4, fused=True)
     config = TrainConfig(precision=precision, **CONFIG)  # type: ignore[arg-type]

@@ -40,8 +40,16 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """The precision of that name; "auto" is bfloat16 where the device has it, else float32.
 
     CUDA has it from Ampere on; a processor if torch lists AVX512-BF16 or AMX among its
-    capabilities, which older versions of torch do not list.
+    capabilities, which older versions of torch do not list. "tf32" is set here, for the process.
+    Raises `ValueError` for float16 or tf32 on another device than CUDA, where they gain nothing.
     """
+    if name in ("float16", "tf32") and device.type != "cuda":
+        raise ValueError(
+            f"precision is {name!r}, which is for CUDA, not for {device.type}: choose bfloat16 "
+            "or float32"
+        )
+    if name == "tf32":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if name != "auto":
         return name
     found = False
@@ -59,14 +67,6 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def grad_scaler(precision: str, device: torch.device) -> GradScaler:
-    """Loss scaling that keeps small float16 gradients above zero; without effect otherwise.
-
-    Raises `ValueError` for float16 on another device than CUDA, where it gains nothing.
-    """
+    """Loss scaling that keeps small float16 gradients above zero; without effect otherwise."""
     half = precision == "float16"
-    if half and device.type != "cuda":
-        raise ValueError(
-            f"precision is 'float16', which is for CUDA, not for {device.type}: choose bfloat16 "
-            "or float32"
-        )
     return GradScaler(device.type, enabled=half)

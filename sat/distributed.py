@@ -22,7 +22,7 @@ from sat import torchrun
 from sat.stop_signals import STOP_SIGNALS, Stopped, note_stops
 
 T = TypeVar("T")
-Loss = Callable[[Any], tuple[Tensor, dict[str, float]]]
+Loss = Callable[[Any], tuple[Tensor, dict[str, Any]]]
 
 LOST = ("gloo", "pair closure")
 """in the errors of gloo that have no type of their own: its sources' paths, a pair it gave up"""
@@ -114,7 +114,7 @@ def barrier() -> None:
     all_reduce_sum({})
 
 
-def all_reduce_sum(values: dict[str, float]) -> dict[str, float]:
+def all_reduce_sum(values: dict[T, float]) -> dict[T, float]:
     """The sums over all ranks of values that have the same names on all of them.
 
     Besides, all ranks learn of the stop signals that any of them got: see `raise_stop`.
@@ -127,6 +127,13 @@ def all_reduce_sum(values: dict[str, float]) -> dict[str, float]:
     totals = sums.tolist()
     _agreed[:] = [number for number, n in zip(STOP_SIGNALS, totals[len(values) :]) if n]
     return dict(zip(values, totals))
+
+
+def all_ranks_sum(values: Tensor) -> Tensor:
+    """The sums over all ranks of values float[...], in place and on their device."""
+    if _is_group():
+        dist.all_reduce(values)
+    return values
 
 
 def raise_stop() -> None:

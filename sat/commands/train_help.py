@@ -15,7 +15,7 @@ SECTIONS = {
     "model": "family embeddings fine_tune_embeddings",
     "captions and images": "captions batches mirror cache_features cache_dir workers",
     "loss": "alpha_c penalty_scaling label_smoothing grad_clip grad_clip_by",
-    "the whole run": "stages choose_decoding validation_batch_size device precision seed "
+    "the whole run": "stages choose_decoding validation_batch_size device precision compile seed "
     "ddp_timeout save_minutes tracker log_every",
 }
 """of the flags that are not of one part of the config"""

@@ -157,12 +157,15 @@ class TrainConfig:
     validation_batch_size: int = 64
     """images captioned together"""
     workers: int = 1
-    """processes that read images; features are read by the main process"""
+    """processes that read images; features are read by them on CUDA, else by the main process"""
     device: str = "auto"
     """auto: CUDA where there is one; else any torch device"""
-    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """of the matrix products (autocast); float16: CUDA only; auto: bfloat16 on CUDA or a
+    precision: Literal["float32", "tf32", "bfloat16", "float16", "auto"] = "float32"
+    """of the matrix products (autocast); tf32 and float16: CUDA only; auto: bfloat16 on CUDA or a
     processor that has it (AVX512-BF16, AMX), else float32"""
+    compile: bool = False
+    """compile the training step with torch.compile: the first steps take a minute or two, later
+    ones less; needs Triton on CUDA, a C++ compiler on processors"""
     ddp_timeout: float = 1800.0
     """seconds that the processes of torchrun wait for one of them before all stop"""
     save_minutes: float = 10.0

@@ -42,7 +42,8 @@ class Batch(NamedTuple):
     @property
     def step_size(self) -> StepSize:
         """The size of the whole step."""
-        return self.share_of or StepSize(int((self.lengths - 1).sum()), len(self.lengths))
+        captions = len(self.lengths)
+        return self.share_of or StepSize(sum(self.lengths.tolist()) - captions, captions)
 
 
 def microbatches(batch: Batch, parts: int) -> list[Batch]:

@@ -7,6 +7,7 @@ finished caption.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from sat.config.decoding import DecodingConfig
 from sat.decoding.constraints import apply_constraints, end_ids, next_log_probabilities
 from sat.decoding.hypothesis import NEG_INF, Hypothesis, is_settled, rank_hypotheses
 from sat.models.base import CaptionModel
-from sat.ops.ragged_rows import RaggedRows
+from sat.ops.ragged_rows import RaggedRows, from_host
 
 
 def beam_search(
@@ -31,58 +32,62 @@ def beam_search(
     device, num_images = features.device, len(features)
     done: list[list[Hypothesis]] = [[] for _ in range(num_images)]
     state = model.start(features)
-    images = torch.arange(num_images, device=device)  # the image of each row
-    beams_left = torch.full((num_images,), options.beam_size, device=device)
-    scores = torch.zeros(num_images, device=device)
-    ends = torch.tensor(end_ids(model, options), device=device)
-    words = torch.empty(num_images, 0, dtype=torch.long, device=device)  # (N, t)
-    tokens = torch.full((num_images,), model.start_id, device=device)
+    # On the host, as all but the state: the device is waited for once a word.
+    images = np.arange(num_images)  # the image of each row
+    beams_left = np.full(num_images, options.beam_size)
+    scores = np.zeros(num_images, np.float32)
+    ends = end_ids(model, options)
+    words = np.empty((num_images, 0), np.int64)  # (N, t)
+    tokens = np.full(num_images, model.start_id)
     for length in range(1, options.max_length + 1):
-        logits, state = model.step(tokens, state)
-        log_p = next_log_probabilities(logits, words, model, options)
-        log_p = apply_constraints(log_p, words, model, options)
+        logits, state = model.step(from_host(tokens, device), state)
+        so_far = torch.from_numpy(words)
+        log_p = next_log_probabilities(logits, so_far, model, options)
+        log_p = apply_constraints(log_p, so_far, model, options)
         spare = options.keeps_width and length < options.max_length
         wanted = beams_left * (1 + len(ends)) if spare else beams_left  # in case some end
-        rows, tokens, scores = _best_of_each_image(log_p, scores, images, wanted)  # (B, K)
-        rank = torch.arange(scores.shape[1], device=device)
-        alive = (rank < wanted.unsqueeze(1)) & (scores > NEG_INF)
-        ended = alive & torch.isin(tokens, ends)
-        image, position = (ended & (rank < beams_left.unsqueeze(1))).nonzero(as_tuple=True)
-        lines, totals = words[rows[image, position]], scores[image, position]
-        for index, line, score in zip(image.tolist(), lines.tolist(), totals.tolist()):
-            done[index].append(Hypothesis(line, score, finished=True))
+        rows, tokens, totals = _best_of_each_image(log_p, scores, images, wanted)  # (B, K)
+        rank = np.arange(totals.shape[1])
+        alive = (rank < wanted[:, None]) & (totals > NEG_INF)
+        ended = alive & np.isin(tokens, ends)
+        at = np.nonzero(ended & (rank < beams_left[:, None]))
+        for image, line, score in zip(at[0], words[rows[at]].tolist(), totals[at].tolist()):
+            done[image].append(Hypothesis(line, score, finished=True))
         going = alive & ~ended
         if not options.keeps_width:
-            beams_left = beams_left - ended.sum(1)
+            beams_left = beams_left - ended.sum(axis=1)
         elif spare:
-            going &= going.cumsum(1) <= options.beam_size
-            best = scores.masked_fill(~going, NEG_INF).amax(1).tolist()
+            going &= going.cumsum(axis=1) <= options.beam_size
+            best = np.where(going, totals, NEG_INF).max(axis=1).tolist()
             over = [is_settled(*one, length, options) for one in zip(done, best)]
-            going &= ~torch.tensor(over, device=device).unsqueeze(1)
-        images, position = going.nonzero(as_tuple=True)
+            going &= ~np.array(over)[:, None]
+        at = np.nonzero(going)
+        images, rows, tokens, scores = at[0], rows[at], tokens[at], totals[at]  # (N,)
         if len(images) == 0:
             return rank_hypotheses(done, options)
-        rows, tokens, scores = (part[images, position] for part in (rows, tokens, scores))  # (N,)
-        words = torch.cat([words[rows], tokens.unsqueeze(1)], dim=1)
-        state = model.reorder(state, rows)
-    for index, line, score in zip(images.tolist(), words.tolist(), scores.tolist()):
-        done[index].append(Hypothesis(line, score, finished=False))
+        words = np.concatenate([words[rows], tokens[:, None]], axis=1)
+        state = model.reorder(state, torch.from_numpy(rows))
+    for image, line, score in zip(images, words.tolist(), scores.tolist()):
+        done[image].append(Hypothesis(line, score, finished=False))
     return rank_hypotheses(done, options)
 
 
 def _best_of_each_image(
-    log_p: Tensor, scores: Tensor, images: Tensor, beams_left: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    log_p: Tensor, scores: np.ndarray, images: np.ndarray, beams_left: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best continuations of each image, best first: row, next word, total score, each [B, K].
 
     `log_p` float[N, V] of the next words, `scores` float[N] so far. K is the largest number of
     `beams_left` int[B]; missing candidates have the score -inf.
     """
-    width = int(beams_left.max())
+    device, width = log_p.device, int(beams_left.max())
     best, word = log_p.topk(min(width, log_p.shape[1]), dim=1)  # an image takes no more of one row
-    ragged = RaggedRows(images, len(beams_left))
-    candidates = ragged.pad(best + scores.unsqueeze(1), fill=NEG_INF).flatten(1)
+    ragged = RaggedRows(torch.from_numpy(images), len(beams_left), device)
+    best = best + from_host(scores, device).unsqueeze(1)
+    candidates = ragged.pad(best, fill=NEG_INF).flatten(1)
     best, position = candidates.topk(min(width, candidates.shape[1]), dim=1)
-    rows = ragged.pad(torch.arange(len(images), device=images.device))
+    rows = ragged.pad(torch.arange(len(images), device=device))
     row = rows.gather(1, position // word.shape[1])
-    return row, ragged.pad(word).flatten(1).gather(1, position), best
+    word = ragged.pad(word).flatten(1).gather(1, position)
+    found = torch.stack([row.int(), word.int(), best.view(torch.int32)]).cpu().numpy()  # one wait
+    return found[0].astype(np.int64), found[1].astype(np.int64), found[2].view(np.float32)

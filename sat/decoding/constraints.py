@@ -25,7 +25,8 @@ def next_log_probabilities(
     logits, beams = logits.float(), options.beam_size > 1 and not options.samples
     if options.repetition_penalty == 1:
         return logits.log_softmax(dim=-1)
-    scores, said = logits.log_softmax(dim=-1) if beams else logits, _with_start(words, model)
+    scores = logits.log_softmax(dim=-1) if beams else logits
+    said = _with_start(words, model).to(logits.device, non_blocking=True)
     lower = scores.gather(1, said)
     factor = options.repetition_penalty ** torch.where(lower < 0, 1.0, -1.0)
     scores = scores.scatter(1, said, lower * factor)
@@ -58,8 +59,8 @@ def apply_constraints(
         _force(log_p, [tokens.forced_bos_token_id])
     if length == options.max_length - 1 and tokens.forced_eos_token_id:
         _force(log_p, [*tokens.forced_eos_token_id])
-    ids = torch.tensor(sorted(banned), dtype=torch.long, device=log_p.device)
-    log_p.index_fill_(1, ids, NEG_INF)
+    ids = torch.tensor(sorted(banned), dtype=torch.long)
+    log_p.index_fill_(1, ids.to(log_p.device, non_blocking=True), NEG_INF)
     if too_short:  # a row without any allowed word may end early
         stuck = (log_p.amax(dim=1) == NEG_INF).unsqueeze(1)
         log_p[:, ends] = torch.where(stuck, end_log_p, log_p[:, ends])

@@ -23,15 +23,15 @@ def sample(
     score of a caption is its log-probability before that. The global generator draws by default.
     """
     repeats = options.num_return_sequences
-    images = torch.arange(len(features), device=features.device).repeat_interleave(repeats)
+    images, device = torch.arange(len(features)).repeat_interleave(repeats), features.device
     state = model.reorder(model.start(features), images)
-    words = images.new_full((len(images), options.max_length), model.pad_id)  # (N, T)
-    scores = torch.zeros(len(images), device=features.device)
-    ended = torch.zeros_like(images, dtype=torch.bool)
-    rows = torch.arange(len(images), device=features.device)  # the captions that state holds
+    rows = torch.arange(len(images), device=device)  # the captions that state holds
+    words = rows.new_full((len(images), options.max_length), model.pad_id)  # (N, T)
+    scores = torch.zeros(len(images), device=device)
+    ended = torch.zeros_like(rows, dtype=torch.bool)
     tokens = torch.full_like(rows, model.start_id)
     stops = end_ids(model, options)
-    ends = torch.tensor(stops, device=features.device)
+    ends = torch.tensor(stops, device=device)
     for t in range(options.max_length):
         logits, state = model.step(tokens, state)
         log_p = next_log_probabilities(logits, words[rows, :t], model, options)
@@ -42,12 +42,12 @@ def sample(
         scores[rows] += log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended[rows], 0)
         words[rows, t] = tokens
         ended[rows] |= torch.isin(tokens, ends)
-        active = (~ended[rows]).nonzero().flatten()
+        active = (~ended[rows]).cpu().nonzero().flatten()  # the one wait for the device
         if len(active) == 0:
             break
         if len(active) <= len(rows) / 2:  # not more often, since it copies the state
+            state, active = model.reorder(state, active), active.to(device, non_blocking=True)
             rows, tokens = rows[active], tokens[active]
-            state = model.reorder(state, active)
     done: list[list[Hypothesis]] = [[] for _ in range(len(features))]
     for image, line, score, finished in zip(
         images.tolist(), words.tolist(), scores.tolist(), ended.tolist()

@@ -59,7 +59,7 @@ class CaptionModel(Protocol):
         """Logits float[N, V] of the word after tokens int[N], and the next state."""
 
     def reorder(self, state: Any, index: Tensor) -> Any:
-        """The state whose row i is row index[i] of this one."""
+        """The state whose row i is row index[i] of this one; `index` int[N] is on the host."""
 
     def __call__(
         self, features: Tensor, captions: Tensor, lengths: Tensor, *, output_attentions: bool = True
@@ -71,6 +71,9 @@ class CaptionModel(Protocol):
 
     def set_trainable(self, stage: StageConfig, *, embeddings: bool) -> None:
         """Let the parts learn that the stage names, and freeze the others."""
+
+    def compile_training(self) -> None:
+        """Let torch.compile turn the small operations of a training step into few kernels."""
 
     def frozen_part(self) -> FrozenPart | None:
         """The encoder, or its blocks before the first that learns; None where all of it learns."""

@@ -67,6 +67,7 @@ class DecoderWithAttention(nn.Module):
         self.hard = attention == "hard"
         self.set_attention_mode(test_attention)
         self._shared_mode: str | None = None
+        self.compiled = False
         self.gate, self.initial_state, self.output = gate, initial_state, output
         self.dropout_sites = dropout_sites
         self.attention = Attention(
@@ -188,7 +189,12 @@ class DecoderWithAttention(nn.Module):
                 context=of_context,
                 hidden=lstm.weight_hh,
             ),
-            UnrollOptions(packed.batch_sizes, self.attention.activation, self._attention_mode()),
+            UnrollOptions(
+                packed.batch_sizes,
+                self.attention.activation,
+                self._attention_mode(),
+                self.compiled and self.training,
+            ),
         )
         embedded, hiddens, contexts = (
             packed.drop_finished(part) for part in (embedded, steps.hiddens, steps.contexts)
@@ -208,9 +214,9 @@ class DecoderWithAttention(nn.Module):
         """
         state, mode, steps = self.start(features), self._attention_mode(), []
         packed = PackedCaptions(lengths, captions.shape, state.features)
-        state = self.reorder(state, packed.image_index)
+        state = self.reorder(state, packed.image_index.cpu())
         for t, n in enumerate(packed.active_sizes):  # captions with a word left, longest first
-            state = self.reorder(state, torch.arange(n, device=captions.device))
+            state = self.reorder(state, torch.arange(n))
             output, state = self.step_with_map(captions[packed.order[:n], t], state, mode)
             steps.append(output)
         logits, alphas, locations = zip(*steps)
@@ -233,7 +239,7 @@ class DecoderWithAttention(nn.Module):
         """The mode of this batch, one of `ATTENTION_MODES`; drawn when hard attention trains."""
         if self._shared_mode or not self.training:
             return self._shared_mode or self.test_attention
-        sampled = self.hard and torch.rand(()).item() >= EXPECTED_SHARE
+        sampled = self.hard and torch.rand(1).tolist()[0] >= EXPECTED_SHARE
         return "sampled" if sampled else "expected"
 
     def _masks(self, sizes: list[int]) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sat.ops.ragged_rows import RaggedRows
+from sat.ops.ragged_rows import RaggedRows, from_host, is_identity
 
 
 class State(NamedTuple):
@@ -23,14 +23,17 @@ class State(NamedTuple):
     rows: RaggedRows  # the image of each row
 
     def reorder(self, index: Tensor) -> State:
-        """The state whose row i is row index[i] of this one.
+        """The state whose row i is row index[i] of this one; `index` int[N] is on the host.
 
         Images without a row are dropped once they are half of all images: copying them is slow.
         """
         features, projected, hidden, cell, rows = self
-        images = rows.image_index[index]
+        if is_identity(index.numpy(), len(hidden)):
+            return self
+        images, device = rows.image_index[index], features.device
         if len(features) > 1 and len(kept := images.unique()) <= len(features) / 2:
+            images, kept = torch.searchsorted(kept, images), from_host(kept.numpy(), device)
             features, projected = features.index_select(0, kept), projected.index_select(0, kept)
-            images = torch.searchsorted(kept, images)
-        hidden, cell = hidden.index_select(0, index), cell.index_select(0, index)
-        return State(features, projected, hidden, cell, RaggedRows(images, len(features)))
+        on_device = from_host(index.numpy(), device)
+        hidden, cell = hidden.index_select(0, on_device), cell.index_select(0, on_device)
+        return State(features, projected, hidden, cell, RaggedRows(images, len(features), device))

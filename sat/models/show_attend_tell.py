@@ -71,6 +71,11 @@ class ShowAttendTell(nn.Module):
         self.encoder.fine_tune(stage.fine_tunes, stage.encoder_from_block)
         self.decoder.fine_tune_embeddings(embeddings)
 
+    def compile_training(self) -> None:
+        for block in self.encoder.body:
+            block.compile()
+        self.decoder.compiled = True
+
     def set_attention_mode(self, mode: str) -> None:
         self.decoder.set_attention_mode(mode)
 

@@ -23,7 +23,7 @@ from sat.models.base import FrozenPart, Normalize, Output
 from sat.models.hf_networks import FRESH_MEAN, FRESH_STD
 from sat.models.image_cache import SHARED, ImageLayer, copy_cache
 from sat.ops.packed_captions import captions_per_image
-from sat.ops.ragged_rows import RaggedRows
+from sat.ops.ragged_rows import RaggedRows, from_host, is_identity
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "encoder_attn", "enc_to_dec_proj")
 """in the names of its weights"""
@@ -128,6 +128,10 @@ class VitGpt2(nn.Module):
         """Features float[B, P, D] as they were cached, in single precision."""
         return cached.float()
 
+    def compile_training(self) -> None:
+        self.encoder.compile()
+        self.decoder.compile()
+
     def frozen_part(self) -> FrozenPart | None:
         learns = any(weight.requires_grad for weight in self.encoder.parameters())
         return None if learns else FrozenPart(self.encoder, self.encode)
@@ -159,9 +163,9 @@ class VitGpt2(nn.Module):
         self._check_length(past_length + 1)
         cache = EncoderDecoderCache(copy_cache(state.words), copy_cache(state.patches))
         with self._attention(SHARED):
-            output = self.decoder(
+            output = self.decoder.forward(  # the call itself may be compiled, for training
                 input_ids=tokens.unsqueeze(1),
-                attention_mask=tokens.new_ones(len(tokens), past_length + 1),
+                attention_mask=self._mask(tokens.unsqueeze(1), past_length),
                 encoder_hidden_states=state.features,
                 use_cache=True,
                 **{self.cache_name: cache},
@@ -170,14 +174,29 @@ class VitGpt2(nn.Module):
         return output.logits[:, -1], State(state.features, state.rows, words, patches)
 
     def reorder(self, state: State, index: Tensor) -> State:
-        words = copy_cache(state.words, index)
+        if is_identity(index.numpy(), len(state.rows.image_index)):
+            return state
+        device = state.features.device
+        on_device = from_host(index.numpy(), device)
+        words = copy_cache(state.words, on_device)
+        rows = RaggedRows(state.rows.image_index[index], state.rows.num_images, device)
         if not self._shares_keys:
-            features, patches = state.features[index], copy_cache(state.patches, index)
-            return State(features, state.rows, words, patches)
-        rows = RaggedRows(state.rows.image_index[index], len(state.features))
+            features, patches = state.features[on_device], copy_cache(state.patches, on_device)
+            return State(features, rows, words, patches)
         layers: Any = state.patches.layers
         patches = Cache(layers=[layer.of_rows(rows) for layer in layers])
         return State(state.features, rows, words, patches)
+
+    def _mask(self, words: Tensor, past: int, maps: bool = False) -> Tensor:
+        """Which words those of int[B, T], after `past` ones, may see: themselves and those before.
+
+        Padding needs no mask, it is behind all real words. Of a mask of rows `transformers` would
+        ask, waiting for the device, whether anything is masked; of a whole one it does not.
+        """
+        if maps or not self._shares_keys:  # eager attention, which does not ask
+            return words.new_ones(len(words), past + words.shape[1])
+        sees = words.new_ones(words.shape[1], past + words.shape[1], dtype=torch.bool)
+        return sees.tril_(past)[None, None]
 
     @property
     def _shares_keys(self) -> bool:
@@ -200,18 +219,19 @@ class VitGpt2(nn.Module):
         repeats = captions_per_image(captions.shape[0], features.shape[0])
         words = captions[:, :-1]
         self._check_length(words.shape[1])
-        real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1
         # eager attention alone returns maps
         with self._attention("eager" if output_attentions else self.fast_attention):
-            output = self.decoder(
+            output = (self.decoder if self.training else self.decoder.forward)(
                 input_ids=words,
-                attention_mask=real.long(),
+                attention_mask=self._mask(words, 0, maps=output_attentions),
                 encoder_hidden_states=self._project(features).repeat_interleave(repeats, dim=0),
                 output_attentions=output_attentions,
                 use_cache=False,
             )
         if not output_attentions:
             return Output(output.logits, None)
+        lengths = lengths.to(words.device, non_blocking=True)
+        real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1
         heads = output.cross_attentions[self.attention_layer]  # (B, H, T-1, P)
         maps = heads.mean(1) if self.attention_head is None else heads[:, self.attention_head]
         return Output(output.logits, _patches(maps) * real.unsqueeze(2))

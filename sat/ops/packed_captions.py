@@ -5,10 +5,13 @@ B captions, T words to predict in the longest, N words in all.
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from sat.ops.ragged_rows import is_identity
+from sat.ops.ragged_rows import from_host, is_identity
 
 
 def captions_per_image(captions: int, images: int) -> int:
@@ -33,37 +36,40 @@ class PackedCaptions:
         """Captions of `shape` (B, T + 1) and `lengths` int[B], start and end counted.
 
         `features` [I, ...] are those of the I images that have B / I captions each, one after
-        another; `image_index` int[B] is the image of each sorted caption. Raises `ValueError` if
-        B is not a multiple of I.
+        another; `image_index` int[B] is the image of each sorted caption. Lengths on the host spare
+        a wait for the device. Raises `ValueError` if B is not a multiple of I.
         """
         per_image = captions_per_image(shape[0], len(features))
-        to_predict, self.order = (lengths.flatten() - 1).sort(descending=True, stable=True)
-        self.image_index, self._num_images = self.order // per_image, len(features)
+        to_predict = lengths.flatten().cpu().numpy() - 1
+        order = np.argsort(-to_predict, kind="stable")
+        image_index = order // per_image
         self.steps = steps = shape[1] - 1
-        device, dtype = lengths.device, features.dtype
-        active = torch.arange(steps, device=device).unsqueeze(1) < to_predict  # (T, B)
-        self.active_sizes = [n for n in active.sum(1).tolist() if n]
-        multiple = 16 if dtype in (torch.bfloat16, torch.float16) else 1
+        active = np.arange(steps)[:, None] < to_predict[order]  # (T, B)
+        self.active_sizes = [n for n in active.sum(axis=1).tolist() if n]
+        multiple = 16 if features.dtype in (torch.bfloat16, torch.float16) else 1
         self.batch_sizes = [min(shape[0], -(-n // multiple) * multiple) for n in self.active_sizes]
-        computed = torch.zeros_like(active)
+        computed = np.zeros_like(active)
         for step, n in enumerate(self.batch_sizes):
             computed[step, :n] = True
-        self._computed = computed
+        positions = order * steps + np.arange(steps)[:, None]  # in the flat int[B, T]
+        on_device = partial(from_host, device=features.device)
+        self.order, self.image_index = on_device(order), on_device(image_index)
+        self._one_each = is_identity(image_index, len(features))
+        self._computed = on_device(positions[computed])
+        self._positions = on_device(positions[active])
         self._active_rows = None
         if self.batch_sizes != self.active_sizes:
-            self._active_rows = active[computed].nonzero().flatten()
-        positions = self.order * steps + torch.arange(steps, device=device).unsqueeze(1)
-        self._positions = positions[active]
+            self._active_rows = on_device(np.flatnonzero(active[computed]))
 
     def repeat(self, of_images: Tensor) -> Tensor:
         """The rows [B, ...] of the sorted captions, from one row [I, ...] an image."""
-        if is_identity(self.image_index, self._num_images):
+        if self._one_each:
             return of_images
         return of_images.index_select(0, self.image_index)
 
     def pack(self, words: Tensor) -> Tensor:
         """The words of int[B, T], given in the order of the batch, packed by `batch_sizes`."""
-        return words.index_select(0, self.order).t()[self._computed]
+        return words.flatten().index_select(0, self._computed)
 
     def drop_finished(self, packed: Tensor) -> Tensor:
         """The rows [N, X] packed by `active_sizes`, from rows packed by `batch_sizes`."""

@@ -5,6 +5,7 @@ N rows, B images, K rows of the image that has most.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,26 +17,31 @@ class RaggedRows:
     that work image by image need the table. Rows of one image need not be adjacent.
     """
 
-    def __init__(self, image_index: Tensor, num_images: int) -> None:
-        """`image_index` int[N] is the image of each row, one of `num_images`."""
+    def __init__(self, image_index: Tensor, num_images: int, device: torch.device | str) -> None:
+        """`image_index` int[N] is the image of each row, one of `num_images`.
+
+        It is on the host, so that nobody waits for the `device` of the rows.
+        """
         self.image_index, self.num_images = image_index, num_images
         self._is_dense = num_images == 1
         if self._is_dense:  # the general case gives the same, after several small operations
             self.width = image_index.shape[0]
             return
-        counts = image_index.bincount(minlength=num_images)  # (B,)
+        index = image_index.numpy()
+        counts = np.bincount(index, minlength=num_images)  # (B,)
         self.width = int(counts.max())
-        order = image_index.argsort(stable=True)
-        first = counts.cumsum(0) - counts  # position in `order` of each image's first row
-        rank = torch.empty_like(image_index)
-        rank[order] = torch.arange(len(order), device=order.device) - first[image_index[order]]
-        self._positions = image_index * self.width + rank
-        self._is_dense = is_identity(self._positions, num_images * self.width)
+        order = np.argsort(index, kind="stable")
+        first = counts.cumsum() - counts  # position in `order` of each image's first row
+        rank = np.empty_like(index)
+        rank[order] = np.arange(len(order)) - first[index[order]]
+        positions = index * self.width + rank
+        self._is_dense = is_identity(positions, num_images * self.width)
+        self._positions = from_host(positions, device)
 
     @classmethod
     def one_each(cls, num_images: int, device: torch.device) -> RaggedRows:
         """One row for each image, in order."""
-        rows = cls(torch.arange(num_images, device=device), 1)
+        rows = cls(torch.arange(num_images), 1, device)
         rows.num_images, rows.width = num_images, 1
         return rows
 
@@ -52,6 +58,11 @@ class RaggedRows:
         return rows if self._is_dense else rows.index_select(0, self._positions)
 
 
-def is_identity(index: Tensor, length: int) -> bool:
+def is_identity(index: np.ndarray, length: int) -> bool:
     """True for 0, 1, ... length - 1: an index that moves nothing."""
-    return torch.equal(index, torch.arange(length, device=index.device))
+    return np.array_equal(index, np.arange(length))
+
+
+def from_host(values: np.ndarray, device: torch.device | str) -> Tensor:
+    """The values on the device, for which nobody waits."""
+    return torch.from_numpy(values).to(device, non_blocking=True)

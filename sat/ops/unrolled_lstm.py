@@ -13,6 +13,8 @@ by step, see `packed_captions.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -78,6 +80,7 @@ class UnrollOptions(NamedTuple):
     batch_sizes: list[int]  # captions at each step
     activation: str  # inside f_att: "tanh" or "relu"
     mode: str = "expected"  # of attention: "expected", "sampled" or "argmax"
+    compiled: bool = False  # by torch.compile: the small operations of a step become few kernels
 
 
 class UnrolledSteps(NamedTuple):
@@ -125,14 +128,13 @@ class _StepGradients(NamedTuple):
     gates: Tensor  # float[n, 4H]: of the LSTM, before their activations
 
 
-def _forward_step(inputs: UnrollInputs, w: CellWeights, options: UnrollOptions) -> _Step:
+def _forward_step(inputs: UnrollInputs, w: CellWeights, activation: str, mode: str) -> _Step:
     """One word of n captions: `inputs` are their features, state, and the word's part."""
     features, projected, word_gates, hidden, cell = inputs
     query = linear(hidden, w.query, w.query_bias)
-    scores = attention_scores(projected, query.unsqueeze(1), w.score, options.activation)
+    scores = attention_scores(projected, query.unsqueeze(1), w.score, activation)
     alpha = scores.squeeze(1).to(cell.dtype).softmax(dim=1)
-    expected = options.mode == "expected"
-    attended = alpha if expected else select_locations(alpha, options.mode)
+    attended = alpha if mode == "expected" else select_locations(alpha, mode)
     on_features = on_cells(attended.to(features.dtype), features).unsqueeze(1)  # (n, 1, C)
     ungated = context = torch.bmm(on_features, features).squeeze(1)  # (n, D)
     beta = linear(hidden, w.beta, w.beta_bias).sigmoid_()
@@ -175,16 +177,26 @@ def _backward_step(
     return _StepGradients(d_hidden, d_cell, d_query, d_ungated, d_beta, d_gates)
 
 
+@cache
+def step_functions(compiled: bool) -> tuple[Callable[..., _Step], Callable[..., _StepGradients]]:
+    """`_forward_step` and `_backward_step`, compiled for any number of captions or as they are."""
+    if not compiled:
+        return _forward_step, _backward_step
+    return torch.compile(_forward_step, dynamic=True), torch.compile(_backward_step, dynamic=True)
+
+
 class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: UnrollOptions, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+        forward_step, _ = step_functions(options.compiled)
+        tensors = tuple(tensor.detach() for tensor in tensors)  # one kind of tensor to compile for
         count, sizes = len(UnrollInputs._fields), options.batch_sizes
         inputs, w = UnrollInputs(*tensors[:count]), CellWeights(*tensors[count:])
         features, projected, word_gates, hidden, cell = inputs
         hidden, steps = hidden.to(features.dtype), []
         for n, gates in zip(sizes, word_gates.split(sizes)):
             now = UnrollInputs(features[:n], projected[:n], gates, hidden[:n], cell[:n])
-            steps.append(_forward_step(now, w, options))
+            steps.append(forward_step(now, w, options.activation, options.mode))
             hidden, cell = steps[-1].lstm.hidden, steps[-1].lstm.cell
         locations = None
         if options.mode != "expected":
@@ -204,6 +216,7 @@ class _Unroll(torch.autograd.Function):
     def backward(ctx: Any, d_hiddens: Tensor, d_contexts: Tensor, d_alphas: Tensor, _: Any) -> Any:
         features, projected, *weights = ctx.saved_tensors
         w, steps, sizes = CellWeights(*weights), ctx.steps, ctx.options.batch_sizes
+        _, backward_step = step_functions(ctx.options.compiled)
         d_cell = torch.zeros_like(steps[0].cell_before)
         d_hidden = torch.zeros_like(d_cell)
         scores = ScoreGradients(projected, w.score, ctx.options.activation, d_cell.dtype)
@@ -212,7 +225,7 @@ class _Unroll(torch.autograd.Function):
         for step, (d_output, d_context, d_alpha) in reversed(list(zip(steps, outputs))):
             n = len(step.query)
             d_lstm = d_hidden[:n] + d_output, d_cell[:n]
-            d_step = _backward_step(step, d_lstm, d_context, d_alpha, features[:n], w, scores)
+            d_step = backward_step(step, d_lstm, d_context, d_alpha, features[:n], w, scores)
             d_hidden[:n], d_cell[:n] = d_step.hidden, d_step.cell
             found.append(d_step)
         d = _StepGradients(*(torch.cat(parts) for parts in zip(*reversed(found))))

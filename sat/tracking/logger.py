@@ -45,15 +45,21 @@ class RunLogger:
         self.every, self.val, self.vocabulary = config.log_every, val, vocabulary
         self.references: list[dict[str, Any]] = []
 
-    def after_step(self, step: int, model: nn.Module, values: dict[str, float]) -> None:
-        """Show, every `log_every` steps, these values and histograms of all trained weights.
+    def is_due(self, step: int) -> bool:
+        """True every `log_every` steps, and ten times as often before the first `log_every`.
 
-        Before the first `log_every` steps they are shown ten times as often, so that short runs
-        have curves. Gradients are shown after clipping. Raises `FloatingPointError` for a weight or
-        gradient that is not finite.
+        So short runs have curves.
         """
         every = self.every if step > self.every else max(1, self.every // 10)
-        if self.tracker is None or step % every:
+        return step % every == 0
+
+    def after_step(self, step: int, model: nn.Module, values: dict[str, float]) -> None:
+        """Show, where the step `is_due`, these values and histograms of all trained weights.
+
+        Gradients are shown after clipping. Raises `FloatingPointError` for a weight or gradient
+        that is not finite.
+        """
+        if self.tracker is None or not self.is_due(step):
             return
         self.tracker.scalars(step, {f"step/{name}": value for name, value in values.items()})
         found = {}

@@ -15,6 +15,7 @@ from torch import Tensor
 from sat.data.dataloader import Batch
 from sat.data.dataset import CaptionDataset, read_vocabulary
 from sat.metrics.pointing_game import cells_inside, named_objects
+from sat.ops.ragged_rows import from_host
 
 
 class AttentionBoxes:
@@ -38,25 +39,26 @@ class AttentionBoxes:
         rows, steps, masks = self._targets(batch, math.isqrt(alphas.shape[-1]))
         if not rows:
             return alphas.new_zeros(())
-        inside = torch.from_numpy(np.stack(masks)).to(alphas)
-        mass = (alphas[rows, steps] * inside).sum(dim=-1)
+        inside = from_host(np.stack(masks), alphas.device).to(alphas.dtype)
+        words = from_host(np.array(rows) * alphas.shape[1] + steps, alphas.device)
+        mass = (alphas.flatten(0, 1).index_select(0, words) * inside).sum(dim=-1)
         return -mass.clamp(min=torch.finfo(torch.float32).eps).log().sum()
 
     def _targets(self, batch: Batch, side: int) -> tuple[list[int], list[int], list[np.ndarray]]:
         """The captions and words that name objects, and the share of each cell that is inside."""
         rows, steps, masks = [], [], []
-        group = len(batch.captions) // len(batch.indices)
+        group, lengths = len(batch.captions) // len(batch.indices), batch.lengths.tolist()
+        views = [0] * len(batch.indices) if batch.views is None else batch.views.tolist()
         for i, index in enumerate(batch.indices.tolist()):
             if index not in self.boxes:
                 continue
-            mirrored = batch.views is not None and bool(batch.views[i])
             for row in range(i * group, (i + 1) * group):
-                ids = batch.captions[row, 1 : int(batch.lengths[row]) - 1].tolist()
+                ids = batch.captions[row, 1 : lengths[row] - 1].tolist()
                 words, tokens = self.vocabulary.words_and_lengths(ids)
                 last = list(itertools.accumulate(tokens))
                 for word, boxes in named_objects(words, self.boxes[index]):
                     inside = cells_inside(boxes, self.side, (side, side))
                     rows.append(row)
                     steps.append(last[word] - 1)
-                    masks.append((inside[:, ::-1] if mirrored else inside).flatten())
+                    masks.append((inside[:, ::-1] if views[i] else inside).flatten())
         return rows, steps, masks

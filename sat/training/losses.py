@@ -8,14 +8,26 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from sat.ops.ragged_rows import from_host
 
 
 def word_mask(lengths: Tensor, steps: int) -> Tensor:
     """bool[B, T]: True where a caption of `lengths` int[B] still has a word to predict."""
     return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def word_positions(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
+    """int[N]: where in a flat int[B, T] the words are that captions of `lengths` int[B] predict.
+
+    Lengths on the host spare a wait for the device.
+    """
+    real = np.arange(steps) < lengths.cpu().numpy()[:, None]
+    return from_host(np.flatnonzero(real), device)
 
 
 def cross_entropy(
@@ -25,7 +37,7 @@ def cross_entropy(
 
     `lengths` int[B] counts the words to predict, the end included.
     """
-    real = word_mask(lengths, targets.shape[1]).flatten().nonzero().squeeze(1)
+    real = word_positions(lengths, targets.shape[1], logits.device)
     logits = logits.flatten(0, 1).index_select(0, real)  # a mask's gradient is slow on the CPU
     targets = targets.flatten().index_select(0, real)
     return functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
@@ -90,6 +102,6 @@ def policy_gradient(logits: Tensor, drawn: Tensor, lengths: Tensor, advantages: 
     drawn int[B, T] are captions drawn from the model whose logits float[B, T, V] these are,
     advantages float[B] their rewards less a baseline that does not depend on the caption itself.
     """
-    mask = word_mask(lengths, drawn.shape[1])
+    mask = word_mask(lengths.to(logits.device, non_blocking=True), drawn.shape[1])
     log_p = logits.float().log_softmax(dim=-1).gather(2, drawn.unsqueeze(2)).squeeze(2)  # (B, T)
     return -(advantages * log_p.masked_fill(~mask, 0).sum(dim=1)).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -15,8 +15,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sat.config.training import StageConfig, TrainConfig
 from sat.distributed import all_reduce_sum
 from sat.models.base import CaptionModel
+from sat.training.objectives.base import Metrics
 
 Part = TypeVar("Part")
+NORM = "gradient_norm"
+"""a metric that all ranks have alike; the others are shares, that add up"""
 
 
 def adam(groups: list[dict[str, Any]]) -> Optimizer:
@@ -61,82 +64,113 @@ def set_learning_rates(optimizer: Optimizer, stage: StageConfig, scale: float) -
 
 def build_ema(model: CaptionModel, stage: StageConfig) -> AveragedModel | None:
     """The exponential moving average of the model's weights, where the stage takes one."""
-    if not stage.ema:
-        return None
-    return AveragedModel(cast(nn.Module, model), multi_avg_fn=ema_with_warmup(stage.ema))
+    return _WarmAverage(cast(nn.Module, model), stage.ema) if stage.ema else None
 
 
-def ema_with_warmup(decay: float) -> Callable[[Any, Any, Any], None]:
-    """The update of an average whose decay is min(decay, (1 + n) / (10 + n)) after n updates.
+class _WarmAverage(AveragedModel):
+    """A moving average whose decay is min(decay, (1 + n) / (10 + n)) after n updates.
 
     So an average of few steps is one of the latest of them, not of the random weights before: the
     rule of TensorFlow's ExponentialMovingAverage. n is saved with the average.
     """
 
-    def update(averaged: Any, current: Any, n: Any) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=self._update)
+        self._decay = decay
 
-    return update
+    def _update(self, averaged: Any, current: Any, on_device: Any) -> None:
+        n = int(self.n_averaged)  # on the host, where the average was built
+        get_ema_multi_avg_fn(min(self._decay, (1 + n) / (10 + n)))(averaged, current, on_device)
 
 
 def optimizer_step(
     optimizer: Optimizer,
     parts: Iterable[Part],
-    loss_of: Callable[[Part], tuple[Tensor, dict[str, float]]],
+    loss_of: Callable[[Part], tuple[Tensor, Metrics]],
     config: TrainConfig,
     scaler: GradScaler | None = None,
-) -> dict[str, float]:
+) -> Metrics:
     """Make one optimizer step from the parts of a batch; returns the step's metrics.
 
-    `loss_of` gives a part's share of the loss and of each metric: they are added up, over the ranks
-    too, and only one part is in memory at a time. The gradient is clipped as the config says; its
-    norm before that is the metric "gradient_norm". In float16 a step whose gradient overflows is
-    left out and the scale lowered, as long as there is one to lower. Raises `FloatingPointError`,
-    before any weight is changed, when loss or gradient is not finite.
+    `loss_of` gives a part's share of the loss and of each metric: they are added up, and only one
+    part is in memory at a time. The gradient is clipped as the config says; its norm before that is
+    the metric `NORM`. A step whose gradient is not finite is left out; in float16 the
+    scale is lowered then. Nobody waits for the device here: `read_metrics` does, and tells of such
+    a step (but RMSProp, which cannot leave out a step on the device, waits for the norm).
     """
     scaler = scaler or GradScaler("cpu", enabled=False)
     optimizer.zero_grad(set_to_none=True)
-    metrics: dict[str, float] = {}
+    metrics: Metrics = {}
     for part in parts:
         loss, shares = loss_of(part)
         scaler.scale(loss).backward()
-        shares = shares | {"loss": loss.item()}
+        shares = shares | {"loss": loss.detach()}
         metrics |= {name: metrics.get(name, 0.0) + value for name, value in shares.items()}
-    metrics = all_reduce_sum(metrics)
-    if not math.isfinite(total := metrics.pop("loss")):
-        raise FloatingPointError(f"the loss is {total}")
     scaler.unscale_(optimizer)
     norm = clip_gradient(optimizer, config)
-    if not math.isfinite(norm) and scaler.get_scale() <= 1:
-        raise FloatingPointError(f"the norm of the gradient is {norm}")
-    scaler.step(optimizer)
-    scaler.update()
-    return metrics | {"gradient_norm": norm}
+    if scaler.is_enabled():
+        scaler.step(optimizer)
+        scaler.update()
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):  # GradScaler too asks for this
+        told: Any = optimizer
+        told.grad_scale, told.found_inf = None, (~norm.isfinite()).float()
+        optimizer.step()
+        del told.grad_scale, told.found_inf
+    elif norm.isfinite():
+        optimizer.step()
+    return metrics | {NORM: norm}
 
 
-def clip_gradient(optimizer: Optimizer, config: TrainConfig) -> float:
+def read_metrics(
+    steps: Sequence[Metrics], scaler: GradScaler | None = None
+) -> Iterator[dict[str, float]]:
+    """The metrics of optimizer steps, in turn, over all ranks: the device is waited for once.
+
+    Raises `FloatingPointError` at a step whose loss or gradient is not finite; in float16 a
+    gradient may be, as long as there is a scale to lower.
+    """
+    entries = {(i, name): value for i, step in enumerate(steps) for name, value in step.items()}
+    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
+    if tensors:
+        read = torch.stack([value.float() for value in tensors.values()]).tolist()
+        entries |= dict(zip(tensors, read))
+    shares = {key: value for key, value in entries.items() if key[1] != NORM}
+    entries |= all_reduce_sum(shares)
+    may_overflow = scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1
+    for i, step in enumerate(steps):
+        metrics = {name: entries[i, name] for name in step}
+        if not math.isfinite(loss := metrics.pop("loss", 0.0)):
+            raise FloatingPointError(f"the loss is {loss}")
+        if not (may_overflow or math.isfinite(norm := metrics.get(NORM, 0.0))):
+            raise FloatingPointError(f"the norm of the gradient is {norm}")
+        yield metrics
+
+
+def clip_gradient(optimizer: Optimizer, config: TrainConfig) -> Tensor:
     """Clip the whole gradient's norm, or each of its elements (0: nothing); the norm before."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     by_norm = config.grad_clip_by == "norm"
     norm = nn.utils.clip_grad_norm_(weights, (by_norm and config.grad_clip) or math.inf)
     if config.grad_clip and not by_norm:
         nn.utils.clip_grad_value_(weights, config.grad_clip)
-    return norm.item()
+    return norm
 
 
 def warm_up(optimizer: Optimizer, steps: int) -> None:
     """Make step i of the first `steps` (from 1) use i / steps of the learning rates that are set.
 
-    Steps are counted by the optimizer's own state, so that a resumed run continues the warm-up.
+    The steps before are read from the optimizer's own state, so that a resumed run continues the
+    warm-up.
     """
     rates: list[float] = []
+    done: list[int] = []  # read once: on a GPU that waits
 
     def lower(optimizer: Optimizer, *_: Any) -> None:
-        counts = [state["step"] for state in optimizer.state.values()]
-        done = int(torch.stack(counts).max()) if counts else 0  # on a GPU: read once, not each
+        counts = [] if done else [state["step"] for state in optimizer.state.values()]
+        done[:] = [done[0] + 1 if done else int(torch.stack(counts).max()) if counts else 0]
         rates[:] = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
-            group["lr"] *= min(1.0, (done + 1) / steps)
+            group["lr"] *= min(1.0, (done[0] + 1) / steps)
 
     def restore(optimizer: Optimizer, *_: Any) -> None:
         for group, rate in zip(optimizer.param_groups, rates):

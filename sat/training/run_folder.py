@@ -25,15 +25,8 @@ EPOCH_SCORE = "epoch_Bleu_4"
 MAY_CHANGE = {
     *("data_folder", "data_name", "output_dir", "cache_dir", "push_to_hub", "workers", "device"),
     *("epochs", "stop_patience", "accumulate", "validation_batch_size", "choose_decoding"),
-    *(
-        "ddp_timeout",
-        "save_minutes",
-        "tracker",
-        "log_every",
-        "resume",
-        "resume_changed",
-        "overwrite",
-    ),
+    *("ddp_timeout", "save_minutes", "tracker", "log_every", "compile"),
+    *("resume", "resume_changed", "overwrite"),
 }
 """settings that may be others when a run is resumed"""
 OF_THE_MODEL = ("family", "encoder", "decoder", "hf", "embeddings", "init")

@@ -108,11 +108,12 @@ def build_stage(
         encoded = partial(with_features, captioner, folder=config.cache_dir, bar=bar)
         source, val = encoded(train, mirror=config.mirror), encoded(val, mirror=False)
     sampler = build_sampler(config, number, train)
+    on_cuda = captioner.device.type == "cuda"
     loader = training_loader(
         source,
         sampler,
-        workers=0 if cached else config.workers,
-        pin=captioner.device.type == "cuda",
+        workers=config.workers if on_cuda or not cached else 0,
+        pin=on_cuda,
     )
     return Stage(
         number=number,

@@ -31,7 +31,8 @@ from sat.stop_signals import defer_stop
 from sat.tracking.backends import tracker_kind
 from sat.tracking.logger import RunLogger
 from sat.training.initialization import initial_captioner, open_data
-from sat.training.optim import set_learning_rates
+from sat.training.objectives.base import Metrics
+from sat.training.optim import read_metrics, set_learning_rates
 from sat.training.run_folder import (
     add_line,
     check_folder,
@@ -88,9 +89,14 @@ class Trainer:
         self.captioner.config = dataclasses.replace(own, decoding=decoding)
         check_preprocessing(self.captioner.preprocessing, self.val)
         self.captioner.to(self.device)
+        if config.compile:
+            self.captioner.model.compile_training()
         self.folder = Path(config.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.state = initial_state(config, self.folder)
+        self.uncounted: list[tuple[Metrics, dict[str, float]]] = []
+        """the steps whose metrics still lie on the device, and their times"""
+        self.reads_each_step = self.device.type == "cpu"  # where nobody waits for that
 
     def run(self) -> None:
         """Run all stages, from the state of the run on; nobody else may write to its folder."""
@@ -141,13 +147,15 @@ class Trainer:
     def _run_stage(self, stage: Stage, run_logger: RunLogger) -> None:
         while not self.state.is_over(stage.config):
             try:
-                self._train_epoch(stage, run_logger)
-                self._finish_epoch(stage, run_logger)
-            except KeyboardInterrupt:
-                self._save("last", stage)
-                barrier()
-                logger.info("stopped in %s: go on with --resume", self.folder / "last")
-                raise
+                try:
+                    self._train_epoch(stage, run_logger)
+                    self._finish_epoch(stage, run_logger)
+                except KeyboardInterrupt:
+                    self._count_steps()
+                    self._save("last", stage)
+                    barrier()
+                    logger.info("stopped in %s: go on with --resume", self.folder / "last")
+                    raise
             except FloatingPointError as error:
                 saved = native.exists(self.folder / "last")
                 kept = f"the last good state is in {self.folder}" if saved else "nothing was saved"
@@ -173,20 +181,41 @@ class Trainer:
         for batch in stage.sampler.with_step_sizes(bar):
             arrived = time.monotonic()
             with defer_stop():
-                metrics = training_step(stage, batch, state.steps, self.config, self.scaler)
+                number = state.steps + len(self.uncounted)
+                metrics = training_step(stage, batch, number, self.config, self.scaler)
                 if stage.ema is not None:
                     stage.ema.update_parameters(model)
                 now = time.monotonic()
                 times = {"seconds": now - began, "waiting": arrived - began}
-                state.count(metrics, **times, captions=batch.step_size.captions)
-                metrics |= {"learning_rate": stage.optimizer.param_groups[0]["lr"]}
-                run_logger.after_step(state.global_step, model, metrics)
+                self.uncounted.append((metrics, times | {"captions": batch.step_size.captions}))
+                step = state.global_step + len(self.uncounted)
+                reads = self.reads_each_step or run_logger.is_due(step)
+                if reads:
+                    told = self._count_steps()
+                    told |= {"learning_rate": stage.optimizer.param_groups[0]["lr"]}
+                    run_logger.after_step(step, model, told)
+                else:
+                    barrier()  # in which ranks agree on stopping
             raise_stop()
-            bar.set_postfix(state.means(digits=3), refresh=False)
-            if now - saved_at > 60 * self.config.save_minutes:
-                self._save("last", stage)
-                saved_at = time.monotonic()
+            if reads:
+                bar.set_postfix(state.means(digits=3), refresh=False)
+                if now - saved_at > 60 * self.config.save_minutes:
+                    self._save("last", stage)
+                    saved_at = time.monotonic()
             began = time.monotonic()
+        self._count_steps()
+
+    def _count_steps(self) -> dict[str, float]:
+        """Read the metrics of the steps since the last reading, and count them; the latest ones.
+
+        Raises `FloatingPointError` for a step that is not finite: those before it are counted.
+        """
+        steps, self.uncounted = self.uncounted, []
+        metrics: dict[str, float] = {}
+        read = read_metrics([metrics for metrics, _ in steps], self.scaler)
+        for metrics, (_, counts) in zip(read, steps):
+            self.state.count(metrics, **counts)
+        return metrics
 
     def _finish_epoch(self, stage: Stage, run_logger: RunLogger) -> None:
         """Validate, keep the best, lower the learning rates, write the log line."""

@@ -183,7 +183,7 @@ def test_attention_with_two_regions_equals_numbers_by_hand() -> None:
         torch.nn.init.constant_(layer.weight, 2 if layer is attention.full_att else 1)
         torch.nn.init.zeros_(layer.bias)
     features, hidden = torch.tensor([[[0.5], [-0.25]]]), torch.tensor([[0.25]])
-    one = RaggedRows(torch.tensor([0]), 1)
+    one = RaggedRows(torch.tensor([0]), 1, "cpu")
     context, alpha, _ = attention(features, attention.project(features), hidden, one, "expected")
     first = 1 / (1 + 2.718281828 ** (-2 * 0.635148952))  # tanh(0.75) - tanh(0) = 0.635148952
     torch.testing.assert_close(alpha, torch.tensor([[first, 1 - first]]), **EXACT)

@@ -19,7 +19,7 @@ CASES = {
 
 def test_ragged_rows_of_one_image_pad_to_themselves() -> None:
     ragged, rows = (
-        RaggedRows(torch.zeros(3, dtype=torch.long), 1),
+        RaggedRows(torch.zeros(3, dtype=torch.long), 1, "cpu"),
         torch.arange(6.0).unflatten(0, (3, 2)),
     )
     assert torch.equal(ragged.pad(rows), rows.unsqueeze(0))
@@ -28,7 +28,7 @@ def test_ragged_rows_of_one_image_pad_to_themselves() -> None:
 
 @pytest.mark.parametrize("images", CASES.values(), ids=CASES)
 def test_ragged_rows_pad_groups_by_image_and_unpad_restores(images: list[int]) -> None:
-    ragged = RaggedRows(torch.tensor(images), 3)
+    ragged = RaggedRows(torch.tensor(images), 3, "cpu")
     rows = torch.arange(1.0, len(images) + 1)
     table = ragged.pad(rows.unsqueeze(1), fill=-1.0)
     width = max(images.count(image) for image in range(3))

@@ -11,7 +11,7 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, microbatches
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.objectives.self_critical import SelfCriticalObjective
-from sat.training.optim import optimizer_step
+from sat.training.optim import optimizer_step, read_metrics
 
 
 def cross_entropy_objective(
@@ -50,7 +50,8 @@ def step(
     with objective.step(batch, 0) as loss:
         parts = microbatches(batch, accumulate)
         metrics = optimizer_step(optimizer, parts, loss, config or TrainConfig(), scaler)
-    return objective.after_step(metrics)
+    (read,) = read_metrics([objective.after_step(metrics)], scaler)
+    return read
 
 
 def learn(

@@ -34,6 +34,7 @@ from sat.tracking.logger import RunLogger
 from sat.training import trainer
 from sat.training.initialization import initial_captioner, open_data
 from sat.training.objectives import cross_entropy
+from sat.training.optim import read_metrics
 from sat.training.stage import build_stage, training_step
 from sat.training.trainer import fit, quiet
 from sat.training.validation import choose_decoding, validate
@@ -75,7 +76,8 @@ def learn(config: TrainConfig, steps: int) -> tuple[list[dict[str, float]], dict
                 average = {} if stage.ema is None else tiny.weights(stage.ema)
                 return metrics, {"weights": state, "average": average}
             number = len(metrics)
-            metrics.append(training_step(stage, batch, number, config, GradScaler(enabled=False)))
+            made = training_step(stage, batch, number, config, GradScaler(enabled=False))
+            metrics += read_metrics([made])
             if stage.ema is not None:
                 stage.ema.update_parameters(captioner.model)
     raise AssertionError

@@ -23,7 +23,13 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, microbatches
 from sat.device import autocast, grad_scaler
 from sat.training import trainer as trainer_module
-from sat.training.optim import OPTIMIZERS, build_ema, build_optimizer, optimizer_step
+from sat.training.optim import (
+    OPTIMIZERS,
+    build_ema,
+    build_optimizer,
+    optimizer_step,
+    read_metrics,
+)
 from sat.training.trainer import Trainer, fit
 
 __all__ = ["captioner"]  # the fixture
@@ -183,7 +189,7 @@ def test_an_overflow_costs_one_step_and_halves_the_scale_until_there_is_none():
             weight.register_hook(lambda gradient: gradient * slope)
             return loss, {"loss": loss.item()}
 
-        optimizer_step(adam, [torch.ones(2)], loss_of, WHOLE, scaler)
+        list(read_metrics([optimizer_step(adam, [torch.ones(2)], loss_of, WHOLE, scaler)], scaler))
 
     take(math.inf)
     assert (scaler.get_scale(), weight.tolist()) == (2.0, [1.0, 1.0])

@@ -19,6 +19,7 @@ from sat.checkpoints import native, show_attend_tell
 from sat.config.decoding import DecodingConfig
 from sat.training import trainer as trainer_module
 from sat.training.objectives import cross_entropy
+from sat.training.optim import read_metrics
 from sat.training.trainer import Trainer, fit
 
 Steps = list[dict[str, float]]
@@ -36,7 +37,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     made, training_step = [], trainer_module.training_step
 
     def watched(*args: Any, **how: Any) -> dict[str, float]:
-        made.append(training_step(*args, **how))
+        made.extend(read_metrics([training_step(*args, **how)]))
         return made[-1]
 
     monkeypatch.setattr(trainer_module, "training_step", watched)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from sat.data.dataloader import Batch
 
-Metrics = dict[str, float]
+Metrics = dict[str, Any]
+"""float, or float[] on the device, which `read_metrics` reads"""
 Loss = Callable[[Batch], tuple[Tensor, Metrics]]
 """from a part of a batch to its share of the step's loss and metrics, which add up over parts"""
 

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.device import autocast
+from sat.distributed import all_ranks_sum
 from sat.models.base import CaptionModel, device_of, encode_batch
 from sat.training.attention_boxes import AttentionBoxes
 from sat.training.losses import cross_entropy, doubly_stochastic_penalty, variational_terms
@@ -58,12 +60,13 @@ class CrossEntropyObjective:
         word is the reference's with probability `teacher_forcing_ratio`, else the model's own.
         """
         config, device = self.config, device_of(self.model)
-        words = part.lengths.to(device) - 1
+        captions = part.captions.to(device, non_blocking=True)
+        words = part.lengths - 1  # on the host: nobody waits for the device
         learns = any(weight.requires_grad for weight in self.model.encoder.parameters())
         slower = device.type == "cpu" and learns  # bfloat16 convolutions, backward
         with nullcontext() if slower else autocast(config.precision, device):
             features = encode_batch(self.model, part.images)
-        inputs = part.captions.to(device)
+        inputs = captions
         if teacher_forcing_ratio < 1:
             # A block of its own: older torch keeps weights cast without gradients until it ends.
             with autocast(config.precision, device):
@@ -72,43 +75,48 @@ class CrossEntropyObjective:
             output = self.model(
                 features,
                 inputs,
-                part.lengths.to(device),
+                part.lengths,
                 output_attentions=config.alpha_c > 0 or self.boxes is not None,
             )
-        targets = part.captions[:, 1:].to(device)
+        targets = captions[:, 1:]
         total = whole.step_size.words
-        by_words = (part.lengths - 1).sum().item() / total
+        by_words = sum(words.tolist()) / total
         entropy = by_words * cross_entropy(
             output.logits, targets, words, label_smoothing=config.label_smoothing
         )
-        loss, metrics = entropy, {"cross_entropy": entropy.item()}
+        loss, metrics = entropy, {"cross_entropy": entropy.detach()}
         if output.alphas is None:
             return loss, metrics
+        counts = words.to(device, non_blocking=True)
         penalty = doubly_stochastic_penalty(
-            output.alphas.float(), words, scaling=config.penalty_scaling
+            output.alphas.float(), counts, scaling=config.penalty_scaling
         )
         by_captions = len(part.captions) / whole.step_size.captions
         penalty = penalty * (by_words if config.penalty_scaling == "sum" else by_captions)
         loss = entropy + config.alpha_c * penalty
-        metrics["penalty"] = penalty.item()
+        metrics["penalty"] = penalty.detach()
         if self.boxes is not None:
             outside = self.boxes.loss(output.alphas.float(), part) / total
             loss = loss + config.box_weight * outside
-            metrics["outside_boxes"] = outside.item()
+            metrics["outside_boxes"] = outside.detach()
         if output.locations is not None and self.model.baseline is not None:
             terms = variational_terms(
-                output.logits, targets, words, output.alphas, output.locations, self.model.baseline
+                *(output.logits, targets, counts, output.alphas, output.locations),
+                self.model.baseline,
             )
             bound = config.hard.reward * terms.reinforce - config.hard.entropy * terms.entropy
             loss = loss + by_words * bound
-            metrics |= {"sampled_words": by_words, "log_p": by_words * terms.log_p.item()}
+            metrics |= {"sampled_words": by_words, "log_p": by_words * terms.log_p}
         return loss, metrics
 
     def after_step(self, metrics: Metrics) -> Metrics:
         """The metrics to be logged; moves hard attention's baseline towards the batch's log p."""
         metrics = dict(metrics)
-        sampled, log_p = metrics.pop("sampled_words", 0.0), metrics.pop("log_p", 0.0)
+        sampled, log_p = metrics.pop("sampled_words", None), metrics.pop("log_p", None)
         baseline = self.model.baseline
-        if sampled and baseline is not None:  # share of the words with a sampled region
-            baseline.lerp_(baseline.new_tensor(log_p / sampled), 1 - self.config.hard.baseline)
+        if sampled is not None and baseline is not None:
+            # share of the words with a sampled region, and their log p, over all ranks
+            shares = all_ranks_sum(torch.stack([baseline.new_full((), sampled), log_p]))
+            target = torch.where(shares.isfinite().all(), shares[1] / shares[0], baseline)
+            baseline.lerp_(target, 1 - self.config.hard.baseline)
         return metrics

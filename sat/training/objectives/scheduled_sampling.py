@@ -29,7 +29,7 @@ def sample_inputs(
     training = model.training
     model.eval()
     repeats = captions_per_image(len(captions), len(features))
-    images = torch.arange(len(captions), device=captions.device) // repeats
+    images = torch.arange(len(captions)) // repeats
     state = model.reorder(model.start(features), images)
     inputs = captions.clone()
     for t in range(1, captions.shape[1] - 1):

@@ -101,7 +101,7 @@ class SelfCriticalObjective:
         )  # as when the captions were drawn
         loss = policy_gradient(logits, captions[:, 1:], lengths - 1, (rewards - level).flatten())
         if self.boxes is not None and output.alphas is not None:
-            own = batch._replace(captions=captions.cpu(), lengths=lengths.cpu())
+            own = batch._replace(captions=captions.cpu(), lengths=lengths)
             outside = self.boxes.loss(output.alphas.float(), own) / len(lines)
             loss = loss + self.box_weight * outside
         return loss, rewards.mean().item()
@@ -129,8 +129,8 @@ def _token_lists(found: list[list[Hypothesis]], end_id: int) -> list[list[list[i
 def _as_batch(
     lines: list[list[int]], model: CaptionModel, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Captions int[N, T] with the start before each, padded, and their lengths int[N]."""
+    """Captions int[N, T] with the start before each, padded; their lengths int[N], on the host."""
     rows = [torch.tensor([model.start_id, *line]) for line in lines]
     lengths = torch.tensor([len(row) for row in rows])
     padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=model.pad_id)
-    return padded.to(device), lengths.to(device)
+    return padded.to(device, non_blocking=True), lengths
