@@ -55,7 +55,7 @@ SECTIONS = {
     "parity": Section("The same as on the CPU", parity, 100),
     "runs": Section("Whole training runs", whole_runs, 90),
     "encoding": Section("Frozen encoding", encoding, 60),
-    "stage1": Section("Stage 1, from cached features", stage1, 120),
+    "stage1": Section("Stage 1, from cached features", stage1, 150),
     "stage2": Section("Stage 2, fine-tuning", stage2, 100),
     "evaluation": Section("Captioning at beam 5", evaluation, 130),
     "vit": Section("ViT-B/16 and distilGPT-2", vit, 90),

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import runpy
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import decode, pair, train_step
 from benchmarks.gpu_setting import DEFAULTS, Setting, products, table, tried
-from benchmarks.gpu_vit import tiny_captioner
+from benchmarks.gpu_vit import batch_for, steps, tiny_captioner
 from benchmarks.pipeline import our_model
 from sat.checkpoints import native
 from sat.config.decoding import DecodingConfig
@@ -180,7 +181,43 @@ def vit(setting: Setting, quick: bool, device: torch.device) -> Iterator[Check]:
     yield Check("ViT and GPT-2, small: beam 5 captions that are not the CPU's", differ, 0.0)
 
 
-CHECKS = (teacher_forced, beams, draws, hard_attention, encoder, vit)
+def waits_of(call: Callable[[], object], device: torch.device) -> float:
+    """How often the second call waits for the card."""
+    call()
+    if device.type != "cuda":
+        return 0.0
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return float(sum("synchronizing" in str(one.message) for one in told))
+
+
+def waiting(setting: Setting, quick: bool, device: torch.device) -> Iterator[Check]:
+    """Waits for the card: none in a training step, one a word in a search."""
+    size = setting.pipeline.batch
+    sizes = pair.sizes_for(quick, pair.NATIVE, deep=True)
+    for attention in ("soft", "hard"):
+        ours, step = train_step.our_step(sizes, device, pair.OURS | {"attention": attention})
+        ours.train()
+        count = waits_of(partial(step, train_step.batch_of(size, sizes, device)), device)
+        yield Check(f"waits of a training step, {attention} attention", count, 0.0)
+    model = tiny_captioner().to(device)
+    ours, _ = steps(model, batch_for(4, 32, 12, device), "bfloat16")
+    yield Check("waits of a training step, ViT and GPT-2", waits_of(ours, device), 0.0)
+    decoder = decode.decoder(DecoderWithAttention, sizes, pair.OURS, device)
+    searched = pair.captioner(decoder).eval(), model.eval()
+    dims = pair.random_features(size, sizes, device), torch.randn(size, 17, 16, device=device)
+    for name, one, features in zip(("LSTM", "ViT and GPT-2"), searched, dims):
+        options = DecodingConfig(beam_size=5, max_length=12)
+        count = waits_of(partial(generate, one, features, options), device) / 12
+        yield Check(f"waits of a search a word, {name}", count, 1.0)
+
+
+CHECKS = (teacher_forced, beams, draws, hard_attention, encoder, vit, waiting)
 
 
 def parity(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:

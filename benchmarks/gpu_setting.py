@@ -107,6 +107,7 @@ class Way(NamedTuple):
     cells: int = 196  # that attention looks at
     reading: dict[str, str] = pair.TUTORIAL
     together: int = 1  # captions of an image that come together
+    compiled: bool = False
 
 
 class Pace(NamedTuple):
@@ -142,9 +143,10 @@ def pace(
             batch = next(batches)
             waited += time.perf_counter() - asked
             step(batch)
-            measure.wait(device)
             done += count(batch)
             now = time.perf_counter()
+        measure.wait(device)  # once, as a run that logs every hundred steps
+        now = time.perf_counter()
         passed += now - began
         rates.append(done / (now - began))
     middle = statistics.median(rates)

@@ -76,7 +76,7 @@ def decoder_alone(setting: Setting, quick: bool, device: torch.device) -> Iterat
     found = (
         tried(one.name, len(head), rows, one, precision)
         for one in train_step.ROWS
-        for precision in ("float32", "TF32")
+        for precision in ("TF32",)
     )
     yield from table(head, chain.from_iterable(found))
 
@@ -107,7 +107,7 @@ def from_cache(
     sizes = pair.sizes_for(quick, way.cells, pair.NATIVE, deep)
     sizes = sizes._replace(features=dim, vocabulary=setting.words)
     precision = config_precision(way.precision)
-    decoder, step = train_step.our_step(sizes, device, way.reading, precision)
+    decoder, step = train_step.our_step(sizes, device, way.reading, precision, way.compiled)
     decoder.train()
     with products(way.precision):
         batches = endless(loader_for(cached, way, device))
@@ -119,12 +119,16 @@ def stage1(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]
     size, dim = setting.pipeline.batch, 512 if quick else 2048
     slow_way = Way("the tutorial's algorithm", DEFAULTS, size, 1)
     native = {"cells": pair.NATIVE, "reading": pair.OURS}
-    ways = [Way("ours, 14×14 from 8×8", precision, size, 0) for precision in PRECISIONS]
-    ways += [Way("ours, 14×14 from 8×8", "bfloat16", 80, 0)]
+    workers = setting.workers
+    ways = [Way("ours, 14×14 from 8×8", precision, size, workers) for precision in PRECISIONS]
     ways += [
-        Way("ours, our reading on 8×8", precision, 80, 0, **native) for precision in PRECISIONS
+        Way("ours, our reading on 8×8", precision, 80, workers, **native)
+        for precision in PRECISIONS
     ]
-    ways += [Way("ours, our reading on 8×8", "bfloat16", 80, setting.workers, **native)]
+    ways += [
+        Way("ours, compiled, our reading on 8×8", precision, 80, workers, **native, compiled=True)
+        for precision in ("TF32", "bfloat16")
+    ]
     yield (
         "Aim: COCO's epoch in under 3 minutes (the tutorial on a Titan X: 55). Ours is from "
         "features that were cached once, which takes what the table of the encoder says."
@@ -153,6 +157,8 @@ def tuned(
     optimizer = build_optimizer(model, stage, embeddings=True)
     set_learning_rates(optimizer, stage, 1.0)
     config = TrainConfig(precision=config_precision(way.precision))  # type: ignore[arg-type]
+    if way.compiled:
+        model.compile_training()
     model.train()
 
     def step(batch: Batch) -> None:
@@ -178,6 +184,7 @@ def stage2(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]
         )
         for n in (max(1, size // TOGETHER), size)
     ]
+    ways += [ways[-1]._replace(name=f"{ways[-1].name}, compiled", compiled=True)]
     yield "Aim: COCO's epoch in under 15 minutes (the tutorial on a Titan X: 2.5 hours)."
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

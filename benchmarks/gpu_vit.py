@@ -185,10 +185,13 @@ def vit(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
         "sides' weights."
     )
 
-    def training(precision: str) -> Iterator[list[Any]]:
+    def training(precision: str, compiled: bool) -> Iterator[list[Any]]:
         with products(precision):
             calls = steps(model, batch, precision)
-            yield compared("training step, all learns", precision, setting, calls, device)
+            if compiled:
+                calls[0].args[0].compile_training()  # type: ignore[attr-defined]
+            name = "training step, all learns" + ", ours compiled" * compiled
+            yield compared(name, precision, setting, calls, device)
 
     def decoding(beam: int, precision: str) -> Iterator[list[Any]]:
         with computing(precision, device):
@@ -201,7 +204,8 @@ def vit(setting: Setting, quick: bool, device: torch.device) -> Iterator[str]:
             same.append(f"COCO's 5,000 test photos would take {minutes(float(found[3]), 5000)}")
         yield found
 
-    rows = [tried("training step", len(HEAD), training, precision) for precision in PRECISIONS]
+    ways = [(precision, False) for precision in PRECISIONS] + [("bfloat16", True)]
+    rows = [tried(f"training step, {way}", len(HEAD), training, *way) for way in ways]
     rows += [
         tried(f"captions, beam {beam}, {precision}", len(HEAD), decoding, beam, precision)
         for beam in (5, 1)

@@ -23,6 +23,7 @@ from sat.models.show_attend_tell import ShowAttendTell
 from sat.training.objectives.base import Objective
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.optim import optimizer_step
+from sat.training.step_metrics import read_metrics
 
 _path = Path(__file__).parents[1] / "tests" / "support" / "reference_decoder.py"
 ReferenceDecoder = runpy.run_path(str(_path))["ReferenceDecoder"]
@@ -54,10 +55,11 @@ def learn(
 def step(
     objective: Objective, optimizer: Optimizer, batch: Batch, config: TrainConfig
 ) -> dict[str, float]:
-    """One step of training by an objective."""
+    """One step of training by an objective; its metrics are read on the CPU, as training does."""
     with objective.step(batch, 0) as loss:
         metrics = optimizer_step(optimizer, [batch], loss, config)
-    return objective.after_step(metrics)
+    metrics = objective.after_step(metrics)
+    return metrics if metrics["gradient_norm"].is_cuda else next(read_metrics([metrics]))
 
 
 def decoder(kind: type[nn.Module], sizes: Sizes, reading: dict[str, str]) -> Any:

@@ -60,6 +60,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if found else "float32"
 
 
+def resolve_dtype(precision: str, device: torch.device | str) -> torch.dtype:
+    """The dtype of the weights of a captioner that does not learn, as `resolve_precision`."""
+    return DTYPES.get(resolve_precision(precision, resolve_device(str(device))), torch.float32)
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """A block whose matrix products are in `precision`: float32, bfloat16 or float16."""
     dtype = DTYPES.get(precision)

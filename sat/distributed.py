@@ -23,7 +23,6 @@ from sat.stop_signals import STOP_SIGNALS, Stopped, note_stops
 
 T = TypeVar("T")
 Loss = Callable[[Any], tuple[Tensor, dict[str, Any]]]
-
 LOST = ("gloo", "pair closure")
 """in the errors of gloo that have no type of their own: its sources' paths, a pair it gave up"""
 

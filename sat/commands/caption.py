@@ -14,7 +14,7 @@ from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given, na
 from sat.config.decoding import DecodingConfig
 from sat.config.figure import FigureConfig
 from sat.config.model import AttentionMode
-from sat.config.training import TrainConfig
+from sat.config.training import Precision, TrainConfig
 
 FEW = 16
 """images that need no progress bar"""
@@ -37,6 +37,7 @@ def parse(arguments: list[str]) -> Any:
     flag("--dont_smooth", action="store_true", help="as --smooth false")
     flag("--max_megapixels", type=float, default=100, help="larger images are refused")
     flag("--show", action="store_true", help="open each figure in a window too")
+    flag("--precision", type=Precision, default="float32", help="auto: bfloat16 where it is fast")
     flag("--test_attention", type=AttentionMode, help="expected, sampled, argmax; the model's own")
     flag("--device", type=str, default=TrainConfig.device, help="auto, cpu, cuda, ...")
     beams = ("--beam_size", "--num_beams", "-b")
@@ -61,8 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
     images = find_images(flags.img)
     figures = name_figures(images, flags.output)
     from sat.captioner import load
+    from sat.device import resolve_dtype
 
-    captioner = load(flags.model, flags.word_map, device=flags.device)
+    dtype = resolve_dtype(flags.precision, flags.device)
+    captioner = load(flags.model, flags.word_map, device=flags.device, dtype=dtype)
     if flags.test_attention:
         captioner.model.set_attention_mode(flags.test_attention)
     options = captioner.config.decoding.changed(**choices)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given
 from sat.config.decoding import DecodingConfig
 from sat.config.model import AttentionMode
+from sat.config.training import Precision
 
 BEAM_SIZES = (1, 3, 5)
 """that are tried besides the model's own"""
@@ -33,6 +34,7 @@ def parse(arguments: list[str]) -> Any:
     flag(*folder, type=str, help="of the results; the model's by default")
     flag("--device", type=str, default="auto")
     flag("--ddp_timeout", type=float, default=1800.0, help="seconds that torchrun's ranks wait")
+    flag("--precision", type=Precision, default="float32", help="auto: bfloat16 where it is fast")
     flag("--test_attention", type=AttentionMode, help="expected, sampled, argmax; the model's own")
     add_flags(parser, DecodingConfig, skip=("beam_size",), given_only=True)
     beams = ("--beam_size", "--num_beams", "-b")
@@ -55,9 +57,11 @@ def evaluate(flags: Any) -> None:
     from sat.captioner import load
     from sat.data.dataset import CaptionDataset, find_data_name
     from sat.data.progress import progress_bar
+    from sat.device import resolve_dtype
     from sat.distributed import on_rank_zero
 
-    captioner = load(flags.model, flags.word_map, device=flags.device)
+    dtype = resolve_dtype(flags.precision, flags.device)
+    captioner = load(flags.model, flags.word_map, device=flags.device, dtype=dtype)
     if flags.test_attention:
         captioner.model.set_attention_mode(flags.test_attention)
     name = flags.data_name or find_data_name(flags.data_folder)

@@ -10,6 +10,8 @@ from sat.config.decoding import SEEDS, DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, Family, VitGpt2Config
 from sat.config.objectives import HardAttentionConfig, ScheduledSamplingConfig
 
+Precision = Literal["float32", "tf32", "bfloat16", "float16", "auto"]
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -160,7 +162,7 @@ class TrainConfig:
     """processes that read images; features are read by them on CUDA, else by the main process"""
     device: str = "auto"
     """auto: CUDA where there is one; else any torch device"""
-    precision: Literal["float32", "tf32", "bfloat16", "float16", "auto"] = "float32"
+    precision: Precision = "float32"
     """of the matrix products (autocast); tf32 and float16: CUDA only; auto: bfloat16 on CUDA or a
     processor that has it (AVX512-BF16, AMX), else float32"""
     compile: bool = False

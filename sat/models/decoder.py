@@ -67,7 +67,7 @@ class DecoderWithAttention(nn.Module):
         self.hard = attention == "hard"
         self.set_attention_mode(test_attention)
         self._shared_mode: str | None = None
-        self.compiled = False
+        self.compiled = False  # the recurrence, where it learns
         self.gate, self.initial_state, self.output = gate, initial_state, output
         self.dropout_sites = dropout_sites
         self.attention = Attention(
@@ -190,10 +190,8 @@ class DecoderWithAttention(nn.Module):
                 hidden=lstm.weight_hh,
             ),
             UnrollOptions(
-                packed.batch_sizes,
-                self.attention.activation,
-                self._attention_mode(),
-                self.compiled and self.training,
+                *(packed.batch_sizes, self.attention.activation, self._attention_mode()),
+                compiled=self.compiled and self.training,
             ),
         )
         embedded, hiddens, contexts = (

@@ -101,7 +101,7 @@ class VitGpt2(nn.Module):
     def train(self, mode: bool = True) -> VitGpt2:
         """As for any module, but an encoder that does not learn is left in evaluation mode."""
         super().train(mode)
-        if not any(weight.requires_grad for weight in self.encoder.parameters()):
+        if self.frozen_part() is not None:
             self.encoder.eval()
         return self
 
@@ -125,7 +125,6 @@ class VitGpt2(nn.Module):
         return self.encoder(pixel_values=pixels).last_hidden_state
 
     def encode_cached(self, cached: Tensor) -> Tensor:
-        """Features float[B, P, D] as they were cached, in single precision."""
         return cached.float()
 
     def compile_training(self) -> None:
@@ -176,8 +175,7 @@ class VitGpt2(nn.Module):
     def reorder(self, state: State, index: Tensor) -> State:
         if is_identity(index.numpy(), len(state.rows.image_index)):
             return state
-        device = state.features.device
-        on_device = from_host(index.numpy(), device)
+        on_device = from_host(index.numpy(), device := state.features.device)
         words = copy_cache(state.words, on_device)
         rows = RaggedRows(state.rows.image_index[index], state.rows.num_images, device)
         if not self._shares_keys:
@@ -188,10 +186,9 @@ class VitGpt2(nn.Module):
         return State(state.features, rows, words, patches)
 
     def _mask(self, words: Tensor, past: int, maps: bool = False) -> Tensor:
-        """Which words those of int[B, T], after `past` ones, may see: themselves and those before.
+        """Which words those of int[B, T], after `past` ones, may see; padding is behind all words.
 
-        Padding needs no mask, it is behind all real words. Of a mask of rows `transformers` would
-        ask, waiting for the device, whether anything is masked; of a whole one it does not.
+        Of a mask of rows `transformers` asks whether it masks anything, which waits for the device.
         """
         if maps or not self._shares_keys:  # eager attention, which does not ask
             return words.new_ones(len(words), past + words.shape[1])
@@ -214,12 +211,11 @@ class VitGpt2(nn.Module):
 
         There may be several captions of each image, one after another. Maps are of the
         patches: the share of class tokens is left out, the rest sums to one (after any dropout).
-        Without `output_attentions` there are none, and a training step is faster.
+        Without `output_attentions`, which needs eager attention, there are none.
         """
         repeats = captions_per_image(captions.shape[0], features.shape[0])
         words = captions[:, :-1]
         self._check_length(words.shape[1])
-        # eager attention alone returns maps
         with self._attention("eager" if output_attentions else self.fast_attention):
             output = (self.decoder if self.training else self.decoder.forward)(
                 input_ids=words,
@@ -230,8 +226,8 @@ class VitGpt2(nn.Module):
             )
         if not output_attentions:
             return Output(output.logits, None)
-        lengths = lengths.to(words.device, non_blocking=True)
-        real = torch.arange(words.shape[1], device=words.device) < lengths.view(-1, 1) - 1
+        ends = lengths.to(words.device, non_blocking=True).view(-1, 1) - 1
+        real = torch.arange(words.shape[1], device=words.device) < ends
         heads = output.cross_attentions[self.attention_layer]  # (B, H, T-1, P)
         maps = heads.mean(1) if self.attention_head is None else heads[:, self.attention_head]
         return Output(output.logits, _patches(maps) * real.unsqueeze(2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 import torch
@@ -13,13 +13,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sat.config.training import StageConfig, TrainConfig
-from sat.distributed import all_reduce_sum
 from sat.models.base import CaptionModel
 from sat.training.objectives.base import Metrics
+from sat.training.step_metrics import NORM
 
 Part = TypeVar("Part")
-NORM = "gradient_norm"
-"""a metric that all ranks have alike; the others are shares, that add up"""
 
 
 def adam(groups: list[dict[str, Any]]) -> Optimizer:
@@ -119,31 +117,6 @@ def optimizer_step(
     elif norm.isfinite():
         optimizer.step()
     return metrics | {NORM: norm}
-
-
-def read_metrics(
-    steps: Sequence[Metrics], scaler: GradScaler | None = None
-) -> Iterator[dict[str, float]]:
-    """The metrics of optimizer steps, in turn, over all ranks: the device is waited for once.
-
-    Raises `FloatingPointError` at a step whose loss or gradient is not finite; in float16 a
-    gradient may be, as long as there is a scale to lower.
-    """
-    entries = {(i, name): value for i, step in enumerate(steps) for name, value in step.items()}
-    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
-    if tensors:
-        read = torch.stack([value.float() for value in tensors.values()]).tolist()
-        entries |= dict(zip(tensors, read))
-    shares = {key: value for key, value in entries.items() if key[1] != NORM}
-    entries |= all_reduce_sum(shares)
-    may_overflow = scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1
-    for i, step in enumerate(steps):
-        metrics = {name: entries[i, name] for name in step}
-        if not math.isfinite(loss := metrics.pop("loss", 0.0)):
-            raise FloatingPointError(f"the loss is {loss}")
-        if not (may_overflow or math.isfinite(norm := metrics.get(NORM, 0.0))):
-            raise FloatingPointError(f"the norm of the gradient is {norm}")
-        yield metrics
 
 
 def clip_gradient(optimizer: Optimizer, config: TrainConfig) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from torch.amp import GradScaler
@@ -13,9 +14,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from sat.captioner import Captioner
+from sat.checkpoints import native
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, CaptionBatchSampler, microbatches, training_loader
 from sat.data.dataset import CaptionDataset
+from sat.device import resolve_device
 from sat.distributed import GradientSum, seed_draws, share
 from sat.models.base import CaptionModel
 from sat.training.attention_boxes import AttentionBoxes
@@ -24,7 +27,9 @@ from sat.training.objectives.base import Metrics, Objective
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
 from sat.training.optim import build_ema, build_optimizer, optimizer_step, set_learning_rates
+from sat.training.run_folder import store_decoding
 from sat.training.state import check_optimizer
+from sat.training.validation import choose_decoding
 
 
 def _cross_entropy(
@@ -81,6 +86,13 @@ class Stage:
         set_learning_rates(self.optimizer, self.config, lr_scale)
         if self.ema is not None:
             self.ema.load_state_dict(saved["average"])
+
+    def kept(self, captioner: Captioner) -> Captioner:
+        """What is validated and kept: of the average weights, where one is taken."""
+        if self.ema is None:
+            return captioner
+        model = cast(CaptionModel, self.ema.module)
+        return Captioner(model, captioner.vocabulary, captioner.config)
 
 
 def build_stage(
@@ -178,3 +190,15 @@ def training_step(
         loss = stage.gradients.while_backward(loss, parts[-1])
         metrics = optimizer_step(stage.optimizer, parts, loss, config, scaler)
     return stage.objective.after_step(metrics)
+
+
+def store_best_decoding(
+    folder: Path, stage: Stage, config: TrainConfig, bar: Callable[..., Any]
+) -> None:
+    """Store with the checkpoint the decoding that scores highest on the validation split."""
+    best = Captioner(*native.load(folder)).to(resolve_device(config.device))
+    best.model.set_trainable(stage.config, embeddings=True)  # to read the stage's features
+    progress = partial(bar, desc="choosing the decoding", unit="batch", leave=False)
+    decoding, scores = choose_decoding(best, stage.val, config, progress)
+    best.config = replace(best.config, decoding=decoding)
+    store_decoding(folder, best, scores)

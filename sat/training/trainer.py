@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import torch
 
-from sat.captioner import Captioner
 from sat.checkpoints import native
 from sat.config.training import TrainConfig
 from sat.data.progress import progress_bar
@@ -26,13 +25,11 @@ from sat.device import grad_scaler, resolve_device, resolve_precision
 from sat.distributed import barrier, on_rank_zero, process_group, raise_stop, rank
 from sat.evaluation import check_preprocessing
 from sat.folder_lock import lock_folder
-from sat.models.base import CaptionModel
 from sat.stop_signals import defer_stop
 from sat.tracking.backends import tracker_kind
 from sat.tracking.logger import RunLogger
 from sat.training.initialization import initial_captioner, open_data
-from sat.training.objectives.base import Metrics
-from sat.training.optim import read_metrics, set_learning_rates
+from sat.training.optim import set_learning_rates
 from sat.training.run_folder import (
     add_line,
     check_folder,
@@ -41,11 +38,11 @@ from sat.training.run_folder import (
     remove_earlier_run,
     resume_fingerprint,
     resume_where_possible,
-    store_decoding,
 )
-from sat.training.stage import Stage, build_stage, training_step
+from sat.training.stage import Stage, build_stage, store_best_decoding, training_step
 from sat.training.state import fits_run, random_state, set_random_state
-from sat.training.validation import attention_figures, choose_decoding, validate
+from sat.training.step_metrics import UnreadSteps
+from sat.training.validation import attention_figures, validate
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +91,7 @@ class Trainer:
         self.folder = Path(config.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.state = initial_state(config, self.folder)
-        self.uncounted: list[tuple[Metrics, dict[str, float]]] = []
-        """the steps whose metrics still lie on the device, and their times"""
-        self.reads_each_step = self.device.type == "cpu"  # where nobody waits for that
+        self.unread, self.reads_each_step = UnreadSteps(self.scaler), self.device.type == "cpu"
 
     def run(self) -> None:
         """Run all stages, from the state of the run on; nobody else may write to its folder."""
@@ -124,7 +119,7 @@ class Trainer:
                 self._run_stage(stage, run_logger)
         chooses = self.config.choose_decoding and not self.config.validation.samples
         if chooses and native.exists(self.folder / "best"):
-            self._choose_decoding(stage)
+            store_best_decoding(self.folder / "best", stage, self.config, self.bar)
 
     def _enter(self, index: int) -> None:
         """Set the state to the beginning of a later stage, and the weights to the best so far."""
@@ -147,15 +142,7 @@ class Trainer:
     def _run_stage(self, stage: Stage, run_logger: RunLogger) -> None:
         while not self.state.is_over(stage.config):
             try:
-                try:
-                    self._train_epoch(stage, run_logger)
-                    self._finish_epoch(stage, run_logger)
-                except KeyboardInterrupt:
-                    self._count_steps()
-                    self._save("last", stage)
-                    barrier()
-                    logger.info("stopped in %s: go on with --resume", self.folder / "last")
-                    raise
+                self._train_and_finish(stage, run_logger)
             except FloatingPointError as error:
                 saved = native.exists(self.folder / "last")
                 kept = f"the last good state is in {self.folder}" if saved else "nothing was saved"
@@ -170,6 +157,18 @@ class Trainer:
             *(stage.number, self.state.why_over(stage.config), self.state.best),
         )
 
+    def _train_and_finish(self, stage: Stage, run_logger: RunLogger) -> None:
+        """Make one epoch; when it is stopped, save where it was."""
+        try:
+            self._train_epoch(stage, run_logger)
+            self._finish_epoch(stage, run_logger)
+        except KeyboardInterrupt:
+            self.unread.count(self.state)
+            self._save("last", stage)
+            barrier()
+            logger.info("stopped in %s: go on with --resume", self.folder / "last")
+            raise
+
     def _train_epoch(self, stage: Stage, run_logger: RunLogger) -> None:
         """Make one pass over the captions, from the batch that the state says."""
         state, saved_at = self.state, time.monotonic()
@@ -181,19 +180,18 @@ class Trainer:
         for batch in stage.sampler.with_step_sizes(bar):
             arrived = time.monotonic()
             with defer_stop():
-                number = state.steps + len(self.uncounted)
+                number = state.steps + len(self.unread)
                 metrics = training_step(stage, batch, number, self.config, self.scaler)
                 if stage.ema is not None:
                     stage.ema.update_parameters(model)
                 now = time.monotonic()
                 times = {"seconds": now - began, "waiting": arrived - began}
-                self.uncounted.append((metrics, times | {"captions": batch.step_size.captions}))
-                step = state.global_step + len(self.uncounted)
+                self.unread.add(metrics, **times, captions=batch.step_size.captions)
+                step = state.global_step + len(self.unread)
                 reads = self.reads_each_step or run_logger.is_due(step)
                 if reads:
-                    told = self._count_steps()
-                    told |= {"learning_rate": stage.optimizer.param_groups[0]["lr"]}
-                    run_logger.after_step(step, model, told)
+                    rate = {"learning_rate": stage.optimizer.param_groups[0]["lr"]}
+                    run_logger.after_step(step, model, self.unread.count(state) | rate)
                 else:
                     barrier()  # in which ranks agree on stopping
             raise_stop()
@@ -203,26 +201,16 @@ class Trainer:
                     self._save("last", stage)
                     saved_at = time.monotonic()
             began = time.monotonic()
-        self._count_steps()
-
-    def _count_steps(self) -> dict[str, float]:
-        """Read the metrics of the steps since the last reading, and count them; the latest ones.
-
-        Raises `FloatingPointError` for a step that is not finite: those before it are counted.
-        """
-        steps, self.uncounted = self.uncounted, []
-        metrics: dict[str, float] = {}
-        read = read_metrics([metrics for metrics, _ in steps], self.scaler)
-        for metrics, (_, counts) in zip(read, steps):
-            self.state.count(metrics, **counts)
-        return metrics
+        self.unread.count(state)
 
     def _finish_epoch(self, stage: Stage, run_logger: RunLogger) -> None:
         """Validate, keep the best, lower the learning rates, write the log line."""
         state = self.state
         results: list[dict[str, Any]] = []
         progress = partial(self.bar, desc="captioning val", unit="batch", leave=False)
-        scores = validate(self._kept(stage), stage.val, self.config, progress, results.extend)
+        scores = validate(
+            stage.kept(self.captioner), stage.val, self.config, progress, results.extend
+        )
         line = {
             "stage": stage.number,
             "epoch": state.epoch + 1,
@@ -234,7 +222,9 @@ class Trainer:
         if after.epochs_without_improvement == 0:
             self._save("best", stage, scores)
         add_line(self.folder, line | {"best": after.best})
-        draw = partial(attention_figures, self._kept(stage), self.val, self.config.validation)
+        draw = partial(
+            attention_figures, stage.kept(self.captioner), self.val, self.config.validation
+        )
         run_logger.after_epoch(state.global_step, line, results, draw)
         self.state = after  # at once: a run that is stopped before this repeats all the above
         set_learning_rates(stage.optimizer, stage.config, after.lr_scale)
@@ -242,23 +232,6 @@ class Trainer:
             f"stage {stage.number}, epoch {after.epoch}: validation BLEU-4 "
             f"{scores['Bleu_4']:.4f}, best {after.best:.4f}"
         )
-
-    def _choose_decoding(self, stage: Stage) -> None:
-        """Store with best/ the decoding that scores highest on the validation split."""
-        folder = self.folder / "best"
-        best = Captioner(*native.load(folder)).to(self.device)
-        best.model.set_trainable(stage.config, embeddings=True)  # to read the stage's features
-        progress = partial(self.bar, desc="choosing the decoding", unit="batch", leave=False)
-        decoding, scores = choose_decoding(best, stage.val, self.config, progress)
-        best.config = dataclasses.replace(best.config, decoding=decoding)
-        store_decoding(folder, best, scores)
-
-    def _kept(self, stage: Stage) -> Captioner:
-        """The captioner that is validated and kept: of the average weights, where one is taken."""
-        if stage.ema is None:
-            return self.captioner
-        model = cast(CaptionModel, stage.ema.module)
-        return Captioner(model, self.captioner.vocabulary, self.captioner.config)
 
     def _save(self, name: str, stage: Stage, scores: dict[str, float] | None = None) -> None:
         if rank() > 0:
@@ -272,6 +245,6 @@ class Trainer:
                 "random": random_state(self.device),
                 **stage.state_dict(),
             }
-        captioner = self.captioner if name == "last" else self._kept(stage)
+        captioner = self.captioner if name == "last" else stage.kept(self.captioner)
         parts = (captioner.model, captioner.vocabulary, captioner.config)
         native.save(self.folder / name, *parts, scores=scores, trainer=trainer)

@@ -134,6 +134,15 @@ def test_attention_can_be_another_than_the_models_own(caption, model, photos):
     assert record["score"] != pytest.approx(usual, abs=1e-3)
 
 
+def test_precision_is_that_of_the_weights(caption, model, photos):
+    half = sat.captioner.load(model, dtype=torch.bfloat16).caption(photos[0]).score
+    assert half != sat.captioner.load(model).caption(photos[0]).score
+    _, out, _ = caption("-i", photos[0], "-m", model, "--precision", "bfloat16", "--json")
+    assert json.loads(out)[0]["score"] == half
+    code, _, err = caption("-i", photos[0], "-m", model, "--precision", "float16")
+    assert (code, "precision is 'float16', which is for CUDA" in err) == (1, True)
+
+
 def test_sampling_follows_the_seed(caption, model, photos):
     flags = ("-i", photos[0], "-m", model, "--json", "--top_p", 0.9, "--temperature", 3)
     draws = [caption(*flags, "--max_length", 9, "--seed", seed)[1] for seed in (1, 1, 2)]
@@ -174,7 +183,7 @@ def test_broken_photos_are_named_and_the_others_keep_their_own_caption(
     caption, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sat.captioner, "load", lambda *_, device: namer)
+    monkeypatch.setattr(sat.captioner, "load", lambda *_, **__: namer)
     namer, expected, names = Namer(), [], []
     for i, name in enumerate(list(COLOURS) * 13):
         names.append(f"{i:02}.png")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
+import torch
 
 from sat import evaluation
 from sat.checkpoints import native
@@ -57,6 +59,19 @@ def test_eval_without_beam_size_tries_the_models_own_too(model, data, tmp_path, 
 def test_eval_with_beam_size_tries_those_alone(model, data, tmp_path, capsys):
     evaluate(model, data, "--output_dir", tmp_path, "-b", 3)
     assert beams(capsys.readouterr().out) == ["3"]
+
+
+def test_eval_in_bfloat16_loads_the_weights_so(model, data, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(captioner: Any, *args: Any, **how: Any) -> Any:
+        seen.append(next(captioner.model.parameters()).dtype)
+        return real(captioner, *args, **how)
+
+    real = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", watched)
+    evaluate(model, data, "--output_dir", tmp_path, "-b", 2, "--precision", "bfloat16")
+    assert seen == [torch.bfloat16]
 
 
 def test_eval_that_cannot_write_prints_the_scores_and_names_the_remedy(

@@ -11,7 +11,8 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, microbatches
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.objectives.self_critical import SelfCriticalObjective
-from sat.training.optim import optimizer_step, read_metrics
+from sat.training.optim import optimizer_step
+from sat.training.step_metrics import read_metrics
 
 
 def cross_entropy_objective(

@@ -19,7 +19,8 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.ops import unrolled_lstm
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
-from sat.training.optim import build_optimizer, optimizer_step, read_metrics
+from sat.training.optim import build_optimizer, optimizer_step
+from sat.training.step_metrics import read_metrics
 from sat.training.trainer import fit
 
 BACKENDS = [

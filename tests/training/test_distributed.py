@@ -34,8 +34,8 @@ from sat.tracking.logger import RunLogger
 from sat.training import trainer
 from sat.training.initialization import initial_captioner, open_data
 from sat.training.objectives import cross_entropy
-from sat.training.optim import read_metrics
 from sat.training.stage import build_stage, training_step
+from sat.training.step_metrics import read_metrics
 from sat.training.trainer import fit, quiet
 from sat.training.validation import choose_decoding, validate
 

@@ -28,8 +28,8 @@ from sat.training.optim import (
     build_ema,
     build_optimizer,
     optimizer_step,
-    read_metrics,
 )
+from sat.training.step_metrics import read_metrics
 from sat.training.trainer import Trainer, fit
 
 __all__ = ["captioner"]  # the fixture
@@ -223,7 +223,7 @@ def test_float16_learns_what_float32_learns(captioner):
 def test_float16_is_refused_where_it_does_not_pay(tmp_path):
     told = "precision is 'float16', which is for CUDA, not for cpu: choose bfloat16 or float32"
     with pytest.raises(ValueError, match=told):
-        grad_scaler("float16", torch.device("cpu"))
+        device.resolve_precision("float16", torch.device("cpu"))
     folder = tiny.prepare(tmp_path / "data")
     with pytest.raises(ValueError, match=told):
         fit(tiny.config(folder, tmp_path / "run", precision="float16"))

@@ -19,7 +19,7 @@ from sat.checkpoints import native, show_attend_tell
 from sat.config.decoding import DecodingConfig
 from sat.training import trainer as trainer_module
 from sat.training.objectives import cross_entropy
-from sat.training.optim import read_metrics
+from sat.training.step_metrics import read_metrics
 from sat.training.trainer import Trainer, fit
 
 Steps = list[dict[str, float]]

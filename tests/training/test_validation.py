@@ -15,7 +15,7 @@ from sat.checkpoints import native
 from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
 from sat.evaluation import evaluate
-from sat.training import trainer, validation
+from sat.training import stage, trainer, validation
 from sat.training.trainer import fit
 from sat.training.validation import choose_decoding
 
@@ -87,7 +87,7 @@ def test_a_run_killed_while_it_chooses_goes_on_to_the_same_best(data, tmp_path, 
         found = choose_decoding(best, *args)[1]  # the stage's cached features can be read
         return chosen, found | {"Bleu_4": 0.75}
 
-    monkeypatch.setattr(trainer, "choose_decoding", choose)
+    monkeypatch.setattr(stage, "choose_decoding", choose)
     with pytest.raises(SystemExit):
         fit(config)
     best = native.load(tmp_path / "best")

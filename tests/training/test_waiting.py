@@ -20,9 +20,10 @@ from sat.config.objectives import ScheduledSamplingConfig
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.decoding.generate import generate
-from sat.training import trainer as trainer_module
+from sat.training import step_metrics
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
-from sat.training.optim import build_optimizer, optimizer_step, read_metrics
+from sat.training.optim import build_optimizer, optimizer_step
+from sat.training.step_metrics import read_metrics
 from sat.training.trainer import Trainer
 
 WAITS = {
@@ -159,7 +160,7 @@ def test_metrics_are_read_once_in_log_every_steps_and_the_log_is_the_same(
         return tiny.log(tmp_path / name)
 
     each = run("each", True)
-    monkeypatch.setattr(trainer_module, "read_metrics", watched)
+    monkeypatch.setattr(step_metrics, "read_metrics", watched)
     some = run("some", False)
     assert max(reads) == 2
     times = ("captions_per_second", "waiting_share")
