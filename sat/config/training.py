@@ -159,15 +159,14 @@ class TrainConfig:
     validation_batch_size: int = 64
     """images captioned together"""
     workers: int = 1
-    """processes that read images; features are read by them on CUDA, else by the main process"""
+    """processes that read images, and on CUDA features"""
     device: str = "auto"
     """auto: CUDA where there is one; else any torch device"""
     precision: Precision = "float32"
     """of the matrix products (autocast); tf32 and float16: CUDA only; auto: bfloat16 on CUDA or a
     processor that has it (AVX512-BF16, AMX), else float32"""
     compile: bool = False
-    """compile the training step with torch.compile: the first steps take a minute or two, later
-    ones less; needs Triton on CUDA, a C++ compiler on processors"""
+    """torch.compile: slow first steps, faster later ones"""
     ddp_timeout: float = 1800.0
     """seconds that the processes of torchrun wait for one of them before all stop"""
     save_minutes: float = 10.0

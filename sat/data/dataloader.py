@@ -42,8 +42,9 @@ class Batch(NamedTuple):
     @property
     def step_size(self) -> StepSize:
         """The size of the whole step."""
-        captions = len(self.lengths)
-        return self.share_of or StepSize(sum(self.lengths.tolist()) - captions, captions)
+        if self.share_of is not None:
+            return self.share_of
+        return StepSize(sum(self.lengths.tolist()) - len(self.lengths), len(self.lengths))
 
 
 def microbatches(batch: Batch, parts: int) -> list[Batch]:

@@ -191,7 +191,7 @@ class VitGpt2(nn.Module):
         Of a mask of rows `transformers` asks whether it masks anything, which waits for the device.
         """
         if maps or not self._shares_keys:  # eager attention, which does not ask
-            return words.new_ones(len(words), past + words.shape[1])
+            return words.new_ones(words.shape[0], past + words.shape[1])  # not len: exported
         sees = words.new_ones(words.shape[1], past + words.shape[1], dtype=torch.bool)
         return sees.tril_(past)[None, None]
 
