@@ -38,8 +38,10 @@ def cross_entropy(
     `lengths` int[B] counts the words to predict, the end included.
     """
     real = word_positions(lengths, targets.shape[1], logits.device)
-    logits = logits.flatten(0, 1).index_select(0, real)  # a mask's gradient is slow on the CPU
-    targets = targets.flatten().index_select(0, real)
+    logits, targets = logits.flatten(0, 1), targets.flatten()
+    if len(real) < len(logits):  # captions of one length, as most batches have them, need no copy
+        logits = logits.index_select(0, real)  # a mask's gradient is slow on the CPU
+        targets = targets.index_select(0, real)
     return functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
 
 
