@@ -87,10 +87,7 @@ class VitGpt2(nn.Module):
         return self.network.decoder
 
     def set_trainable(self, stage: StageConfig, *, embeddings: bool = True) -> None:
-        """Let the cross-attention learn, the whole decoder, or all, as the stage says.
-
-        `embeddings` belongs to the other family and changes nothing here.
-        """
+        """Let the stage's parts learn: cross-attention, decoder or all; `embeddings` is not used."""
         decoder = stage.trainable == "decoder"
         for name, weight in self.network.named_parameters():
             joins = any(part in name for part in CROSS_ATTENTION)
@@ -128,6 +125,8 @@ class VitGpt2(nn.Module):
         return cached.float()
 
     def compile_training(self) -> None:
+        newer = hasattr(torch.compiler, "is_exporting")  # transformers asks for it
+        check(newer, "torch", torch.__version__, "compile of vit_gpt2 needs 2.7, leave it out")
         self.encoder.compile()
         self.decoder.compile()
 
