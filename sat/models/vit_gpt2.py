@@ -87,7 +87,7 @@ class VitGpt2(nn.Module):
         return self.network.decoder
 
     def set_trainable(self, stage: StageConfig, *, embeddings: bool = True) -> None:
-        """Let the stage's parts learn: cross-attention, decoder or all; `embeddings` is not used."""
+        """Let the stage's parts learn: cross-attention, decoder or all; `embeddings` is unused."""
         decoder = stage.trainable == "decoder"
         for name, weight in self.network.named_parameters():
             joins = any(part in name for part in CROSS_ATTENTION)

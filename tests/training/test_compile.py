@@ -74,7 +74,7 @@ def test_compiled_steps_are_the_plain_ones(kind: str, backend: str) -> None:
     batch, model = batch_for(captioner), captioner.model
     if kind == "vit_gpt2":
         if not hasattr(torch.compiler, "is_exporting"):  # torch 2.6
-            with pytest.raises(ValueError, match="torch is .*: compile of vit_gpt2 needs 2.7"):
+            with pytest.raises(ValueError, match=r"torch is .*: compile of vit_gpt2 needs 2\.7"):
                 tiny_vit.model().compile_training()
             return
         images = torch.zeros(4, 3, tiny_vit.SIZE, tiny_vit.SIZE, dtype=torch.uint8)
