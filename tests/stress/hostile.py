@@ -193,7 +193,9 @@ def mutate(path: Path, draw: random.Random) -> None:
         path.unlink()
         os.mkfifo(path)
     else:
-        path.write_bytes(changed if (changed := mutate_bytes(data, draw)) != data else data + b"x")
+        path.write_bytes(mutate_bytes(data, draw))
+    if path.is_file() and path.read_bytes() == data:  # a value drawn may be the one it replaces
+        path.write_bytes(data + b"x")
 
 
 def judge(kind: Kind, folder: Path) -> tuple[str, str]:
