@@ -1,13 +1,14 @@
 """Photos of every kind, made with known colours, come back as RGB; broken ones are named."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 from quadrants import BLUE, GREEN, GREY, RED, quadrants
 
-from sat.data.image_files import find_images, read_image
+from sat.data.image_files import find_images, read_image, read_image_array
 from sat.data.image_sources import SAMPLES
 
 
@@ -194,6 +195,14 @@ def test_read_image_of_a_folder_or_missing_file_raises(tmp_path):
         read_image(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such image; check"):
         read_image(tmp_path / "none.jpg")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("read", [read_image, read_image_array])
+def test_read_image_of_a_pipe_raises_and_does_not_wait(tmp_path, read):
+    os.mkfifo(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match=r"photo\.png is a pipe, which may stay silent: give"):
+        read(tmp_path / "photo.png")
 
 
 def test_read_image_of_a_samples_name_is_the_sample_unless_there_is_such_a_file(
