@@ -76,6 +76,13 @@ def model_and_batch(kind: str) -> tuple[Any, Batch]:
     return captioner.model, batch
 
 
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU is said to be none."""
+    monkeypatch.setattr(Tensor, "is_cpu", False, raising=False)
+
+
+@pytest.mark.usefixtures("card")
 @pytest.mark.parametrize(("kind", "how"), CASES.values(), ids=CASES)
 def test_training_step_waits_for_nothing(kind: str, how: dict[str, Any]) -> None:
     model, batch = model_and_batch(kind)
@@ -134,6 +141,7 @@ def test_beam_search_waits_once_a_word(
     assert copies["item"] == 0
 
 
+@pytest.mark.usefixtures("card")
 @pytest.mark.parametrize("beams", [1, 3])
 def test_steps_of_vit_gpt2_wait_for_nothing(beams: int) -> None:
     model = tiny_vit.model().eval()
@@ -141,6 +149,28 @@ def test_steps_of_vit_gpt2_wait_for_nothing(beams: int) -> None:
     with Waits() as waits:
         generate(model, features, DecodingConfig(beam_size=beams, max_length=6))
     assert not waits.found
+
+
+def test_vit_gpt2_computes_on_a_card_what_it_does_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its masks are others there."""
+    model = tiny_vit.model().eval()
+    pixels = torch.zeros(2, 3, tiny_vit.SIZE, tiny_vit.SIZE, dtype=torch.uint8)
+    features, captions = model.encode(pixels), torch.tensor([[2, 4, 5, 6, 3], [2, 6, 3, 1, 1]])
+    how = {"captions": captions, "lengths": torch.tensor([5, 3]), "output_attentions": False}
+    options = DecodingConfig(beam_size=3, max_length=6, num_return_sequences=3)
+    found = []
+    for is_cpu in (True, False):
+        monkeypatch.setattr(Tensor, "is_cpu", is_cpu, raising=False)
+        with torch.no_grad():
+            logits = model(features, **how).logits
+        found.append((generate(model, features, options), logits[0], logits[1, :2]))
+    (one, *logits), (other, *others) = found
+    assert [[c.words for c in image] for image in one] == [
+        [c.words for c in image] for image in other
+    ]
+    torch.testing.assert_close(logits, others, atol=1e-5, rtol=1e-5)
 
 
 def test_metrics_are_read_once_in_log_every_steps_and_the_log_is_the_same(
