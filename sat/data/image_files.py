@@ -81,9 +81,9 @@ def allow_megapixels(max_megapixels: float) -> None:
 
 def _open(file: Path | BinaryIO, name: object) -> Image.Image:
     Image.init()  # registers what plugins add
-    if isinstance(file, Path) and file.is_fifo():
-        raise ValueError(f"{name} is a pipe, which may stay silent: give the file itself")
     try:
+        if isinstance(file, Path) and file.is_fifo():
+            raise ValueError("it is a pipe, which may stay silent: give the file itself")
         return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: there is no such image; check the path") from error
