@@ -23,12 +23,13 @@ from sat.training.optim import build_optimizer, optimizer_step
 from sat.training.step_metrics import read_metrics
 from sat.training.trainer import fit
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = [
     "eager",  # what torch captures, run as it is: in seconds
     pytest.param(
         "inductor",
         marks=[
-            pytest.mark.slow,
             pytest.mark.stress,  # a minute of the C++ compiler
             pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
         ],
