@@ -39,7 +39,7 @@ def replay(
     longest = max(map(len, whole))
     padded = [words + [model.pad_id] * (longest - len(words)) for words in whole]
     ids = torch.tensor(padded, device=features.device)
-    lengths = torch.tensor([len(words) for words in whole], device=features.device)
+    lengths = torch.tensor([len(words) for words in whole])
     output = model(features, ids, lengths)
     assert output.alphas is not None, "asked for by default"
     side = math.isqrt(output.alphas.shape[-1])

@@ -36,7 +36,8 @@ class RaggedRows:
         rank[order] = np.arange(len(order)) - first[index[order]]
         positions = index * self.width + rank
         self._is_dense = is_identity(positions, num_images * self.width)
-        self._positions = from_host(positions, device)
+        if not self._is_dense:
+            self._positions = from_host(positions, device)
 
     @classmethod
     def one_each(cls, num_images: int, device: torch.device) -> RaggedRows:

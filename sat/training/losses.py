@@ -26,8 +26,7 @@ def word_positions(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
 
     Lengths on the host spare a wait for the device.
     """
-    real = np.arange(steps) < lengths.cpu().numpy()[:, None]
-    return from_host(np.flatnonzero(real), device)
+    return from_host(np.flatnonzero(word_mask(lengths.cpu(), steps).numpy()), device)
 
 
 def cross_entropy(
@@ -93,9 +92,10 @@ def variational_terms(
 
 def topk_accuracy(logits: Tensor, targets: Tensor, lengths: Tensor, k: int = 5) -> Tensor:
     """Share of the real words that are among the k likeliest (teacher forced, so no BLEU)."""
-    mask = word_mask(lengths, targets.shape[1])
-    best = logits[mask].topk(min(k, logits.shape[-1]), dim=-1).indices  # (words, k)
-    return (best == targets[mask].unsqueeze(1)).any(dim=1).float().mean()
+    real = word_positions(lengths, targets.shape[1], logits.device)
+    logits, targets = logits.flatten(0, 1)[real], targets.flatten()[real]
+    best = logits.topk(min(k, logits.shape[-1]), dim=-1).indices  # (words, k)
+    return (best == targets.unsqueeze(1)).any(dim=1).float().mean()
 
 
 def policy_gradient(logits: Tensor, drawn: Tensor, lengths: Tensor, advantages: Tensor) -> Tensor:

@@ -27,11 +27,9 @@ class UnreadSteps:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def add(self, metrics: Metrics, *, seconds: float, waiting: float, captions: float) -> None:
-        """Add a step with its seconds, those spent waiting for its batch, and its captions."""
-        self._steps.append(
-            (metrics, {"seconds": seconds, "waiting": waiting, "captions": captions})
-        )
+    def add(self, metrics: Metrics, **counts: float) -> None:
+        """Add a step with the `counts` that `TrainerState.count` takes."""
+        self._steps.append((metrics, counts))
 
     def count(self, state: TrainerState) -> dict[str, float]:
         """Count all of them in the state; the metrics of the latest.

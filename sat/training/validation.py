@@ -53,10 +53,9 @@ def validate(
     seed_draws(config.seed, apart=True)
     sums: dict[int, tuple[float, float, int]] = {}  # of a batch, by its first image
     for batch in in_rounds(loader):
-        words, targets = batch.lengths.to(device) - 1, batch.captions[:, 1:].to(device)
-        features = encode_batch(model, batch.images)
-        captions, lengths = batch.captions.to(device), batch.lengths.to(device)
-        logits = model(features, captions, lengths, output_attentions=False).logits
+        words, captions = batch.lengths - 1, batch.captions.to(device)
+        features, targets = encode_batch(model, batch.images), captions[:, 1:]
+        logits = model(features, captions, batch.lengths, output_attentions=False).logits
         total = int(words.sum())
         entropy = total * cross_entropy(logits, targets, words).item()
         top5 = total * topk_accuracy(logits, targets, words).item()

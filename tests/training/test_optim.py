@@ -23,12 +23,7 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, microbatches
 from sat.device import autocast, grad_scaler
 from sat.training import trainer as trainer_module
-from sat.training.optim import (
-    OPTIMIZERS,
-    build_ema,
-    build_optimizer,
-    optimizer_step,
-)
+from sat.training.optim import OPTIMIZERS, build_ema, build_optimizer, optimizer_step
 from sat.training.step_metrics import read_metrics
 from sat.training.trainer import Trainer, fit
 
