@@ -23,8 +23,9 @@ from benchmarks import measure, pair
 from benchmarks.train_step import BATCH, CONFIG, batch_of
 from sat.config.training import TrainConfig
 from sat.data.dataloader import StepSize
-from sat.distributed import GradientSum, process_group
+from sat.distributed import process_group
 from sat.models.decoder import DecoderWithAttention
+from sat.training.gradient_sum import GradientSum
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.optim import optimizer_step
 

@@ -7,6 +7,8 @@ that is small; NCCL for the gradients of GPUs.
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,20 +17,17 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from sat import torchrun
 from sat.stop_signals import STOP_SIGNALS, Stopped, note_stops
 
 T = TypeVar("T")
-Loss = Callable[[Any], tuple[Tensor, dict[str, Any]]]
 LOST = ("gloo", "pair closure")
 """in the errors of gloo that have no type of their own: its sources' paths, a pair it gave up"""
+A_MOMENT = timedelta(seconds=0.02)
 
 _store: dist.Store | None = None
-_groups = 0
-"""process groups that this process has been in"""
 _arrived: list[int] = []
 """stop signals that this rank got"""
 _agreed: list[int] = []
@@ -61,7 +60,7 @@ def process_group(timeout: float) -> Iterator[None]:
     A stop signal to any of them is raised in all of them, by `raise_stop`. Raises `ConnectionError`
     when another rank ends, or says nothing for `timeout` seconds, while this one waits for it.
     """
-    global _store, _groups
+    global _store
     if not torchrun.is_launched() or _is_group():
         yield
         return
@@ -70,14 +69,40 @@ def process_group(timeout: float) -> Iterator[None]:
     limit = timedelta(seconds=timeout)
     with note_stops(_arrived), naming_lost_rank(timeout):
         store, rank, ranks = next(iter(dist.rendezvous("env://", timeout=limit)))
-        _groups += 1
-        _store = dist.PrefixStore(f"sat/{_groups}", store)  # nothing of a group before
+        _store = dist.PrefixStore(_agree_on_name(store, rank, ranks, timeout), store)
         how: dict[str, Any] = {"store": _store, "rank": rank, "world_size": ranks}
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=limit, **how)
         yield
         barrier()
         dist.destroy_process_group()
+
+
+def _agree_on_name(store: dist.Store, rank: int, ranks: int, timeout: float) -> str:
+    """A name for this group that no group before it had, the same on all ranks.
+
+    torchrun keeps its store when it starts ranks again, with all that those before them wrote
+    there, and its count of restarts differs between machines. So each rank asks by a word that is
+    new, and only a rank zero that lives answers it.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"sat/asks/{rank}", own)
+        name: str = store.get(f"sat/answer/{own}").decode()
+        store.set(f"sat/{name}/{rank}", "knows")
+        return f"sat/{name}"
+    end = time.monotonic() + timeout
+    while True:
+        for other in range(1, ranks):
+            if store.check([f"sat/asks/{other}"]):  # perhaps by one that is dead: asked again below
+                store.set(f"sat/answer/{store.get(f'sat/asks/{other}').decode()}", own)
+        try:
+            store.wait([f"sat/{own}/{other}" for other in range(1, ranks)], A_MOMENT)
+        except dist.DistStoreError:
+            if time.monotonic() > end:
+                raise
+        else:
+            return f"sat/{own}"
 
 
 @contextmanager
@@ -207,44 +232,3 @@ def seed_draws(*key: int, apart: bool = False) -> None:
     if _is_group():
         entropy = (*key, 1 + rank() if apart else 0)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
-
-
-class GradientSum:
-    """Adds up the gradients of all ranks, those of the last layers while backward is at the others.
-
-    It is torch's DistributedDataParallel, but a sum: the loss of each rank is its share of the
-    step's loss, so that the sum is the gradient of one process. `find_unused_parameters` lets
-    weights have no gradient (a ViT's pooler); it also keeps the order in which gradients are sent,
-    and so their sums, the same from the first step on: a resumed run repeats every bit.
-    """
-
-    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
-        self._parallel: DistributedDataParallel | None = None
-        if _is_group():
-            self._parallel = DistributedDataParallel(
-                _Call(weights), find_unused_parameters=True, gradient_as_bucket_view=True
-            )
-            self._parallel.register_comm_hook(None, lambda _, bucket: _sum(bucket.buffer()))
-
-    def while_backward(self, loss_of: Loss, last: Any) -> Loss:
-        """`loss_of`, such that the backward of the part `last` of a step adds up the gradients."""
-        parallel = self._parallel
-        if parallel is None:
-            return loss_of
-        return lambda part: parallel(loss_of, part) if part is last else loss_of(part)
-
-
-class _Call(nn.Module):
-    """Calls a function that uses the weights: DistributedDataParallel wraps modules only."""
-
-    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
-        super().__init__()
-        self.weights = nn.ParameterList(weights)
-
-    def forward(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        return function(argument)
-
-
-def _sum(values: Tensor) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(values, async_op=True)
-    return work.get_future().then(lambda done: done.value()[0])

@@ -19,10 +19,11 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch, CaptionBatchSampler, microbatches, training_loader
 from sat.data.dataset import CaptionDataset
 from sat.device import resolve_device
-from sat.distributed import GradientSum, seed_draws, share
+from sat.distributed import seed_draws, share
 from sat.models.base import CaptionModel
 from sat.training.attention_boxes import AttentionBoxes
 from sat.training.feature_cache import with_features
+from sat.training.gradient_sum import GradientSum
 from sat.training.objectives.base import Metrics, Objective
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of

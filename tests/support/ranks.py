@@ -29,9 +29,20 @@ class Outcome(NamedTuple):
     stderr: str
 
 
-def run_ranks(count: int, function: Callable[..., Any], *args: Any, seconds: int = 150) -> list:
+def new_store() -> dist.TCPStore:
+    """What torchrun holds for its ranks, and keeps when it starts them again."""
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def run_ranks(
+    count: int,
+    function: Callable[..., Any],
+    *args: Any,
+    seconds: int = 150,
+    store: dist.TCPStore | None = None,
+) -> list:
     """The values that `function(*args)` returns in `count` processes; all must end well."""
-    outcomes = end_of_ranks(count, function, *args, seconds=seconds)
+    outcomes = end_of_ranks(count, function, *args, seconds=seconds, store=store)
     assert [one.code for one in outcomes] == [0] * count, [one.stderr for one in outcomes]
     return [one.value for one in outcomes]
 
@@ -49,7 +60,11 @@ def forkserver_context() -> Any:
 
 
 def end_of_ranks(
-    count: int, function: Callable[..., Any], *args: Any, seconds: int = 150
+    count: int,
+    function: Callable[..., Any],
+    *args: Any,
+    seconds: int = 150,
+    store: dist.TCPStore | None = None,
 ) -> list[Outcome]:
     """How `count` processes end that call `function(*args)` as a command does.
 
@@ -58,7 +73,7 @@ def end_of_ranks(
     process alive after `seconds` is killed, and has said on stderr where it was by then.
     """
     context = forkserver_context()
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun's
+    store = store or new_store()
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
     ranks = [
         context.Process(

@@ -18,11 +18,11 @@ import pytest
 import test_vit_gpt2_training
 import tiny
 import torch
-from ranks import end_of_ranks, run_ranks
+from ranks import end_of_ranks, new_store, run_ranks
 from test_resume import assert_same, states
 from torch.amp import GradScaler
 
-from sat import distributed
+from sat import distributed, torchrun
 from sat.checkpoints import native
 from sat.commands import prepare
 from sat.config.decoding import DecodingConfig
@@ -359,3 +359,24 @@ def fail_on_rank_zero() -> Any:
 
 def test_on_rank_zero_gives_value_and_error_to_all():
     assert run_ranks(2, fail_on_rank_zero) == [[0, 0, 2], [0, 1, 2]]
+
+
+def die_in_group(rank: int) -> None:
+    with process_group(TIMEOUT):
+        if distributed.rank() == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        distributed.barrier()
+
+
+def sum_of_ranks(late: int) -> float:
+    if torchrun.rank() == late:
+        time.sleep(1.0)
+    with process_group(TIMEOUT):
+        return distributed.all_reduce_sum({"rank": float(distributed.rank())})["rank"]
+
+
+@pytest.mark.parametrize("late", [0, 2])
+def test_ranks_started_again_meet_one_another_and_not_what_the_dead_left(late):
+    store = new_store()
+    end_of_ranks(3, die_in_group, 1, store=store)
+    assert run_ranks(3, sum_of_ranks, late, store=store) == [3.0] * 3
