@@ -10,15 +10,16 @@ trap 'rm -rf "$WORK"' EXIT
 report=() failed=0
 
 suite() { # suite LABEL COMMAND...: the fast suite by `COMMAND... -m pytest`
-    local label=$1
+    local label=$1 seed=$RANDOM
     shift
-    echo "== $label"
-    if "$@" -m pytest -q -n 2 --dist loadfile -m "not slow" >"$WORK/output" 2>&1; then
+    echo "== $label (--randomly-seed $seed)"
+    if "$@" -m pytest -q -n 2 --dist loadfile -m "not slow" \
+        --randomly-seed $seed >"$WORK/output" 2>&1; then
         report+=("passed  $label: $(tail -n 1 "$WORK/output")")
     else
         failed=1
         report+=("FAILED  $label: $(tail -n 1 "$WORK/output")")
-        grep -E "^(FAILED|ERROR|Using --randomly-seed)" "$WORK/output" || tail -n 40 "$WORK/output"
+        grep -E "^(E  |FAILED|ERROR)" "$WORK/output" || tail -n 40 "$WORK/output"
     fi
 }
 
