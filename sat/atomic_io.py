@@ -87,9 +87,13 @@ def atomic_write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write indented JSON to `path`, whole or not at all; missing folders are made."""
+    """Write indented JSON to `path`, whole or not at all; missing folders are made.
+
+    Names of files are UTF-8, whatever the locale; a byte of them that is none becomes U+FFFD.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    atomic_write_text(path, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def check_space(folder: str | Path, needed: int, purpose: str, remedy: str) -> None:

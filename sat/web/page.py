@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Any
 
 import gradio
 
+from sat.atomic_io import write_json
 from sat.captioner import Captioner, CaptionResult, load
 from sat.data.image_sources import SAMPLES
 from sat.visualize import visualize_att
@@ -144,7 +144,7 @@ def _downloads(captioned: list[tuple[str, list[CaptionResult]]], kind: str) -> t
     visualize_att(results[0], figure)
     written = folder / "captions.json"
     records = [{"image": name} | one.to_dict() for name, results in captioned for one in results]
-    written.write_text(json.dumps(records, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_json(written, records)
     return (
         gradio.DownloadButton("Figure", value=str(figure), visible=True),
         gradio.DownloadButton("JSON", value=str(written), visible=True),

@@ -312,14 +312,22 @@ def test_max_megapixels_refuses_a_larger_image(caption, model, photos):
     assert "has 0 megapixels, more than 0.001" in err
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_a_terminal_that_lacks_letters_loses_no_image(model, photos, encoding):
+@pytest.mark.parametrize(
+    ("locale", "encoding", "name"),
+    [
+        ("C.UTF-8", "cp1252", rb"\u72ac.png"),
+        ("C.UTF-8", "ascii", rb"\u72ac.png"),
+        ("C", "ascii", rb"\udce7\udc8a\udcac.png"),
+    ],
+)
+def test_a_terminal_that_lacks_letters_loses_no_image(model, photos, locale, encoding, name):
     os.rename("photos/a.png", "photos/\u72ac.png")
     command = [sys.executable, ROOT / "caption.py", "-i", "photos", "-m", model, "--json", "a.json"]
     environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    environment |= {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert b"\\u72ac.png: " in done.stdout
+    assert name in done.stdout
     names = [record["image"] for record in json.loads(Path("a.json").read_text(encoding="utf-8"))]
     assert "photos/\u72ac.png" in names
     assert len(names) == 3
