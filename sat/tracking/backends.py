@@ -9,6 +9,7 @@ import html
 import importlib.util
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +48,7 @@ class TensorBoardTracker:
     def __init__(self, config: TrainConfig, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        _await_new_second(folder / EVENTS)
         self.writer, self.validation = (
             SummaryWriter(str(path), purge_step=step + 1)
             for path in (folder / EVENTS, folder / EVENTS / "validation")
@@ -81,6 +83,13 @@ class TensorBoardTracker:
     def close(self, failed: bool) -> None:
         self.writer.close()
         self.validation.close()
+
+
+def _await_new_second(folder: Path) -> None:
+    """Wait for the second after that of the files, which TensorBoard reads in order of names."""
+    seconds = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    while f"{int(time.time()):010}" in seconds:
+        time.sleep(0.05)
 
 
 class WandbTracker:

@@ -282,6 +282,14 @@ def test_run_logger_second_stage_continues_step_count(data, tmp_path):
         assert {event.step for tag in encoder for event in found.Histograms(tag)} == {4, 6}
 
 
+def test_tensorboard_files_of_two_runs_are_of_different_seconds(data, tmp_path):
+    """Their order within a second would be that of "9" and "10"."""
+    for step in range(3):
+        TRACKERS["tensorboard"](tiny.config(data, tmp_path), tmp_path, step).close(failed=False)
+    seconds = [path.name.split(".")[3] for path in (tmp_path / "events").glob("events.*")]
+    assert len(set(seconds)) == len(seconds) == 3
+
+
 def test_run_logger_log_none_trains_the_same_and_writes_nothing(data, run, tmp_path):
     fit(tiny.config(data, tmp_path, **HOW | {"tracker": "none"}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "log.jsonl"]
