@@ -17,7 +17,7 @@ ROOT = Path(sat.__file__).parents[1]
 MODULES = sorted((ROOT / "sat").rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*.py"))
 
-# A package imports only from those in the rows above its own (DESIGN.md, section 2).
+# A package imports only from those in the rows above its own (docs/design.md).
 LAYERS = (
     (
         "config",
