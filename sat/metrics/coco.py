@@ -6,11 +6,17 @@ on Java; without Java captions are tokenized by NLTK, and the scores name the to
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from sat.metrics.bleu import bleu_of_words, tokenize
@@ -112,12 +118,28 @@ def coco_scores(
 def _ptb_tokenizer() -> Any:
     """The tokenizer of the COCO evaluation; None, with a warning, where it cannot run."""
     if shutil.which("java") and importlib.util.find_spec("pycocoevalcap"):
-        return importlib.import_module("pycocoevalcap.tokenizer.ptbtokenizer").PTBTokenizer()
+        module = importlib.import_module("pycocoevalcap.tokenizer.ptbtokenizer")
+        if not os.access(Path(module.__file__ or "").parent, os.W_OK):
+            module.__file__ = str(_writable_copy(module) / "ptbtokenizer.py")
+        return module.PTBTokenizer()
     logger.warning(
         "captions are tokenized by NLTK: scores differ a little from those of the COCO "
         "evaluation, whose tokenizer needs Java and pip install 'sat-captioning[metrics]'"
     )
     return None
+
+
+@functools.cache
+def _writable_copy(module: ModuleType) -> Path:
+    """A folder with the tokenizer's jar, until the process ends.
+
+    The module writes a file beside itself, which a user of an environment that belongs to another
+    may not.
+    """
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copy(Path(module.__file__ or "").parent / module.STANFORD_CORENLP_3_4_1_JAR, folder)
+    return folder
 
 
 def _tokenized(captions: Sequence[Sequence[str]], ptb: Any) -> Tokenized:

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from contextlib import redirect_stdout
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,18 @@ def test_coco_scores_results_file_equals_pycocoevalcap(tmp_path, monkeypatch):
     del theirs.eval["SPICE"]
     for name, value in theirs.eval.items():
         assert ours.corpus[name] == pytest.approx(value, abs=1e-6), name
+
+
+@needs_java
+def test_coco_scores_in_an_environment_of_another_user_write_nothing_there(monkeypatch):
+    from pycocoevalcap.tokenizer import ptbtokenizer as module
+
+    expected = coco_scores(REFERENCES, HYPOTHESES, ("bleu",))
+    package = Path(module.__spec__.origin).parent
+    monkeypatch.setattr(module, "__file__", module.__spec__.origin)
+    monkeypatch.setattr(coco.os, "access", lambda path, mode: Path(path) != package)
+    assert coco_scores(REFERENCES, HYPOTHESES, ("bleu",)) == expected
+    assert Path(module.__file__).parent != package
 
 
 def test_coco_scores_without_java_use_nltk_tokenizer(monkeypatch, caplog):
