@@ -92,10 +92,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
 
 
 def test_write_json_file_names_are_utf8_whatever_the_locale_and_their_bytes(tmp_path):
-    names = [
-        "caf\udce9.jpg",
-        "\udce7\udc8a\udcac.jpg",
-    ]  # as Python reads what is no UTF-8; LC_ALL=C
+    names = ["caf\udce9.jpg", "\udce7\udc8a\udcac.jpg"]  # Latin-1; UTF-8, listed in the locale C
     write_json(tmp_path / "a.json", names)
     read = json.loads((tmp_path / "a.json").read_bytes())
     assert read == ["caf\ufffd.jpg", "\u72ac.jpg"]

@@ -7,7 +7,6 @@ on Java; without Java captions are tokenized by NLTK, and the scores name the to
 from __future__ import annotations
 
 import atexit
-import functools
 import importlib.util
 import logging
 import os
@@ -119,8 +118,7 @@ def _ptb_tokenizer() -> Any:
     """The tokenizer of the COCO evaluation; None, with a warning, where it cannot run."""
     if shutil.which("java") and importlib.util.find_spec("pycocoevalcap"):
         module = importlib.import_module("pycocoevalcap.tokenizer.ptbtokenizer")
-        if not os.access(Path(module.__file__ or "").parent, os.W_OK):
-            module.__file__ = str(_writable_copy(module) / "ptbtokenizer.py")
+        _make_writable(module)
         return module.PTBTokenizer()
     logger.warning(
         "captions are tokenized by NLTK: scores differ a little from those of the COCO "
@@ -129,17 +127,18 @@ def _ptb_tokenizer() -> Any:
     return None
 
 
-@functools.cache
-def _writable_copy(module: ModuleType) -> Path:
-    """A folder with the tokenizer's jar, until the process ends.
+def _make_writable(module: ModuleType) -> None:
+    """Let the tokenizer's module think that it lies, with its jar, where this user may write.
 
-    The module writes a file beside itself, which a user of an environment that belongs to another
-    may not.
+    It writes a file beside itself, and its environment may belong to another user.
     """
-    folder = Path(tempfile.mkdtemp())
+    package = Path(module.__file__ or "").parent
+    if os.access(package, os.W_OK):
+        return
+    folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    shutil.copy(Path(module.__file__ or "").parent / module.STANFORD_CORENLP_3_4_1_JAR, folder)
-    return folder
+    shutil.copy(package / module.STANFORD_CORENLP_3_4_1_JAR, folder)
+    module.__file__ = os.path.join(folder, "ptbtokenizer.py")
 
 
 def _tokenized(captions: Sequence[Sequence[str]], ptb: Any) -> Tokenized:
