@@ -43,8 +43,6 @@ class Evaluation:
     scores: dict[str, float]
     results: list[dict[str, Any]]
     """COCO results: one {"image_id", "caption"} an image"""
-    captions: dict[int, Hypothesis]
-    """by the image's index in the split"""
     per_image: list[dict[str, float]]
     """scores of each caption alone, where the metric has them"""
     tokenizer: str
@@ -133,7 +131,6 @@ def score(
     return Evaluation(
         scores=scores,
         results=results,
-        captions=captions,
         per_image=scored.per_image,
         tokenizer=scored.tokenizer,
         unfinished=sum(not hypothesis.finished for hypothesis in hypotheses),

@@ -66,7 +66,6 @@ def test_every_image_gets_its_own_caption_under_its_own_id(captioner, data, test
     ]
     assert len({result["caption"] for result in found.results}) > 4
     assert found.unfinished == sum(not result.finished for result in results) > 0
-    assert sorted(found.captions) == list(range(12))
 
 
 def test_scores_are_those_of_the_written_results_against_all_captions(captioner, test_split):

@@ -29,7 +29,7 @@ RUNS = [DecodingConfig(beam_size=size, max_length=12) for size in (1, 3)]
 
 def evaluation(first: float, penalty: float, unfinished: int) -> Evaluation:
     scores = {"Bleu_1": first, "Bleu_4": 0.1234, "brevity_penalty": penalty}
-    return Evaluation(scores, [], {}, [], "nltk", unfinished)
+    return Evaluation(scores, [], [], "nltk", unfinished)
 
 
 EVALUATIONS = [evaluation(0.5, 1.0, 0), evaluation(0.66666, 0.98765, 7)]

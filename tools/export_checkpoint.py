@@ -1,6 +1,6 @@
 """Export a quantized checkpoint to come with the library:
 
-python tools/export_checkpoint.py runs/x/best sat/pretrained/x [--with_encoder true]
+python tools/export_checkpoint.py runs/x/best sat/pretrained/x
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from torch import Tensor
 
 from sat.atomic_io import write_json
 from sat.checkpoints import native, show_attend_tell
-from sat.models.factory import build_model
-from sat.models.weights import digest
 
 INT8_ABOVE_ELEMENTS = 500_000
 
@@ -38,25 +36,13 @@ def quantize(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return quantized
 
 
-def export_checkpoint(source: str | Path, target: str | Path, with_encoder: bool = False) -> None:
-    """Write a quantized copy of a checkpoint.
-
-    An encoder that still has its published weights is left out: its SHA-256 is stored instead, and
-    checked on loading. A fine-tuned encoder is stored, and with `with_encoder` any.
-    """
+def export_checkpoint(source: str | Path, target: str | Path) -> None:
+    """Write a quantized copy of a checkpoint."""
     source, target = Path(source), Path(target)
-    model, vocabulary, config = native.load(source)
+    model = native.load(source)[0]
     header = json.loads((source / native.CONFIG).read_text(encoding="utf-8"))
     header.pop("sha256", None)  # of the weights before they are quantized
-    published = build_model(config, vocabulary).encoder
-    frozen = not with_encoder and digest(published) == digest(model.encoder)
-    if frozen:
-        header["encoder_sha256"] = digest(model.encoder)
-    weights = {
-        name: value.contiguous()
-        for name, value in model.state_dict().items()
-        if not (frozen and name.startswith("encoder."))
-    }
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     target.mkdir(parents=True, exist_ok=True)
     save_file(quantize(weights), target / native.WEIGHTS)
     write_json(target / native.CONFIG, header)

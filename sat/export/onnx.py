@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from sat.atomic_io import write_json
 from sat.captioner import Captioner
 from sat.checkpoints.atomic_folder import replace_folder
+from sat.config.checks import check
+from sat.config.resize import SHORT_NAMES, shortest_name
 from sat.models.factory import BUILDERS
 
 READER = Path(__file__).with_name("caption_onnx.py")
@@ -29,18 +31,22 @@ BATCH = 2
 def export_onnx(captioner: Captioner, folder: str | Path) -> None:
     """Write the captioner's folder of ONNX files; it appears whole or not at all.
 
-    Raises `ImportError` without the extra [onnx].
+    Raises `ImportError` without the extra [onnx], `ValueError` for a resize rule that
+    `caption_onnx.py` does not have.
     """
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error}: pip install 'sat-captioning[onnx]'") from None
+    preprocessing = captioner.preprocessing
+    resize = shortest_name(preprocessing.resize, preprocessing.size)
+    check(resize in SHORT_NAMES, "resize", resize, f"give one of {', '.join(SHORT_NAMES)}")
     folder = Path(folder)
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     parts = BUILDERS[captioner.config.family].export(captioner.to("cpu").model)
-    side = captioner.preprocessing.size
+    side = preprocessing.size
     images = torch.zeros(BATCH, 3, side, side, dtype=torch.uint8)
     tokens = torch.full((BATCH,), captioner.model.start_id)
     with torch.no_grad():
@@ -89,7 +95,7 @@ def description(captioner: Captioner) -> dict[str, Any]:
         never.add(model.unk_id)
     return {
         "size": captioner.preprocessing.size,
-        "resize": captioner.preprocessing.resize,
+        "resize": shortest_name(captioner.preprocessing.resize, captioner.preprocessing.size),
         "start_id": model.start_id,
         "end_id": model.end_id,
         "never": sorted(never),

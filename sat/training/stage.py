@@ -29,35 +29,7 @@ from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
 from sat.training.optim import build_ema, build_optimizer, optimizer_step, set_learning_rates
 from sat.training.run_folder import store_decoding
-from sat.training.state import check_optimizer
 from sat.training.validation import choose_decoding
-
-
-def _cross_entropy(
-    model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
-) -> Objective:
-    return CrossEntropyObjective(model, config, stage, _boxes(config, train))
-
-
-def _self_critical(
-    model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
-) -> Objective:
-    reward = reward_of(train)
-    return SelfCriticalObjective(model, config, stage, reward, _boxes(config, train))
-
-
-def _boxes(config: TrainConfig, train: CaptionDataset) -> AttentionBoxes | None:
-    """What supervises attention, where the run asks for it."""
-    return AttentionBoxes(train) if config.box_weight else None
-
-
-OBJECTIVES: dict[
-    str, Callable[[CaptionModel, TrainConfig, StageConfig, CaptionDataset], Objective]
-] = {
-    "likelihood": _cross_entropy,
-    "self_critical": _self_critical,
-}
-"""by the name that `StageConfig.objective` gives them"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +55,6 @@ class Stage:
     def load_state_dict(self, saved: dict[str, Any], lr_scale: float) -> None:
         """Go on from a `state_dict`, with the learning rates of the config times `lr_scale`."""
         self.optimizer.load_state_dict(saved["optimizer"])
-        check_optimizer(self.optimizer)
         set_learning_rates(self.optimizer, self.config, lr_scale)
         if self.ema is not None:
             self.ema.load_state_dict(saved["average"])
@@ -134,11 +105,21 @@ def build_stage(
         optimizer=optimizer,
         ema=ema,
         gradients=GradientSum(weight for weight in model.parameters() if weight.requires_grad),
-        objective=OBJECTIVES[stage.objective](model, config, stage, train),
+        objective=build_objective(model, config, stage, train),
         sampler=sampler,
         loader=loader,
         val=val,
     )
+
+
+def build_objective(
+    model: CaptionModel, config: TrainConfig, stage: StageConfig, train: CaptionDataset
+) -> Objective:
+    """The objective that the stage names, with attention supervision where `box_weight` asks."""
+    boxes = AttentionBoxes(train) if config.box_weight else None
+    if stage.objective == "self_critical":
+        return SelfCriticalObjective(model, config, stage, reward_of(train), boxes)
+    return CrossEntropyObjective(model, config, stage, boxes)
 
 
 def build_sampler(config: TrainConfig, number: int, train: CaptionDataset) -> CaptionBatchSampler:

@@ -1,10 +1,7 @@
-"""Quantized weights, and the checkpoint that is exported without its encoder."""
-
-import json
+"""Quantized weights, and the checkpoint that comes with the library."""
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sat.captioner import PRETRAINED, load
 from sat.checkpoints import native
@@ -51,40 +48,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_export_checkpoint_frozen_encoder_is_loaded_from_its_package(run):
-    export_checkpoint(run / "run", run / "exported")
-    before, after = load(run / "run"), load(run / "exported")
-    for name, value in before.model.encoder.state_dict().items():
-        assert torch.equal(after.model.encoder.state_dict()[name], value)
-    assert not any(
-        name.startswith("encoder.") for name in load_file(run / "exported" / native.WEIGHTS)
-    )
-    features, words = torch.randn(2, 9, 16), torch.tensor([1, 2])
-    first, second = (
-        one.model.step(words, one.model.start(features[..., : one.model.encoder.encoder_dim]))[0]
-        for one in (before, after)
-    )
-    torch.testing.assert_close(first, second, atol=2e-3, rtol=0)
-
-
-def test_load_exported_encoder_with_other_weights_raises_value_error(run):
-    export_checkpoint(run / "run", run / "exported")
-    path = run / "exported" / native.CONFIG
-    header = json.loads(path.read_text())
-    path.write_text(json.dumps(header | {"encoder_sha256": "0" * 64}))
-    with pytest.raises(ValueError, match="efficientnet_lite0 has other weights here than"):
-        load(run / "exported")
-
-
-def test_export_checkpoint_stores_a_frozen_encoder_where_asked(run):
-    export_checkpoint(run / "run", run / "exported", with_encoder=True)
-    assert "encoder_sha256" not in json.loads((run / "exported" / native.CONFIG).read_text())
-    before, after = (load(run / name).model.encoder.state_dict() for name in ("run", "exported"))
-    for name, value in before.items():
-        torch.testing.assert_close(after[name], value, rtol=2**-10, atol=1e-6)
-
-
-def test_export_checkpoint_fine_tuned_encoder_is_stored(run):
+def test_export_checkpoint_encoder_is_stored(run):
     model, vocabulary, config = native.load(run / "run")
     with torch.no_grad():
         next(model.encoder.parameters()).add_(1)

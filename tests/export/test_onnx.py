@@ -21,6 +21,7 @@ from sat.commands import export
 from sat.config.decoding import DecodingConfig
 from sat.decoding.attention_maps import replay
 from sat.decoding.generate import generate
+from sat.export.onnx import export_onnx
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -76,6 +77,16 @@ def greedy(captioner: Captioner, path: Path) -> tuple[list[int], Tensor]:
     options = DecodingConfig(beam_size=1, max_length=8)
     words = generate(captioner.model, features, options)[0][0].words
     return words, replay(captioner.model, features, [words])[0].alphas
+
+
+def test_export_resize_rule_that_the_reader_has_not_raises_value_error(tmp_path):
+    made = captioner("show_attend_tell")
+    size = made.preprocessing.size
+    rule = dataclasses.replace(made.preprocessing, resize=f"size={size}:bicubic")
+    made.config = dataclasses.replace(made.config, preprocessing=rule)
+    with pytest.raises(ValueError, match=r"^resize is 'size=\d+:bicubic': give one of squash"):
+        export_onnx(made, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_export_script_without_onnxscript_names_the_extra(tmp_path, monkeypatch, capsys):

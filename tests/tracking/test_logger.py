@@ -308,23 +308,18 @@ def test_run_logger_overwritten_run_removes_old_events(data, tmp_path):
     assert not (tmp_path / "events").exists()
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize(
-    ("part", "name"), [("weight", "bias"), ("gradient", "the gradient of bias")]
-)
-def test_run_logger_not_finite_weight_or_gradient_raises_with_its_name(
-    data, tmp_path, monkeypatch, part, name, bad
-):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_run_logger_gradient_that_is_not_finite_has_no_histogram(data, tmp_path, monkeypatch, bad):
+    """As a step in float16 whose gradient overflows, while its scale is found."""
     monkeypatch.setitem(TRACKERS, "tensorboard", RecordingTracker)
     config = tiny.config(data, tmp_path, tracker="tensorboard", log_every=1)
     val = CaptionDataset(data, tiny.NAME.format(2), "val")
     run_logger = RunLogger(config, tmp_path, val, tiny.captioner().vocabulary)
     model = torch.nn.Linear(3, 2)
     model(torch.ones(1, 3)).sum().backward()
-    broken = model.bias.data if part == "weight" else model.bias.grad
-    broken[1] = bad
-    with pytest.raises(FloatingPointError, match=f"^{name} holds {bad}$"):
-        run_logger.after_step(1, model, {})
+    model.bias.grad[1] = bad
+    run_logger.after_step(1, model, {})
+    assert run_logger.tracker.names == {"weights/weight", "gradients/weight", "weights/bias"}
 
 
 def test_tensorboard_table_special_characters_are_escaped(data, run, tmp_path, monkeypatch):

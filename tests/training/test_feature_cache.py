@@ -46,7 +46,7 @@ def test_cached_features_are_those_encoded_directly(prepared: Write, workers: in
     dataset = CaptionDataset(data.folder, data.name, "train")
     path = cache_features(Encode(), dataset, "key", mirror=True, batch_size=3, workers=workers)
     assert path.name == f"TRAIN_FEATURES_{data.name}_key.hdf5"
-    cached = CaptionDataset(data.folder, data.name, "train", features=path)
+    cached = CaptionDataset(data.folder, data.name, "train").reading(path)
     assert len(cached) == 35
     plain, mirrored = expected(data.images), expected(data.images[:, :, :, ::-1])
     for i in range(35):
@@ -64,7 +64,7 @@ def test_training_batches_are_the_same_from_pixels_and_from_features(prepared: W
     data = prepared(images=7)
     dataset = CaptionDataset(data.folder, data.name, "train")
     path = cache_features(Encode(), dataset, "key", mirror=True)
-    cached = CaptionDataset(data.folder, data.name, "train", features=path)
+    cached = CaptionDataset(data.folder, data.name, "train").reading(path)
     order = CaptionBatchSampler(dataset.lengths, 8, mirror=True)
     loaders = training_loader(dataset, order), training_loader(cached, order)
     for pixels, features in zip(*loaders, strict=True):
@@ -97,7 +97,7 @@ def test_features_of_other_pictures_are_made_anew_however_old_they_are(prepared:
     os.utime(images, ns=(before, before))  # as cp -p, tar and rsync -t leave them
     dataset = CaptionDataset(data.folder, data.name, "train")
     assert cache_features(Encode(), dataset, "key") == path
-    cached = CaptionDataset(data.folder, data.name, "train", features=path)
+    cached = CaptionDataset(data.folder, data.name, "train").reading(path)
     assert torch.equal(cached[0].image, expected(data.images)[0])
 
 
@@ -150,7 +150,7 @@ def test_damaged_features_are_made_anew(
     with caplog.at_level("INFO"):
         cache_features(Encode(), dataset, "key")
     assert f"{path} cannot be read (" in caplog.text
-    cached = CaptionDataset(data.folder, data.name, "train", features=path)
+    cached = CaptionDataset(data.folder, data.name, "train").reading(path)
     assert torch.equal(cached[0].image, expected(data.images)[0])
 
 
@@ -188,7 +188,7 @@ def test_a_full_disk_is_noticed_before_the_work(
 
 def test_missing_features_are_named(prepared: Write) -> None:
     data = prepared()
-    dataset = CaptionDataset(data.folder, data.name, "train", features=data.folder / "no.hdf5")
+    dataset = CaptionDataset(data.folder, data.name, "train").reading(data.folder / "no.hdf5")
     with pytest.raises(FileNotFoundError, match=r"no.hdf5 does not exist"):
         dataset[0]
 
