@@ -12,8 +12,7 @@ from toy_language import Toy, photos
 
 from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
-from sat.decoding.sampling import sample
-from sat.decoding.sampling import filter_logits
+from sat.decoding.sampling import filter_logits, sample
 
 DRAWS = 6000
 OPTIONS = [
