@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
@@ -37,10 +38,13 @@ def rmsprop(groups: list[dict[str, Any]]) -> Optimizer:
 OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop}
 
 
-def build_optimizer(model: CaptionModel, stage: StageConfig, *, embeddings: bool) -> Optimizer:
+def build_optimizer(
+    model: CaptionModel, stage: StageConfig, *, embeddings: bool, steps_done: int = 0
+) -> Optimizer:
     """The optimizer of the parts that the stage trains; the others are frozen.
 
-    Parameter group 0 is the decoder's, group 1 the encoder's. `embeddings`: word vectors learn.
+    Parameter group 0 is the decoder's, group 1 the encoder's. `embeddings`: word vectors learn. A
+    stage that is resumed has made `steps_done` steps of its warm-up.
     """
     model.set_trainable(stage, embeddings=embeddings)
     of_encoder = set(model.encoder.parameters())
@@ -49,7 +53,7 @@ def build_optimizer(model: CaptionModel, stage: StageConfig, *, embeddings: bool
     encoder_params = [weight for weight in trainable if weight in of_encoder]
     groups = [{"params": params} for params in (decoder_params, encoder_params) if params]
     optimizer = OPTIMIZERS[stage.optimizer](groups)
-    warm_up(optimizer, stage.warmup)
+    warm_up(optimizer, stage.warmup, steps_done)
     return optimizer
 
 
@@ -62,10 +66,10 @@ def set_learning_rates(optimizer: Optimizer, stage: StageConfig, scale: float) -
 
 def build_ema(model: CaptionModel, stage: StageConfig) -> AveragedModel | None:
     """The exponential moving average of the model's weights, where the stage takes one."""
-    return _WarmAverage(cast(nn.Module, model), stage.ema) if stage.ema else None
+    return MovingAverage(cast(nn.Module, model), stage.ema) if stage.ema else None
 
 
-class _WarmAverage(AveragedModel):
+class MovingAverage(AveragedModel):
     """A moving average whose decay is min(decay, (1 + n) / (10 + n)) after n updates.
 
     So an average of few steps is one of the latest of them, not of the random weights before: the
@@ -73,12 +77,21 @@ class _WarmAverage(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, multi_avg_fn=self._update)
+        super().__init__(model)
         self._decay = decay
 
-    def _update(self, averaged: Any, current: Any, on_device: Any) -> None:
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards the weights of `model`; the first update copies them.
+
+        (torch's own copies n to the device of the weights, and waits for that.)
+        """
         n = int(self.n_averaged)  # on the host, where the average was built
-        get_ema_multi_avg_fn(min(self._decay, (1 + n) / (10 + n)))(averaged, current, on_device)
+        decay = min(self._decay, (1 + n) / (10 + n)) if n else 0.0
+        average = list(self.module.parameters())
+        get_ema_multi_avg_fn(decay)(average, list(model.parameters()), self.n_averaged)
+        for mine, its in zip(self.module.buffers(), model.buffers()):
+            mine.copy_(its)
+        self.n_averaged += 1
 
 
 def optimizer_step(
@@ -129,21 +142,19 @@ def clip_gradient(optimizer: Optimizer, config: TrainConfig) -> Tensor:
     return norm
 
 
-def warm_up(optimizer: Optimizer, steps: int) -> None:
+def warm_up(optimizer: Optimizer, steps: int, done: int = 0) -> None:
     """Make step i of the first `steps` (from 1) use i / steps of the learning rates that are set.
 
-    The steps before are read from the optimizer's own state, so that a resumed run continues the
-    warm-up.
+    A step that float16 leaves out is one of them. `done`: the steps that were made before.
     """
     rates: list[float] = []
-    done: list[int] = []  # read once: on a GPU that waits
+    numbers = itertools.count(done + 1)
 
     def lower(optimizer: Optimizer, *_: Any) -> None:
-        counts = [] if done else [state["step"] for state in optimizer.state.values()]
-        done[:] = [done[0] + 1 if done else int(torch.stack(counts).max()) if counts else 0]
         rates[:] = [group["lr"] for group in optimizer.param_groups]
+        share = min(1.0, next(numbers) / steps)
         for group in optimizer.param_groups:
-            group["lr"] *= min(1.0, (done[0] + 1) / steps)
+            group["lr"] *= share
 
     def restore(optimizer: Optimizer, *_: Any) -> None:
         for group, rate in zip(optimizer.param_groups, rates):

@@ -29,6 +29,7 @@ from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
 from sat.training.optim import build_ema, build_optimizer, optimizer_step, set_learning_rates
 from sat.training.run_folder import store_decoding
+from sat.training.state import TrainerState
 from sat.training.validation import choose_decoding
 
 
@@ -73,18 +74,20 @@ def build_stage(
     captioner: Captioner,
     train: CaptionDataset,
     val: CaptionDataset,
+    state: TrainerState,
     *,
-    lr_scale: float,
     bar: Callable[..., Any],
 ) -> Stage:
     """Freeze and unfreeze the model as stage `number` says, and build its parts.
 
-    Learning rates are the stage's times `lr_scale`. Where the features are cached, images that
+    Learning rates and their warm-up go on from `state`. Where the features are cached, images that
     have none yet are encoded first, with a progress bar of `bar`.
     """
     stage, model = config.stage(number), captioner.model
-    optimizer = build_optimizer(model, stage, embeddings=config.fine_tune_embeddings)
-    set_learning_rates(optimizer, stage, lr_scale)
+    optimizer = build_optimizer(
+        model, stage, embeddings=config.fine_tune_embeddings, steps_done=state.steps
+    )
+    set_learning_rates(optimizer, stage, state.lr_scale)
     ema = build_ema(model, stage)
     cached = config.cache_features and model.frozen_part() is not None
     source = train

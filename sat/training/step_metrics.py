@@ -50,8 +50,8 @@ def read_metrics(
 ) -> Iterator[dict[str, float]]:
     """The metrics of optimizer steps, in turn, over all ranks: the device is waited for once.
 
-    Raises `FloatingPointError` at a step whose loss or gradient is not finite; in float16 a
-    gradient may be, as long as there is a scale to lower.
+    Raises `FloatingPointError` at a step whose loss or gradient is not finite. In float16 a
+    gradient may overflow as long as there is a scale to lower: that step has no norm.
     """
     entries = {(i, name): value for i, step in enumerate(steps) for name, value in step.items()}
     tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
@@ -65,6 +65,8 @@ def read_metrics(
         metrics = {name: entries[i, name] for name in step}
         if not math.isfinite(loss := metrics.pop("loss", 0.0)):
             raise FloatingPointError(f"the loss is {loss}")
-        if not (may_overflow or math.isfinite(norm := metrics.get(NORM, 0.0))):
-            raise FloatingPointError(f"the norm of the gradient is {norm}")
+        if not math.isfinite(norm := metrics.get(NORM, 0.0)):
+            if not may_overflow:
+                raise FloatingPointError(f"the norm of the gradient is {norm}")
+            del metrics[NORM]
         yield metrics

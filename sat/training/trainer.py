@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from sat.checkpoints import native
 from sat.config.training import TrainConfig
-from sat.data.progress import progress_bar
+from sat.data.progress import Bar, quiet
 from sat.device import grad_scaler, resolve_device, resolve_precision
 from sat.distributed import barrier, on_rank_zero, process_group, raise_stop, rank
 from sat.evaluation import check_preprocessing
@@ -46,8 +45,8 @@ from sat.training.validation import attention_figures, validate
 
 logger = logging.getLogger(__name__)
 
-Bar = Callable[..., Any]
-quiet: Bar = partial(progress_bar, disable=True)
+READ_EVERY = 100
+"""steps at most: where metrics are read, a run is saved, or found to be no longer finite"""
 
 
 def fit(config: TrainConfig, bar: Bar = quiet) -> Path:
@@ -73,6 +72,7 @@ class Trainer:
         precision: Any = on_rank_zero(lambda: resolve_precision(config.precision, self.device))
         if config.precision != precision:
             logger.info("precision %s: %s", config.precision, precision)
+        resolve_precision(precision, self.device)  # on every rank: tf32 is set for its process
         self.config = config = dataclasses.replace(config, precision=precision)
         self.scaler = grad_scaler(config.precision, self.device)
         on_rank_zero(lambda: check_folder(config))
@@ -91,7 +91,8 @@ class Trainer:
         self.folder = Path(config.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.state = initial_state(config, self.folder)
-        self.unread, self.reads_each_step = UnreadSteps(self.scaler), self.device.type == "cpu"
+        self.reads_each_step, self.within_step = self.device.type == "cpu", False
+        self.unread = UnreadSteps(self.scaler)
 
     def run(self) -> None:
         """Run all stages, from the state of the run on; nobody else may write to its folder."""
@@ -103,6 +104,8 @@ class Trainer:
         resume = load_resume_state(self.config)
         if resume is not None:
             self.state = resume["state"]
+            # again, under the lock: until then another process may have written to the folder
+            native.load_weights(self.captioner.model, self.folder / "last")
         stage = self._build_stage(self.config.stages[self.state.stage])
         if resume is not None:
             self._restore(stage, resume)
@@ -129,7 +132,7 @@ class Trainer:
 
     def _build_stage(self, number: int) -> Stage:
         data = (self.captioner, self.train, self.val)
-        return build_stage(self.config, number, *data, lr_scale=self.state.lr_scale, bar=self.bar)
+        return build_stage(self.config, number, *data, self.state, bar=self.bar)
 
     def _restore(self, stage: Stage, resume: dict[str, Any]) -> None:
         """Set optimizer, moving average, scaler and random state to the saved ones."""
@@ -144,18 +147,15 @@ class Trainer:
             try:
                 self._train_and_finish(stage, run_logger)
             except FloatingPointError as error:
-                saved = native.exists(self.folder / "last")
-                kept = f"the last good state is in {self.folder}" if saved else "nothing was saved"
                 raise FloatingPointError(
                     f"{error} in stage {stage.number}, epoch {self.state.epoch + 1}, "
-                    f"batch {self.state.batch + 1}: lower the learning rate; {kept}"
+                    f"batch {self.state.batch + 1}: lower the learning rate; "
+                    f"the last good state is in {self.folder}"
                 ) from error
             self._save("last", stage)
             barrier()  # rank zero has saved: the others may read
-        logger.info(
-            "stage %d ended (%s), best validation BLEU-4 %.4f",
-            *(stage.number, self.state.why_over(stage.config), self.state.best),
-        )
+        why, best = self.state.why_over(stage.config), self.state.best
+        logger.info("stage %d ended (%s), best validation BLEU-4 %.4f", stage.number, why, best)
 
     def _train_and_finish(self, stage: Stage, run_logger: RunLogger) -> None:
         """Make one epoch; when it is stopped, save where it was."""
@@ -163,10 +163,11 @@ class Trainer:
             self._train_epoch(stage, run_logger)
             self._finish_epoch(stage, run_logger)
         except KeyboardInterrupt:
-            self.unread.count(self.state)
-            self._save("last", stage)
-            barrier()
-            logger.info("stopped in %s: go on with --resume", self.folder / "last")
+            if not self.within_step:  # a second signal breaks a step off: last/ stays as it was
+                self.unread.count(self.state)
+                self._save("last", stage)
+                barrier()
+                logger.info("stopped in %s: go on with --resume", self.folder / "last")
             raise
 
     def _train_epoch(self, stage: Stage, run_logger: RunLogger) -> None:
@@ -176,19 +177,21 @@ class Trainer:
         model = cast(torch.nn.Module, self.captioner.model.train())
         title = f"stage {stage.number}, epoch {state.epoch + 1}"
         bar = self.bar(stage.loader, desc=title, unit="batch")
-        began = time.monotonic()
+        ended = began = time.monotonic()
         for batch in stage.sampler.with_step_sizes(bar):
             arrived = time.monotonic()
             with defer_stop():
+                self.within_step = True
                 number = state.steps + len(self.unread)
                 metrics = training_step(stage, batch, number, self.config, self.scaler)
                 if stage.ema is not None:
                     stage.ema.update_parameters(model)
-                now = time.monotonic()
-                times = {"seconds": now - began, "waiting": arrived - began}
+                before, ended = ended, time.monotonic()
+                times = {"seconds": ended - before, "waiting": arrived - began}
                 self.unread.add(metrics, **times, captions=batch.step_size.captions)
+                self.within_step = False
                 step = state.global_step + len(self.unread)
-                reads = self.reads_each_step or run_logger.is_due(step)
+                reads = self.reads_each_step or run_logger.is_due(step) or step % READ_EVERY == 0
                 if reads:
                     rate = {"learning_rate": stage.optimizer.param_groups[0]["lr"]}
                     run_logger.after_step(step, model, self.unread.count(state) | rate)
@@ -197,20 +200,20 @@ class Trainer:
             raise_stop()
             if reads:
                 bar.set_postfix(state.means(digits=3), refresh=False)
-                if now - saved_at > 60 * self.config.save_minutes:
+                if ended - saved_at > 60 * self.config.save_minutes:
                     self._save("last", stage)
                     saved_at = time.monotonic()
             began = time.monotonic()
-        self.unread.count(state)
+        with defer_stop():
+            self.unread.count(state)
 
     def _finish_epoch(self, stage: Stage, run_logger: RunLogger) -> None:
         """Validate, keep the best, lower the learning rates, write the log line."""
         state = self.state
         results: list[dict[str, Any]] = []
         progress = partial(self.bar, desc="captioning val", unit="batch", leave=False)
-        scores = validate(
-            stage.kept(self.captioner), stage.val, self.config, progress, results.extend
-        )
+        captioner = stage.kept(self.captioner)
+        scores = validate(captioner, stage.val, self.config, progress, results.extend)
         line = {
             "stage": stage.number,
             "epoch": state.epoch + 1,
@@ -222,16 +225,12 @@ class Trainer:
         if after.epochs_without_improvement == 0:
             self._save("best", stage, scores)
         add_line(self.folder, line | {"best": after.best})
-        draw = partial(
-            attention_figures, stage.kept(self.captioner), self.val, self.config.validation
-        )
+        draw = partial(attention_figures, captioner, self.val, self.config.validation)
         run_logger.after_epoch(state.global_step, line, results, draw)
         self.state = after  # at once: a run that is stopped before this repeats all the above
         set_learning_rates(stage.optimizer, stage.config, after.lr_scale)
-        logger.info(
-            f"stage {stage.number}, epoch {after.epoch}: validation BLEU-4 "
-            f"{scores['Bleu_4']:.4f}, best {after.best:.4f}"
-        )
+        now = (stage.number, after.epoch, scores["Bleu_4"], after.best)
+        logger.info("stage %d, epoch %d: validation BLEU-4 %.4f, best %.4f", *now)
 
     def _save(self, name: str, stage: Stage, scores: dict[str, float] | None = None) -> None:
         if rank() > 0:

@@ -50,18 +50,20 @@ def validate(
     """
     model, device = captioner.model.eval(), device_of(captioner.model)
     loader = validation_loader(dataset, config)
-    seed_draws(config.seed, apart=True)
     sums: dict[int, tuple[float, float, int]] = {}  # of a batch, by its first image
-    for batch in in_rounds(loader):
-        words, captions = batch.lengths - 1, batch.captions.to(device)
-        features, targets = encode_batch(model, batch.images), captions[:, 1:]
-        logits = model(features, captions, batch.lengths, output_attentions=False).logits
-        total = int(words.sum())
-        entropy = total * cross_entropy(logits, targets, words).item()
-        top5 = total * topk_accuracy(logits, targets, words).item()
-        sums[int(batch.indices[0])] = (entropy, top5, total)
+    on_cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(on_cuda):  # a validation that is stopped is made again, alike
+        seed_draws(config.seed, apart=True)
+        for batch in in_rounds(loader):
+            words, captions = batch.lengths - 1, batch.captions.to(device)
+            features, targets = encode_batch(model, batch.images), captions[:, 1:]
+            logits = model(features, captions, batch.lengths, output_attentions=False).logits
+            total = int(words.sum())
+            entropy = total * cross_entropy(logits, targets, words).item()
+            top5 = total * topk_accuracy(logits, targets, words).item()
+            sums[int(batch.indices[0])] = (entropy, top5, total)
+        (hypotheses,) = caption_dataset(captioner, loader, [config.validation], progress)
     entropy, top5, count = (sum(column) for column in zip(*merge(sums).values()))
-    (hypotheses,) = caption_dataset(captioner, loader, [config.validation], progress)
     scored = on_rank_zero(lambda: score(hypotheses, dataset, captioner.vocabulary))
     on_results(scored.results)
     return {

@@ -28,6 +28,7 @@ from sat.commands import prepare
 from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.data.dataset import CaptionDataset
+from sat.data.progress import quiet
 from sat.distributed import process_group
 from sat.evaluation import PointingGame, evaluate
 from sat.tracking.logger import RunLogger
@@ -35,8 +36,9 @@ from sat.training import trainer
 from sat.training.initialization import initial_captioner, open_data
 from sat.training.objectives import cross_entropy
 from sat.training.stage import build_stage, training_step
+from sat.training.state import TrainerState
 from sat.training.step_metrics import read_metrics
-from sat.training.trainer import fit, quiet
+from sat.training.trainer import fit
 from sat.training.validation import choose_decoding, validate
 
 vit_data = test_vit_gpt2_training.data
@@ -66,7 +68,7 @@ def learn(config: TrainConfig, steps: int) -> tuple[list[dict[str, float]], dict
     torch.manual_seed(config.seed)
     train, val, vocabulary = open_data(config)
     captioner = initial_captioner(config, train, vocabulary)
-    stage = build_stage(config, 1, captioner, train, val, lr_scale=1.0, bar=quiet)
+    stage = build_stage(config, 1, captioner, train, val, TrainerState(), bar=quiet)
     metrics: list[dict[str, float]] = []
     captioner.model.train()
     for stage.sampler.epoch in itertools.count():

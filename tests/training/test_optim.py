@@ -184,7 +184,8 @@ def test_an_overflow_costs_one_step_and_halves_the_scale_until_there_is_none():
             weight.register_hook(lambda gradient: gradient * slope)
             return loss, {"loss": loss.item()}
 
-        list(read_metrics([optimizer_step(adam, [torch.ones(2)], loss_of, WHOLE, scaler)], scaler))
+        made = optimizer_step(adam, [torch.ones(2)], loss_of, WHOLE, scaler)
+        assert list(read_metrics([made], scaler)) == [{}]  # no norm of such a gradient
 
     take(math.inf)
     assert (scaler.get_scale(), weight.tolist()) == (2.0, [1.0, 1.0])
@@ -239,6 +240,17 @@ def test_precision_auto_is_what_the_processor_has_and_the_run_keeps_it(
     caplog.set_level("INFO")
     assert Trainer(config).config.precision == expected
     assert f"precision auto: {expected}" in caplog.text
+
+
+def test_tf32_is_set_in_the_process_of_every_rank(tmp_path, monkeypatch):
+    """Rank zero chooses the precision; a flag of torch's is set by each rank for itself."""
+    asked = []
+    monkeypatch.setattr(trainer_module, "resolve_precision", lambda name, _: asked.append(name))
+    real = trainer_module.on_rank_zero
+    answers = iter([real, lambda _: "tf32", real, real])  # those of a rank that is not zero
+    monkeypatch.setattr(trainer_module, "on_rank_zero", lambda make: next(answers)(make))
+    Trainer(tiny.config(tiny.prepare(tmp_path / "data"), tmp_path / "run", precision="float32"))
+    assert asked == ["tf32"]
 
 
 def test_run_in_precision_auto_is_not_resumed_in_another(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 import shutil
 import signal
@@ -16,15 +17,16 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from torch.optim.swa_utils import AveragedModel
+from torch.amp import GradScaler
 
 from sat.checkpoints import native
 from sat.config.checks import flatten
 from sat.config.objectives import ScheduledSamplingConfig
 from sat.config.training import TrainConfig
 from sat.stop_signals import Stopped, stop_signals
-from sat.training import trainer, validation
+from sat.training import step_metrics, trainer, validation
 from sat.training.objectives import cross_entropy
+from sat.training.optim import MovingAverage
 from sat.training.run_folder import MAY_CHANGE, OF_THE_MODEL, log_lines
 from sat.training.trainer import fit
 
@@ -158,7 +160,7 @@ def go_on(config: TrainConfig) -> int:
 
 BATCH = (trainer, "training_step")
 WITHIN = (cross_entropy, "cross_entropy")  # of a batch, when dropout has been drawn
-STEPPED = (AveragedModel, "update_parameters")
+STEPPED = (MovingAverage, "update_parameters")
 CAPTIONING = (validation, "caption_dataset")
 SAVING = (native, "save")  # last/, then best/, then last/ after each epoch, best/ where better
 
@@ -342,6 +344,91 @@ def test_a_signal_within_a_step_costs_nothing(data, whole, tmp_path, monkeypatch
     assert signal.signal(number, before) == signal.SIG_DFL
     assert go_on(config) == STEPS - made
     assert_same(whole, states(tmp_path))
+
+
+def test_two_signals_within_a_step_leave_the_state_that_was_saved_before(data, whole, tmp_path):
+    """The second breaks the step off, when weights may have moved and are not counted."""
+    config, calls = tiny.config(data, tmp_path, **HOW), itertools.count()
+    learn = trainer.training_step
+
+    def stopped(*args: Any) -> Any:
+        metrics = learn(*args)
+        if next(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return metrics
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "training_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config)
+    go_on(config)
+    assert_same(whole, states(tmp_path))
+
+
+def test_a_signal_while_the_last_metrics_are_read_loses_no_step(data, whole, tmp_path):
+    """As on a GPU, where they are read every `log_every` steps and at the epoch's end."""
+    config, calls = tiny.config(data, tmp_path, **HOW), itertools.count()
+    real = step_metrics.read_metrics
+
+    def read(*args: Any) -> Any:
+        if next(calls) == 0:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    run = trainer.Trainer(config)
+    run.reads_each_step = False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_metrics, "read_metrics", read)
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    assert native.load_trainer(tmp_path / "last")["position"]["batch"] == 3
+    go_on(config)
+    assert_same(whole, states(tmp_path))
+
+
+def test_a_run_that_another_process_still_wrote_to_goes_on_from_its_last_state(
+    data, whole, tmp_path
+):
+    """It read the weights before that process saved once more and left the lock."""
+    config = tiny.config(data, tmp_path / "run", **HOW)
+    stop(config, SAVING, 3, Killed)
+    run = trainer.Trainer(dataclasses.replace(config, resume=True))
+    other = tiny.config(data, shutil.copytree(tmp_path / "run", tmp_path / "other"), **HOW)
+    stop(dataclasses.replace(other, resume=True), BATCH, 4, Killed)
+    shutil.rmtree(tmp_path / "run")
+    shutil.copytree(tmp_path / "other", tmp_path / "run")
+    run.run()
+    assert_same(whole, states(tmp_path / "run"))
+
+
+def test_a_validation_that_was_stopped_draws_the_same_attention_again(data, tmp_path):
+    how = HOW | {"decoder": {"attention": "hard", "test_attention": "sampled"}}
+    fit(tiny.config(data, tmp_path / "whole", **how))
+    config = tiny.config(data, tmp_path / "stopped", **how)
+    stop(config, (validation, "score"), 1, KeyboardInterrupt)  # when all is captioned
+    go_on(config)
+    assert_same(states(tmp_path / "whole"), states(tmp_path / "stopped"))
+
+
+def test_a_run_that_is_stopped_after_an_overflow_goes_on_and_its_log_is_finite(
+    data, tmp_path, monkeypatch
+):
+    """As in float16: a step whose gradient overflows is left out, and the scale is lowered."""
+
+    class Overflowing(GradScaler):
+        def scale(self, loss: Any) -> Any:
+            overflows = next(calls) == 1
+            return super().scale(loss) * (math.inf if overflows else 1.0)
+
+    calls = itertools.count()
+    monkeypatch.setattr(trainer, "grad_scaler", lambda *_: Overflowing("cpu", init_scale=8.0))
+    config = tiny.config(data, tmp_path, **HOW)
+    stop(config, BATCH, 2, KeyboardInterrupt)
+    assert native.load_trainer(tmp_path / "last")["scaler"]["scale"] == 4.0
+    go_on(config)
+    for line in tiny.log(tmp_path):
+        assert all(math.isfinite(value) for value in line.values())
 
 
 @pytest.mark.parametrize("place", [(SAVING, 0), (SAVING, 2), (BATCH, 0), (BATCH, 13)])

@@ -13,6 +13,7 @@ import torch
 from test_cross_entropy import batch_for
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from toy_language import Toy, photos
 
 from sat.config.decoding import DecodingConfig
@@ -21,8 +22,9 @@ from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.decoding.generate import generate
 from sat.training import step_metrics
+from sat.training import trainer as trainer_module
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
-from sat.training.optim import build_optimizer, optimizer_step
+from sat.training.optim import build_ema, build_optimizer, optimizer_step
 from sat.training.step_metrics import read_metrics
 from sat.training.trainer import Trainer
 
@@ -173,10 +175,39 @@ def test_vit_gpt2_computes_on_a_card_what_it_does_on_the_cpu(
     torch.testing.assert_close(logits, others, atol=1e-5, rtol=1e-5)
 
 
-def test_metrics_are_read_once_in_log_every_steps_and_the_log_is_the_same(
-    tmp_path, monkeypatch: pytest.MonkeyPatch
+class Crossings(TorchDispatchMode):
+    """Counts the operations on tensors of two devices: copies that wait."""
+
+    found = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, result))
+        self.found += len({leaf.device for leaf in leaves if isinstance(leaf, Tensor)}) > 1
+        return result
+
+
+def test_moving_average_copies_nothing_to_the_device() -> None:
+    """The "meta" device stands for a GPU."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).to("meta")
+    average: Any = build_ema(model, StageConfig(ema=0.5))  # type: ignore[arg-type]
+    with Crossings() as crossings:
+        for _ in range(2):
+            average.update_parameters(model)
+    assert crossings.found == 0
+    with Crossings() as crossings:  # the test can fail
+        average.n_averaged.to("meta")
+    assert crossings.found == 1
+
+
+@pytest.mark.parametrize(("log_every", "at_least"), [(2, 100), (1000, 2)])
+def test_metrics_are_read_every_log_every_steps_and_the_log_is_the_same(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, log_every: int, at_least: int
 ) -> None:
     """As on a GPU: the device is only said to be one."""
+    monkeypatch.setattr(trainer_module, "READ_EVERY", at_least)
     data, reads, real = tiny.prepare(tmp_path / "data", known=2), [], read_metrics
 
     def watched(steps: Any, scaler: Any) -> Any:
@@ -184,7 +215,8 @@ def test_metrics_are_read_once_in_log_every_steps_and_the_log_is_the_same(
         return real(steps, scaler)
 
     def run(name: str, every_step: bool) -> list[dict[str, Any]]:
-        trainer = Trainer(tiny.config(data, tmp_path / name, log_every=2, stage1={"epochs": 2}))
+        how = {"log_every": log_every, "stage1": {"epochs": 2}}
+        trainer = Trainer(tiny.config(data, tmp_path / name, **how))
         trainer.reads_each_step = every_step
         trainer.run()
         return tiny.log(tmp_path / name)
