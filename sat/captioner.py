@@ -39,12 +39,12 @@ PRETRAINED = Path(__file__).parent / "pretrained" / "everyday"
 """the captioner that comes with the library"""
 BATCH_SIZE = 16
 """images decoded together, and held in memory"""
-KEPT_SIDE = 2048
+MAX_FIGURE_SIDE = 2048
 """pixels: larger images are kept reduced for the figure, so that memory is bounded"""
 
 
-class Seen(NamedTuple):
-    """What the model sees of an image, and the image for the figure."""
+class PreparedImage(NamedTuple):
+    """The model's input pixels, and the image for the figure."""
 
     pixels: np.ndarray  # uint8[3, S, S]
     photo: Image.Image
@@ -138,7 +138,7 @@ class Captioner(HubMixin):
         allow_megapixels(max_megapixels)
         options = (options or self.config.decoding).changed(**choices)
         for start in range(0, len(images), batch_size):
-            read: dict[int, Seen] = {}
+            read: dict[int, PreparedImage] = {}
             for index, image in enumerate(images[start : start + batch_size], start):
                 try:
                     read[index] = self._see(read_image(image, max_megapixels))
@@ -151,7 +151,9 @@ class Captioner(HubMixin):
                 yield from zip(read, self.caption_batch(list(read.values()), options))
 
     @torch.inference_mode()
-    def caption_batch(self, seen: list[Seen], options: DecodingConfig) -> list[list[CaptionResult]]:
+    def caption_batch(
+        self, seen: list[PreparedImage], options: DecodingConfig
+    ) -> list[list[CaptionResult]]:
         """The captions of each image, best first, all decoded together."""
         pixels = torch.from_numpy(np.stack([one.pixels for one in seen]))
         features = encode_batch(self.model, pixels)
@@ -170,15 +172,15 @@ class Captioner(HubMixin):
         pixels = np.stack([resize(image, self.preprocessing) for image in images])
         return encode_batch(self.model, torch.from_numpy(pixels))
 
-    def _see(self, image: Image.Image) -> Seen:
+    def _see(self, image: Image.Image) -> PreparedImage:
         pixels = resize(image, self.preprocessing)
-        if max(image.size) > KEPT_SIDE:
+        if max(image.size) > MAX_FIGURE_SIDE:
             image = image.copy()
-            image.thumbnail((KEPT_SIDE, KEPT_SIDE), reducing_gap=3.0)
-        return Seen(pixels, image)
+            image.thumbnail((MAX_FIGURE_SIDE, MAX_FIGURE_SIDE), reducing_gap=3.0)
+        return PreparedImage(pixels, image)
 
     def _result(
-        self, seen: Seen, caption: Hypothesis, replays: Replays, number: int
+        self, seen: PreparedImage, caption: Hypothesis, replays: Replays, number: int
     ) -> CaptionResult:
         words, lengths = self.vocabulary.words_and_lengths(caption.words)
 

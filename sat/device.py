@@ -27,7 +27,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type == "cuda" and torchrun.is_launched():
-            torch.cuda.set_device(device)  # of what says only "cuda"
+            torch.cuda.set_device(device)  # so that plain "cuda" means this GPU
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

@@ -1,4 +1,4 @@
-"""One run in many processes, which torchrun starts: all that they tell one another.
+"""Communication between the processes of one run, which torchrun starts.
 
 Every rank calls the same functions in the same order. Without torchrun there is one rank, and each
 of them returns at once what it was given. The engine is torch's: gloo between CPUs, and for all
@@ -25,7 +25,7 @@ from sat.stop_signals import STOP_SIGNALS, Stopped, note_stops
 T = TypeVar("T")
 LOST = ("gloo", "pair closure")
 """in the errors of gloo that have no type of their own: its sources' paths, a pair it gave up"""
-A_MOMENT = timedelta(seconds=0.02)
+POLL_INTERVAL = timedelta(seconds=0.02)
 
 _store: dist.Store | None = None
 _arrived: list[int] = []
@@ -97,7 +97,7 @@ def _agree_on_name(store: dist.Store, rank: int, ranks: int, timeout: float) -> 
             if store.check([f"sat/asks/{other}"]):  # perhaps by one that is dead: asked again below
                 store.set(f"sat/answer/{store.get(f'sat/asks/{other}').decode()}", own)
         try:
-            store.wait([f"sat/{own}/{other}" for other in range(1, ranks)], A_MOMENT)
+            store.wait([f"sat/{own}/{other}" for other in range(1, ranks)], POLL_INTERVAL)
         except dist.DistStoreError:
             if time.monotonic() > end:
                 raise

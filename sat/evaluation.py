@@ -120,11 +120,11 @@ def score(
         {"image_id": reference["image_id"], "caption": text}
         for reference, text in zip(references, texts)
     ]
-    written = [reference["captions"] for reference in references]
+    captions_of_image = [reference["captions"] for reference in references]
     if metrics:
-        scored = coco_scores(written, texts, metrics)
+        scored = coco_scores(captions_of_image, texts, metrics)
     else:
-        scored = Scores(bleu(written, texts), [{} for _ in texts], "nltk")
+        scored = Scores(bleu(captions_of_image, texts), [{} for _ in texts], "nltk")
     scores = dict(scored.corpus)
     if "rouge_score" in metrics:
         scores["gen_len"] = float(np.mean([len(hypothesis.words) for hypothesis in hypotheses]))

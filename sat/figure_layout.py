@@ -1,4 +1,4 @@
-"""Where the panels of a caption's figure stand, and how large they are.
+"""Position and size of the panels of a caption's figure.
 
 Lengths are in inches.
 """

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: COCO's results files, scores, and tables to paste.
+"""Write the results of an evaluation: COCO results files, scores, and tables to paste.
 
 A table has a row for each run, scores times 100, and a column for the length penalty where the
 runs differ in it.

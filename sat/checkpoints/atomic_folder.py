@@ -1,4 +1,4 @@
-"""Checkpoint folders: replaced so that a stop of the machine at any time loses neither."""
+"""Replace a checkpoint folder: a crash at any time leaves the old one or the new one whole."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from sat.models.base import CaptionModel
 
 
 class HubMixin:
-    """What is built from a model, a vocabulary and a config travels as a checkpoint folder."""
+    """Save, load and upload a captioner as a checkpoint folder."""
 
     def __init__(self, model: CaptionModel, vocabulary: Any, config: ModelConfig) -> None:
         self.model: CaptionModel = model.eval()

@@ -45,7 +45,7 @@ class DecodingConfig:
     min_length: int = 0
     """fewest words before a caption may end"""
     length_penalty: float = 0.0
-    """total log-probability is divided by length ** this: above 0 favours longer captions"""
+    """total log-probability is divided by length ** this: above 0 favors longer captions"""
     no_repeat_ngram_size: int = 0
     """no n-gram of this length occurs twice; 0: off"""
     repetition_penalty: float = 1.0

@@ -80,8 +80,9 @@ def create_input_files(
         naming_full_disk(output / config.name),
         tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}.new_") as folder,
     ):
-        for left in set(output.glob(f".{config.name}.new_*")) - {Path(folder)}:
-            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+        for left in output.glob(f".{config.name}.new_*"):  # of a process that was killed
+            if left.name != Path(folder).name:  # which is absolute from Python 3.12 on
+                shutil.rmtree(left, ignore_errors=True)
         dropped: list[Path] = []
         for split, kept in splits.items():
             paths = {kind: Path(folder, _file(split, kind, config)) for kind in SUFFIXES}

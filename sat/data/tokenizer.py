@@ -21,7 +21,7 @@ from sat.hub import local_folder
 from sat.reading import read_object
 
 END_OF_TEXT = "<|endoftext|>"
-NAMES = {
+SPECIAL_TOKENS = {
     "start": (END_OF_TEXT, "[CLS]", "<s>"),
     "end": (END_OF_TEXT, "[SEP]", "</s>"),
     "pad": (END_OF_TEXT, "[PAD]", "<pad>"),
@@ -43,9 +43,11 @@ class SubwordTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
-        self._named = {f"{purpose}_id": self._by_name(names) for purpose, names in NAMES.items()}
+        self._named = {
+            f"{purpose}_id": self._by_name(names) for purpose, names in SPECIAL_TOKENS.items()
+        }
         found = self._named | dict(ids or {})
-        for purpose, names in NAMES.items():
+        for purpose, names in SPECIAL_TOKENS.items():
             if found[f"{purpose}_id"] is None:
                 raise ValueError(f"the tokenizer has no {purpose} token: it needs one of {names}")
         self.start_id, self.end_id, self.pad_id = cast(Iterable[int], found.values())

@@ -20,12 +20,12 @@ KIND_OF_FILE = {
     "tokenizer.model": "",
 }
 """kinds of tokenizers by the files that they had before tokenizer.json; one needs no name"""
-IDS = {
+ID_KEYS = {
     "start_id": ("decoder_start_token_id", "bos_token_id"),
     "end_id": ("eos_token_id",),
     "pad_id": ("pad_token_id",),
 }
-NAMES = {
+TOKEN_KEYS = {
     "start_id": ("bos_token", "cls_token"),
     "end_id": ("eos_token", "sep_token"),
     "pad_id": ("pad_token",),
@@ -77,7 +77,7 @@ def _older_files(folder: Path) -> Tokenizer:
 def special_ids(
     folder: Path, tokenizer: Any, generation: dict[str, Any] | None = None
 ) -> dict[str, int]:
-    """Those of start_id, end_id and pad_id that the files of a Hugging Face folder give.
+    """The start, end and padding ids that the files of a Hugging Face folder give.
 
     They are looked up in generation_config.json (or in `generation`, its values), in config.json,
     and by name in tokenizer_config.json and special_tokens_map.json, in this order. Ids that the
@@ -98,8 +98,8 @@ def special_ids(
         return [number for number in numbers if tokenizer.id_to_token(number) is not None]
 
     found: dict[str, int] = {}
-    for purpose, keys in IDS.items():
-        tokens = (by_name.get(name) for name in NAMES[purpose])
+    for purpose, keys in ID_KEYS.items():
+        tokens = (by_name.get(name) for name in TOKEN_KEYS[purpose])
         names = (token.get("content") if isinstance(token, dict) else token for token in tokens)
         ids = known(
             *(generation.get(key) for key in keys),

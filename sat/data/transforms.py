@@ -90,7 +90,7 @@ def _view(image_size: tuple[int, int], rule: ResizeRule) -> View:
 
 
 def _centered(length: int, crop: int) -> int:
-    """Where the crop of a side begins, rounded as torchvision does."""
+    """The start of a centered crop of a side, rounded as torchvision does."""
     return (length - crop) // 2 if crop <= length else -((crop - length) // 2)
 
 

@@ -18,7 +18,7 @@ from sat.models.base import CaptionModel
 
 
 class Replay(NamedTuple):
-    """What the teacher-forced pass tells of one caption."""
+    """The attention maps and log-probabilities of one caption."""
 
     alphas: Tensor
     """float[T, h, w], equal to those of single steps; none of start and padding within a caption"""

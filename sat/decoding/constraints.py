@@ -26,10 +26,10 @@ def next_log_probabilities(
     if options.repetition_penalty == 1:
         return logits.log_softmax(dim=-1)
     scores = logits.log_softmax(dim=-1) if beams else logits
-    said = _with_start(words, model).to(logits.device, non_blocking=True)
-    lower = scores.gather(1, said)
+    previous = _with_start(words, model).to(logits.device, non_blocking=True)
+    lower = scores.gather(1, previous)
     factor = options.repetition_penalty ** torch.where(lower < 0, 1.0, -1.0)
-    scores = scores.scatter(1, said, lower * factor)
+    scores = scores.scatter(1, previous, lower * factor)
     return scores if beams else scores.log_softmax(dim=-1)
 
 

@@ -86,7 +86,7 @@ def export_module(
 
 
 def description(captioner: Captioner) -> dict[str, Any]:
-    """What the reader must know besides the two networks."""
+    """The settings that the reader needs besides the two networks."""
     model, vocabulary, options = captioner.model, captioner.vocabulary, captioner.config.decoding
     first = next(i for i in range(len(vocabulary)) if vocabulary.decode([i]).isalpha())
     texts = (vocabulary.decode([first, i]) for i in range(len(vocabulary)))

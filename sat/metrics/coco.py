@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Tokenized = dict[int, list[str]]
 """by image index; words joined by blanks"""
-Metric = tuple[dict[str, float], list[dict[str, float]]]
+MetricScores = tuple[dict[str, float], list[dict[str, float]]]
 """scores of the whole split, and of each caption alone where the metric has them"""
 
 
@@ -49,7 +49,7 @@ class Captions(NamedTuple):
     tokenized_hypotheses: Tokenized
 
 
-def _bleu(captions: Captions) -> Metric:
+def _bleu(captions: Captions) -> MetricScores:
     references = [
         [line.split() for line in lines] for lines in captions.tokenized_references.values()
     ]
@@ -57,10 +57,10 @@ def _bleu(captions: Captions) -> Metric:
     return bleu_of_words(references, hypotheses), [{} for _ in hypotheses]
 
 
-def _coco_metric(key: str, module: str) -> Callable[[Captions], Metric]:
+def _coco_metric(key: str, module: str) -> Callable[[Captions], MetricScores]:
     """A metric of pycocoevalcap, under its key in the COCO evaluation."""
 
-    def metric(captions: Captions) -> Metric:
+    def metric(captions: Captions) -> MetricScores:
         try:
             found = importlib.import_module(f"pycocoevalcap.{module}.{module}")
         except ModuleNotFoundError as error:
@@ -76,7 +76,7 @@ def _coco_metric(key: str, module: str) -> Callable[[Captions], Metric]:
     return metric
 
 
-METRICS: dict[str, Callable[[Captions], Metric]] = {
+METRICS: dict[str, Callable[[Captions], MetricScores]] = {
     "bleu": _bleu,
     "meteor": _coco_metric("METEOR", "meteor"),
     "rouge": _coco_metric("ROUGE_L", "rouge"),
@@ -128,7 +128,7 @@ def _ptb_tokenizer() -> Any:
 
 
 def _make_writable(module: ModuleType) -> None:
-    """Let the tokenizer's module think that it lies, with its jar, where this user may write.
+    """Move the tokenizer, with its jar, to a temporary folder if its own cannot be written.
 
     It writes a file beside itself, and its environment may belong to another user.
     """

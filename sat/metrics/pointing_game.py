@@ -62,7 +62,7 @@ def cells_inside(
 
 
 def centered_blob(grid: tuple[int, ...]) -> NDArray[np.float64]:
-    """float[h, w]: the map of one who always looks at the center, as most photographers do.
+    """float[h, w]: a Gaussian map in the center of the image, the baseline of a center bias.
 
     It is a normal distribution whose deviation is a quarter of each side.
     """

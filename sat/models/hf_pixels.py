@@ -34,7 +34,7 @@ def encoder_statistics(encoder: str) -> tuple[Channels, Channels]:
 def preprocessing_of(folder: str) -> Preprocessing:
     """The preprocessing that makes the pixels of a folder's image processor.
 
-    They differ by one grey level of 255 at most. `rescale_factor` becomes part of mean and standard
+    They differ by one gray level of 255 at most. `rescale_factor` becomes part of mean and standard
     deviation. Raises `ValueError` with the name of a setting that we do not have.
     """
     processor = _processor(folder)

@@ -27,12 +27,12 @@ from sat.ops.ragged_rows import RaggedRows, from_host, is_identity
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "encoder_attn", "enc_to_dec_proj")
 """in the names of its weights"""
-CHOOSING = threading.RLock()
+ATTENTION_LOCK = threading.RLock()
 """held where a decoder's config says how it attends: threads share it"""
 
 
 class State(NamedTuple):
-    """What one step hands the next."""
+    """The state of the decoder between two tokens."""
 
     features: Tensor  # float[I, P, W]
     rows: RaggedRows  # the image of each of the N rows
@@ -91,8 +91,8 @@ class VitGpt2(nn.Module):
         decoder = stage.trainable == "decoder"
         for name, weight in self.network.named_parameters():
             joins = any(part in name for part in CROSS_ATTENTION)
-            speaks = not name.startswith("encoder.")
-            weight.requires_grad_(joins or stage.trainable == "all" or (decoder and speaks))
+            in_decoder = not name.startswith("encoder.")
+            weight.requires_grad_(joins or stage.trainable == "all" or (decoder and in_decoder))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VitGpt2:
@@ -108,7 +108,7 @@ class VitGpt2(nn.Module):
 
         A decoder that has eager attention only (TrOCR) keeps that.
         """
-        with CHOOSING:
+        with ATTENTION_LOCK:
             # The inner model may have a config of its own, which transformers before 5.24 does not
             # set with the outer one's.
             for part in (self.decoder, self.decoder.base_model) if self._shares_keys else ():

@@ -65,5 +65,5 @@ def is_identity(index: np.ndarray, length: int) -> bool:
 
 
 def from_host(values: np.ndarray, device: torch.device | str) -> Tensor:
-    """The values on the device, for which nobody waits."""
+    """The values on the device; the host does not wait for the copy."""
     return torch.from_numpy(values).to(device, non_blocking=True)

@@ -26,7 +26,7 @@ from sat.config.model import Preprocessing
 from sat.data.checks import SOURCE, check_features
 from sat.data.dataloader import Batch, evaluation_loader
 from sat.data.dataset import MIRRORED, CaptionDataset
-from sat.data.manifest import fingerprint as content
+from sat.data.manifest import fingerprint
 from sat.data.progress import Progress
 from sat.distributed import barrier, gather_in_order, on_rank_zero, rank, share
 from sat.models.weights import digest
@@ -34,7 +34,7 @@ from sat.models.weights import digest
 logger = logging.getLogger(__name__)
 
 
-def fingerprint(module: nn.Module, preprocessing: Preprocessing, views: int) -> str:
+def cache_key(module: nn.Module, preprocessing: Preprocessing, views: int) -> str:
     """Sixteen hexadecimal digits that change with any weight or layer, preprocessing or views."""
     return digest(module, repr((preprocessing, views, module)))[:16]
 
@@ -53,7 +53,7 @@ def cache_features(
 ) -> Path:
     """The HDF5 file of the split's features float16[I, W, P, D], written unless it is there.
 
-    `encode` takes uint8[B, 3, S, S] to float[B, P, D]; `key` (see `fingerprint`) names what made
+    `encode` takes uint8[B, 3, S, S] to float[B, P, D]; `key` (see `cache_key`) names what made
     the features and stands in the file's name. The file lies beside the images, or in `folder`;
     there its name tells the images of different folders apart. A file that is damaged, or of images
     of other content, is written anew: each rank encodes its share, rank zero writes. Raises
@@ -66,7 +66,7 @@ def cache_features(
         Path(folder).mkdir(parents=True, exist_ok=True)
         source = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:8]
         path = Path(folder, f"{path.stem}_{source}{path.suffix}")
-    source, views = content(images), [0, MIRRORED][: 1 + mirror]
+    source, views = fingerprint(images), [0, MIRRORED][: 1 + mirror]
 
     def is_there() -> bool:
         if not path.exists():
@@ -114,7 +114,7 @@ def _write(path: Path, parts: Iterator[np.ndarray], count: int, source: str, ima
                 stored = file.create_dataset("features", shape, dtype="float16")
             stored[written : written + len(features)] = features
             written += len(features)
-        if content(images) != source:
+        if fingerprint(images) != source:
             raise ValueError(f"{images} changed while its features were encoded: start again")
 
 
@@ -151,7 +151,7 @@ def with_features(
     def encode_on_device(images: Tensor) -> Tensor:
         return encode(images.to(device))
 
-    key = fingerprint(frozen.module, captioner.preprocessing, 1 + mirror)
+    key = cache_key(frozen.module, captioner.preprocessing, 1 + mirror)
     progress = partial(bar, desc=f"encoding {dataset.split}", unit="batch")
     how: dict[str, Any] = {"mirror": mirror, "folder": folder, "progress": progress}
     path = cache_features(encode_on_device, dataset, key, **how)

@@ -1,4 +1,4 @@
-"""What training minimises. B captions, T words, P regions, V vocabulary.
+"""Training losses. B captions, T words, P regions, V vocabulary.
 
 Padding is told by length, never by id: a decoder whose padding is its end word must still learn
 to stop.
@@ -56,7 +56,7 @@ def doubly_stochastic_penalty(alphas: Tensor, lengths: Tensor, *, scaling: str =
 
 
 class BoundTerms(NamedTuple):
-    """What hard attention adds to cross-entropy, a word: Xu et al. 2015, section 4.1."""
+    """Terms that hard attention adds to the cross-entropy, a word: Xu et al. 2015, section 4.1."""
 
     reinforce: Tensor  # its gradient is that of minus the bound, less that of minus log p(y | s)
     entropy: Tensor  # of the maps

@@ -123,10 +123,10 @@ def optimizer_step(
         scaler.step(optimizer)
         scaler.update()
     elif getattr(optimizer, "_step_supports_amp_scaling", False):  # GradScaler too asks for this
-        told: Any = optimizer
-        told.grad_scale, told.found_inf = None, (~norm.isfinite()).float()
+        fused: Any = optimizer
+        fused.grad_scale, fused.found_inf = None, (~norm.isfinite()).float()
         optimizer.step()
-        del told.grad_scale, told.found_inf
+        del fused.grad_scale, fused.found_inf
     elif norm.isfinite():
         optimizer.step()
     return metrics | {NORM: norm}

@@ -60,8 +60,8 @@ class Stage:
         if self.ema is not None:
             self.ema.load_state_dict(saved["average"])
 
-    def kept(self, captioner: Captioner) -> Captioner:
-        """What is validated and kept: of the average weights, where one is taken."""
+    def averaged(self, captioner: Captioner) -> Captioner:
+        """The captioner to validate and keep: with average weights, where the stage takes them."""
         if self.ema is None:
             return captioner
         model = cast(CaptionModel, self.ema.module)

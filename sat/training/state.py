@@ -28,14 +28,14 @@ class TrainerState:
 
     stage: int = 0  # index into the stages to run
     epoch: int = 0  # of the stage, from 0
-    batch: int = 0  # batches of the epoch already learnt from
+    batch: int = 0  # batches of the epoch already learned from
     steps: int = 0  # batches of the stage
     best: float = -1.0  # validation BLEU-4 of best/
     best_cross_entropy: float = math.inf  # validation cross-entropy of best/
     epochs_without_improvement: int = 0  # epochs without a better one
     lr_scale: float = 1.0  # of the stage's learning rates
     log_lines: int = 0  # in the log
-    global_step: int = 0  # batches learnt from, over all stages
+    global_step: int = 0  # batches learned from, over all stages
     totals: dict[str, float] = dataclasses.field(default_factory=dict)  # of the epoch
 
     @classmethod

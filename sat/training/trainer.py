@@ -212,7 +212,7 @@ class Trainer:
         state = self.state
         results: list[dict[str, Any]] = []
         progress = partial(self.bar, desc="captioning val", unit="batch", leave=False)
-        captioner = stage.kept(self.captioner)
+        captioner = stage.averaged(self.captioner)
         scores = validate(captioner, stage.val, self.config, progress, results.extend)
         line = {
             "stage": stage.number,
@@ -244,6 +244,6 @@ class Trainer:
                 "random": random_state(self.device),
                 **stage.state_dict(),
             }
-        captioner = self.captioner if name == "last" else stage.kept(self.captioner)
+        captioner = self.captioner if name == "last" else stage.averaged(self.captioner)
         parts = (captioner.model, captioner.vocabulary, captioner.config)
         native.save(self.folder / name, *parts, scores=scores, trainer=trainer)

@@ -17,9 +17,9 @@ from sat.visualize import visualize_att
 from sat.web.view import STYLE, caption_html, error_html
 
 SHIPPED = "the captioner that comes with the library"
-UPLOADS_LIVE = 3600
+UPLOAD_LIFETIME_SECONDS = 3600
 """seconds until an upload and the files made from it are deleted"""
-WAITING = 64
+MAX_QUEUE_LENGTH = 64
 """requests that may wait; more are told that the page is busy"""
 MOST_IMAGES = 50
 """images of one request"""
@@ -47,7 +47,7 @@ def build_page(models: Sequence[str] = (), device: str = "cpu") -> gradio.Blocks
     with gradio.Blocks(
         title="sat: captions, and where the model looked",
         analytics_enabled=False,
-        delete_cache=(UPLOADS_LIVE // 4, UPLOADS_LIVE),
+        delete_cache=(UPLOAD_LIFETIME_SECONDS // 4, UPLOAD_LIFETIME_SECONDS),
     ) as page:
         gradio.Markdown("# Captions, and where the model looked\nPoint at a word of a caption.")
         with gradio.Row():
@@ -63,7 +63,7 @@ def build_page(models: Sequence[str] = (), device: str = "cpu") -> gradio.Blocks
             return answer(lambda name: _captioner(name, device), *values, progress=progress)
 
         button.click(caption, inputs, [shown, figure, written], concurrency_limit=1)
-    return page.queue(max_size=WAITING)
+    return page.queue(max_size=MAX_QUEUE_LENGTH)
 
 
 def _inputs(names: list[str]) -> list[Any]:

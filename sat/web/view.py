@@ -90,12 +90,12 @@ def _layer(i: int, result: CaptionResult) -> str:
 
 
 def _probability(result: CaptionResult, i: int) -> str:
-    """The probability of word i as a tooltip and as the colour of its line."""
+    """The probability of word i as a tooltip and as the color of its line."""
     if not result.word_log_probs:
         return ""
     probability = float(np.exp(result.word_log_probs[i]))
-    colour = f"hsl({120 * probability:.0f} 70% 45%)"
-    return f' title="probability {probability:.2f}" style="border-bottom-color:{colour}"'
+    color = f"hsl({120 * probability:.0f} 70% 45%)"
+    return f' title="probability {probability:.2f}" style="border-bottom-color:{color}"'
 
 
 def _data_uri(image: Image.Image, kind: str) -> str:

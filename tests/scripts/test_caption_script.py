@@ -17,7 +17,7 @@ from PIL import Image
 
 import sat.captioner
 from sat.caption_result import CaptionResult
-from sat.captioner import Captioner, Seen
+from sat.captioner import Captioner, PreparedImage
 from sat.checkpoints import native
 from sat.cli import name_figures
 from sat.commands import caption as script
@@ -170,7 +170,7 @@ class Namer(Captioner):
     def to(self, device: object) -> Namer:
         return self
 
-    def caption_batch(self, seen: list[Seen], options: DecodingConfig) -> list[list[Any]]:
+    def caption_batch(self, seen: list[PreparedImage], options: DecodingConfig) -> list[list[Any]]:
         self.batches.append(len(seen))
         names = [list(COLOURS)[int(np.argmax(one.pixels[:, 0, 0]))] for one in seen]
         return [

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sat.config.model import Preprocessing
 from sat.data.dataloader import CaptionBatchSampler, evaluation_loader, training_loader
 from sat.data.dataset import MIRRORED, CaptionDataset
-from sat.training.feature_cache import cache_features, fingerprint
+from sat.training.feature_cache import cache_features, cache_key
 
 Write = Callable[..., Prepared]
 
@@ -197,14 +197,14 @@ def test_the_fingerprint_tells_weights_preprocessing_and_views_apart() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     preprocessing = Preprocessing()
-    prints = {fingerprint(network, preprocessing, 1), fingerprint(network, preprocessing, 2)}
-    assert fingerprint(network, preprocessing, 1) in prints
-    prints.add(fingerprint(network, dataclasses.replace(preprocessing, size=224), 1))
+    prints = {cache_key(network, preprocessing, 1), cache_key(network, preprocessing, 2)}
+    assert cache_key(network, preprocessing, 1) in prints
+    prints.add(cache_key(network, dataclasses.replace(preprocessing, size=224), 1))
     network[1].running_mean[2] += 1e-3
-    prints.add(fingerprint(network, preprocessing, 1))
+    prints.add(cache_key(network, preprocessing, 1))
     with torch.no_grad():
         network[0].weight[0, 0] += 1e-3
-    prints.add(fingerprint(network, preprocessing, 1))
+    prints.add(cache_key(network, preprocessing, 1))
     assert len(prints) == 5
     assert all(len(name) == 16 for name in prints)
 

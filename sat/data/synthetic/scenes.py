@@ -142,7 +142,7 @@ def make_scene(generator: random.Random, split: str, size: int) -> list[Thing]:
 
 
 def draw_scene(things: Sequence[Thing], size: int, generator: random.Random) -> Image.Image:
-    """Draw each thing, antialiased, in a shade of its color on a soft uneven grey."""
+    """Draw each thing, antialiased, in a shade of its color on a soft uneven gray."""
     image = _background(size, generator)
     for thing in things:
         color, shape = thing["words"]
@@ -162,7 +162,7 @@ def draw_scene(things: Sequence[Thing], size: int, generator: random.Random) -> 
 
 
 def _background(size: int, generator: random.Random) -> Image.Image:
-    """A middle grey with a tint, in smooth patches, on which every color is visible."""
+    """A middle gray with a tint, in smooth patches, on which every color is visible."""
     cells = generator.randint(2, 6)
     tint = [generator.randint(125, 175) for _ in range(3)]
     strength = generator.choice([0, 6, 14])

@@ -92,8 +92,8 @@ class SelfCriticalObjective:
         lines = [tokens for group in drawn for tokens in group]
         captions, lengths = _as_batch(lines, model, device)
         with autocast(self.precision, device):
-            looks = self.boxes is not None
-            output = model(features, captions, lengths, output_attentions=looks)
+            needs_maps = self.boxes is not None
+            output = model(features, captions, lengths, output_attentions=needs_maps)
         never = {model.pad_id, model.start_id, model.unk_id} - {model.end_id, None}
         banned = torch.tensor(sorted(never), dtype=torch.long, device=device)
         logits = output.logits.index_fill(
