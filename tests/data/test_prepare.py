@@ -1,9 +1,12 @@
 """Prepared files, read back field by field and held against the tutorial's rules told plainly."""
 
 import json
+import os
 import shutil
+import tempfile
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -172,6 +175,18 @@ def test_create_input_files_with_the_same_seed_gives_the_same_bytes(records, tmp
         made[name] = contents(tmp_path / name)
     assert made["one"] == made["four"]
     assert made["one"] != made["seed"]
+
+
+def test_create_input_files_into_a_relative_folder_is_as_into_an_absolute_one(
+    records, tmp_path, monkeypatch
+):
+    """Python 3.12 and later give temporary folders absolute names."""
+    real = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda *names: os.path.abspath(real(*names)))
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("relative"), tmp_path / "absolute"):
+        create_input_files(records, folder, CONFIG)
+    assert contents(tmp_path / "relative") == contents(tmp_path / "absolute")
 
 
 def test_create_input_files_with_long_captions_leaves_out_training_only(records, output, caplog):
