@@ -21,22 +21,22 @@ logger = logging.getLogger(__name__)
 
 
 class Format(NamedTuple):
-    recognise: Callable[[Source], bool]
+    recognize: Callable[[Source], bool]
     read: Callable[[Source], Iterator[Record]]
 
 
 FORMATS = {
-    "karpathy": Format(karpathy.recognise, karpathy.read),
-    "coco": Format(coco.recognise, coco.read),
-    "json": Format(tables.recognise_list, tables.read_list),
+    "karpathy": Format(karpathy.recognize, karpathy.read),
+    "coco": Format(coco.recognize, coco.read),
+    "json": Format(tables.recognize_list, tables.read_list),
     "jsonl": Format(lambda source: source.path.suffix.lower() in tables.LINES, tables.read_lines),
-    "flickr": Format(flickr.recognise, flickr.read),
-    "csv": Format(tables.recognise_table, tables.read_table),
+    "flickr": Format(flickr.recognize, flickr.read),
+    "csv": Format(tables.recognize_table, tables.read_table),
     "webdataset": Format(lambda source: bool(folders.shards(source.path)), folders.read_shards),
     "imagefolder": Format(lambda source: bool(tables.metadata(source.path)), tables.read_metadata),
-    "text_files": Format(folders.recognise_texts, folders.read_texts),
+    "text_files": Format(folders.recognize_texts, folders.read_texts),
 }
-"""adding a format is one entry; the first that recognises a file reads it"""
+"""adding a format is one entry; the first that recognizes a file reads it"""
 
 
 def read_annotations(
@@ -91,16 +91,16 @@ def _share_no_name(one: Path, other: Path) -> bool:
 
 
 def find_format(source: Source, name: str | None) -> Format:
-    """The format of that name, or the first that recognises the file."""
+    """The format of that name, or the first that recognizes the file."""
     if name is not None and name not in FORMATS:
         raise ValueError(f"format is {name!r}: choose one of {', '.join(FORMATS)}")
     check_exists(source.path)
     if name is None:
-        found = (name for name, each in FORMATS.items() if each.recognise(source))
+        found = (name for name, each in FORMATS.items() if each.recognize(source))
         name = next(found, None)
     if name is None:
         raise ValueError(
-            f"{source.path}: its layout is not recognised: name one of {', '.join(FORMATS)} with"
+            f"{source.path}: its layout is not recognized: name one of {', '.join(FORMATS)} with"
             " --format, and columns that have other names with --columns image=…,caption=…"
         )
     logger.info("%s: read as %s", source.path, name)

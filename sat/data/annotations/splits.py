@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +20,29 @@ FRACTIONS = "0.8,0.1,0.1"
 REMEDY = f"give --splits FILE, or divide the images by their names with --split {FRACTIONS}"
 
 
+def split_by_names(path: Path) -> Callable[[str], str | None]:
+    """A function from an image's name to the split that the names of files and folders tell.
+
+    The name of the annotation file `path` comes first, then the image's folders, then the folder of
+    the file. A folder of annotations has its own name last: a set in it may be divided.
+    """
+    path = path.absolute()
+    own = split_in_name(path.stem)
+    if path.is_dir():
+        return lambda image: split_of_folders(image) or own
+    return lambda image: own or split_of_folders(image) or split_of(path.parent.name)
+
+
 def split_in_name(name: str) -> str | None:
-    """The split whose name stands in a file's name: captions_val2017, Flickr_8k.devImages."""
-    words = (split_of(word) for word in re.findall(r"[a-z]+|[A-Z][a-z]+|[A-Z]+", name))
-    return next((split for split in words if split), None)
+    """The only split named in a file's name: captions_val2017, Flickr_8k.devImages."""
+    words = re.findall(r"[a-z]+|[A-Z][a-z]+|[A-Z]+", name)
+    found = {split for word in words if (split := split_of(word))}
+    return found.pop() if len(found) == 1 else None
 
 
 def split_of_folders(path: str) -> str | None:
     """The split that the first folder of an image's name is called by: validation/1.jpg."""
-    splits = (split_of(part) for part in path.split("/")[:-1])
+    splits = (split_of(part) for part in path.replace("\\", "/").split("/")[:-1])
     return next((split for split in splits if split), None)
 
 

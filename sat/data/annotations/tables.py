@@ -13,7 +13,7 @@ import orjson
 
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source, read_text
-from sat.data.annotations.splits import split_in_name, split_of_folders
+from sat.data.annotations.splits import split_by_names
 
 Row = tuple[str, Any]
 """where the row stands, for messages, and its values by column, a dict"""
@@ -37,7 +37,7 @@ TABLES = (".csv", ".tsv", ".txt", ".psv")
 LINES = (".jsonl", ".ndjson")
 
 
-def recognise_table(source: Source) -> bool:
+def recognize_table(source: Source) -> bool:
     """True for a text file whose first line names columns of images and captions."""
     header = source.head.splitlines()[:1]
     if source.path.suffix.lower() not in TABLES or not header:
@@ -57,7 +57,7 @@ def read_lines(source: Source) -> Iterator[Record]:
     return _group_rows(_line_rows(source.path), source)
 
 
-def recognise_list(source: Source) -> bool:
+def recognize_list(source: Source) -> bool:
     """True for a JSON list of objects, or an object of image: captions."""
     content = source.json_by_name or None
     if isinstance(content, dict):
@@ -145,7 +145,7 @@ def _group_rows(rows: Iterable[Row], source: Source, below: Path = Path()) -> It
     """
     first_rows: dict[str, tuple[str, Any, Any]] = {}  # where, image_id, split
     captions: dict[str, list[Any]] = {}
-    own_split = split_in_name(source.path.stem)
+    split_of = split_by_names(source.path)
     for where, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{where} is {str(row)[:50]!r}: each must be an object with an image")
@@ -157,7 +157,7 @@ def _group_rows(rows: Iterable[Row], source: Source, below: Path = Path()) -> It
                 " the right ones with --columns image=…,caption=…"
             )
         path = (below / name).as_posix()
-        split = _value(row, "split", source) or split_of_folders(path) or own_split
+        split = _value(row, "split", source) or split_of(path)
         first = first_rows.setdefault(path, (where, _value(row, "image_id", source), split))
         if first[2] != split:
             raise ValueError(f"{where}: {name!r} is in the splits {first[2]!r} and {split!r}")

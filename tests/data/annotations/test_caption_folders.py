@@ -95,8 +95,8 @@ def test_webdataset_that_is_cut_short_raises(tmp_path, cut):
         read(path, workspace=lambda: tmp_path)
 
 
-def test_folder_of_images_alone_is_not_recognised(tmp_path):
-    with pytest.raises(ValueError, match="its layout is not recognised"):
+def test_folder_of_images_alone_is_not_recognized(tmp_path):
+    with pytest.raises(ValueError, match="its layout is not recognized"):
         read(touch(tmp_path, "1.jpg"))
     with pytest.raises(FileNotFoundError, match=r"none: there is no such annotation file"):
         read(tmp_path / "none")

@@ -106,6 +106,45 @@ def test_fractions_overrule_the_splits_of_the_annotation(tmp_path):
     assert set(drawn.values()) == {"train", "val"}
 
 
+NAMES = ["train/1.jpg", "valid/2.jpg", "test/3.jpg"]
+READERS = {
+    "a.csv": "image,caption\n" + "".join(f"{name},A dog\n" for name in NAMES),
+    "a.jsonl": "".join(json.dumps({"image": n, "caption": "A dog"}) + "\n" for n in NAMES),
+    "a.token": "".join(f"{name}#0\tA dog\n" for name in NAMES),
+    "a.json": json.dumps(
+        {
+            "images": [{"id": i, "file_name": name} for i, name in enumerate(NAMES)],
+            "annotations": [{"image_id": i, "caption": "A dog"} for i in range(3)],
+        }
+    ),
+    "b.json": json.dumps(
+        {"images": [{"filename": name, "sentences": [{"raw": "A dog"}]} for name in NAMES]}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_splits_in_folder_names_are_found_by_every_reader(tmp_path, name):
+    (tmp_path / name).write_text(READERS[name])
+    assert list(split_by_name(read(tmp_path / name)).values()) == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_split_in_the_file_name_comes_before_those_of_folders(tmp_path, name):
+    path = tmp_path / "test" / f"val_{name}"
+    path.parent.mkdir()
+    path.write_text(READERS[name])
+    assert set(split_by_name(read(path)).values()) == {"val"}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_split_in_the_folder_of_the_annotation_file_is_the_last(tmp_path, name):
+    path = tmp_path / "test" / name
+    path.parent.mkdir()
+    path.write_text(READERS[name].replace("valid/", "photos/"))
+    assert list(split_by_name(read(path)).values()) == ["train", "test", "test"]
+
+
 @pytest.mark.parametrize("text", ["0.8", "1,1", "a,b", "0.5,0.6,-0.1", "nan,nan"])
 def test_fractions_that_do_not_add_up_to_one_raise(tmp_path, text):
     with pytest.raises(ValueError, match=r"split is .*: give the shares of train, val and test"):
@@ -147,6 +186,8 @@ def test_splits_of_another_layout_name_the_fault(tmp_path, name, text, told):
         ("TRAIN", "train"),
         ("set-validation-0001", "val"),
         ("latest", None),
+        ("train_and_val", None),
+        ("train-0-of-training", "train"),
         ("retraining", None),
     ],
 )
@@ -154,9 +195,9 @@ def test_split_in_name_reads_whole_words_only(name, split):
     assert split_in_name(name) == split
 
 
-def test_json_of_the_wrong_kind_is_not_recognised(tmp_path):
+def test_json_of_the_wrong_kind_is_not_recognized(tmp_path):
     for value in (5, "text", [], {}, {"a": 5}, [[1]], None):
         path = tmp_path / "a.json"
         path.write_text(json.dumps(value))
-        with pytest.raises(ValueError, match="its layout is not recognised"):
+        with pytest.raises(ValueError, match="its layout is not recognized"):
             read(path, tmp_path)

@@ -87,9 +87,9 @@ def test_table_with_other_columns_takes_their_given_names(tmp_path):
         ("a.json", '[{"picture": "1.jpg"}]', "item 0 has no image among its columns picture"),
         ("a.json", '[{"image": ["1.jpg", "2.jpg"], "caption": "a"}]', "item 0 has no image"),
         ("a.json", '[{"image": "../1.jpg", "caption": "a"}]', "leads out of the image folder"),
-        ("a.json", "[5]", "its layout is not recognised: name one of karpathy, coco"),
-        ("a.doc", "image,caption\n1.jpg,A dog\n", "its layout is not recognised"),
-        ("a.csv", "A dog\nA cat\n", "its layout is not recognised"),
+        ("a.json", "[5]", "its layout is not recognized: name one of karpathy, coco"),
+        ("a.doc", "image,caption\n1.jpg,A dog\n", "its layout is not recognized"),
+        ("a.csv", "A dog\nA cat\n", "its layout is not recognized"),
     ],
 )
 def test_table_with_a_wrong_row_names_it(tmp_path, name, text, told):
