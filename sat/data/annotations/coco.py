@@ -22,8 +22,8 @@ def recognize(source: Source) -> bool:
 def read(source: Source) -> Iterator[Record]:
     """The records in the order of "images", captions in the order of their ids, as Karpathy has it.
 
-    The split is told by names of files and folders. Images that stand twice with one file name count once.
-    Captions of unknown images are left out with a line of warning.
+    Names of files and folders tell the split. Images that stand twice with one file name count
+    once. Captions of unknown images are left out with a line of warning.
     """
     split, captions = split_by_names(source.path), _captions(source)
     names: dict[str, object] = {}

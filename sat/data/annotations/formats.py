@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -58,12 +59,16 @@ def read_annotations(
     add objects in pixels of images of `side` pixels.
     `workspace` gives a folder for images that have to be unpacked. The rest is told by the flags of
     sat-prepare. Ids that several files use get the name of the file before them. Raises
-    `ValueError` for files of no known layout and `FileNotFoundError` for missing ones.
+    `ValueError` for files of no known layout or given twice and `FileNotFoundError` for missing
+    ones.
     """
     if boxes and len(boxes) != len(paths):
         raise ValueError(
             f"boxes are {len(boxes)} files, annotations {len(paths)}: give one for each, or none"
         )
+    for path, count in Counter(map(os.path.realpath, paths)).items():
+        if count > 1:
+            raise ValueError(f"{path}: is given {count} times as annotations: give it once")
     groups: list[tuple[Path, list[Record]]] = []
     roots = [Path(folder) for folder in image_folders]
     paired = len(roots) == len(paths) > 1
@@ -121,10 +126,23 @@ def _join(groups: Sequence[tuple[Path, list[Record]]]) -> list[Record]:
         return [record for _, records in groups for record in records]
     logger.info("several files use the same image ids: each gets its file's name before it")
     return [
-        replace(record, image_id=f"{path.stem}/{record.image_id}")
-        for path, records in groups
+        replace(record, image_id=f"{name}/{record.image_id}")
+        for name, (_, records) in zip(_short_names([path for path, _ in groups]), groups)
         for record in records
     ]
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that differ: captions, a/captions or captions.csv."""
+    whole = [Path(os.path.abspath(path)).parts for path in paths]
+    stems = [(*parts[:-1], Path(parts[-1]).stem) for parts in whole]
+    longest = max(map(len, whole))
+    ends = (
+        ["/".join(parts[-count:]) for parts in names]
+        for names in (stems, whole)
+        for count in range(1, longest + 1)
+    )
+    return next(names for names in ends if len(set(names)) == len(names))
 
 
 def _check_ids(records: Sequence[Record], path: Path) -> None:

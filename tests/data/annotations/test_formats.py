@@ -34,6 +34,27 @@ def test_files_with_ids_of_their_own_keep_them(tmp_path):
     assert [record.image_id for record in read(files, tmp_path)] == ["1.jpg", "2.jpg"]
 
 
+def test_files_of_one_name_give_ids_with_what_tells_them_apart(tmp_path):
+    folders = ["train", "val", "test"]
+    for name in folders:
+        touch(tmp_path / name, "1.jpg", "2.jpg")
+    files = [table(tmp_path / name / "captions.csv", "1.jpg", "2.jpg") for name in folders]
+    assert [(record.image_id, record.split) for record in read(files)] == [
+        (f"{split}/captions/{number}.jpg", split) for split in folders for number in (1, 2)
+    ]
+    a, b = table(tmp_path / "c.csv", "1.jpg"), table(tmp_path / "c.tsv", "1.jpg")
+    ids = [r.image_id for r in read([a, b], tmp_path / "train", tmp_path / "val")]
+    assert ids == ["c.csv/1.jpg", "c.tsv/1.jpg"]
+
+
+def test_file_given_twice_is_refused(tmp_path):
+    path = table(tmp_path / "a.csv", "1.jpg")
+    (tmp_path / "b.csv").symlink_to(path)
+    for again in (path, tmp_path / "x" / ".." / "a.csv", tmp_path / "b.csv"):
+        with pytest.raises(ValueError, match=r"a\.csv: is given 2 times as annotations: give it"):
+            read([path, again], tmp_path, tmp_path / "b")
+
+
 def test_one_image_in_two_files_raises(tmp_path):
     touch(tmp_path, "1.jpg")
     files = [table(tmp_path / "one.csv", "1.jpg"), table(tmp_path / "two.csv", "1.jpg")]
