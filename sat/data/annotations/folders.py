@@ -53,8 +53,8 @@ def read_shards(source: Source) -> Iterator[Record]:
     """The images of webdataset's shards, unpacked to a temporary folder.
 
     Files of one sample share their name up to the first dot: 000017.jpg with 000017.txt (a caption)
-    or 000017.json (with "caption", "captions" or "text"). Names of files and
-    folders tell the split.
+    or 000017.json (with "caption", "captions" or "text"). Names of files and folders
+    tell the split.
     """
     found, folder = shards(source.path), source.workspace()
     for shard in found:

@@ -15,7 +15,7 @@ from sat.data.annotations import coco, flickr, folders, karpathy, tables
 from sat.data.annotations.boxes import add_boxes
 from sat.data.annotations.clean import clean
 from sat.data.annotations.record import Record
-from sat.data.annotations.source import ImageFolders, Source, check_exists
+from sat.data.annotations.source import HEAD_BYTES, ImageFolders, Source, check_exists, read_text
 from sat.data.annotations.splits import assign_splits, read_splits
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ FORMATS = {
     "karpathy": Format(karpathy.recognize, karpathy.read),
     "coco": Format(coco.recognize, coco.read),
     "json": Format(tables.recognize_list, tables.read_list),
-    "jsonl": Format(lambda source: source.path.suffix.lower() in tables.LINES, tables.read_lines),
+    "jsonl": Format(lambda source: source.is_lines, tables.read_lines),
     "flickr": Format(flickr.recognize, flickr.read),
     "csv": Format(tables.recognize_table, tables.read_table),
     "webdataset": Format(lambda source: bool(folders.shards(source.path)), folders.read_shards),
@@ -66,9 +66,9 @@ def read_annotations(
         raise ValueError(
             f"boxes are {len(boxes)} files, annotations {len(paths)}: give one for each, or none"
         )
-    for path, count in Counter(map(os.path.realpath, paths)).items():
+    for file, count in Counter(map(os.path.realpath, paths)).items():
         if count > 1:
-            raise ValueError(f"{path}: is given {count} times as annotations: give it once")
+            raise ValueError(f"{file}: is given {count} times as annotations: give it once")
     groups: list[tuple[Path, list[Record]]] = []
     roots = [Path(folder) for folder in image_folders]
     paired = len(roots) == len(paths) > 1
@@ -80,6 +80,8 @@ def read_annotations(
             others = [root for root in roots if paired and _share_no_name(roots[number], root)]
             source = Source(path, ImageFolders(first, others), columns or {}, workspace)
             records = list(find_format(source, format).read(source))
+            if not records:
+                raise ValueError(f"{path}: holds no rows or images: add some, or leave it out")
             if boxes and str(boxes[number]) != "none":
                 records = add_boxes(records, Path(boxes[number]), side)
             groups.append((path, records))
@@ -100,10 +102,14 @@ def find_format(source: Source, name: str | None) -> Format:
     if name is not None and name not in FORMATS:
         raise ValueError(f"format is {name!r}: choose one of {', '.join(FORMATS)}")
     check_exists(source.path)
+    if source.path.is_file() and source.path.stat().st_size == 0:
+        raise ValueError(f"{source.path}: is empty: write or download it again")
     if name is None:
         found = (name for name, each in FORMATS.items() if each.recognize(source))
         name = next(found, None)
     if name is None:
+        if source.path.is_file():
+            read_text(source.path, HEAD_BYTES)  # raises if it is no UTF-8
         raise ValueError(
             f"{source.path}: its layout is not recognized: name one of {', '.join(FORMATS)} with"
             " --format, and columns that have other names with --columns image=…,caption=…"

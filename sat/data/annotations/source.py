@@ -18,6 +18,7 @@ import orjson
 COCO_NAME = re.compile(r"(?:COCO_\w+?20\d\d_)?(\d{12}\.\w+)")
 COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
 HEAD_BYTES = 65536
+LINES = (".jsonl", ".ndjson")
 
 
 def check_exists(path: Path) -> None:
@@ -145,8 +146,19 @@ class Source:
 
     @property
     def json_by_name(self) -> Any:
-        """The value of a file whose name ends in .json; None for others."""
-        return self.json if self.path.suffix.lower() == ".json" else None
+        """The value of a file whose name ends in .json; None for others, and for JSON lines."""
+        return self.json if self.path.suffix.lower() == ".json" and not self.is_lines else None
+
+    @cached_property
+    def is_lines(self) -> bool:
+        """True for JSON lines by the file's name, or a .json whose first line is a whole object."""
+        if (suffix := self.path.suffix.lower()) != ".json":
+            return suffix in LINES
+        first, _, rest = self.head.strip().partition("\n")
+        try:
+            return bool(rest) and isinstance(orjson.loads(first), dict)
+        except orjson.JSONDecodeError:
+            return False
 
     @cached_property
     def head(self) -> str:
