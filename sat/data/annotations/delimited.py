@@ -12,7 +12,9 @@ from typing import Literal
 from sat.data.image_files import SUFFIXES
 
 QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*')
-IMAGE_ON_LATER_LINE = re.compile(rf"\n[^\n]*({'|'.join(map(re.escape, SUFFIXES))})[,;|\t\r\n]", re.I)
+IMAGE_ON_LATER_LINE = re.compile(
+    rf"\n[^\n]*({'|'.join(map(re.escape, SUFFIXES))})[,;|\t\r\n]", re.I
+)
 
 
 def read_header(text: str) -> tuple[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -41,12 +43,22 @@ def read_texts(source: Source) -> Iterator[Record]:
         yield Record(below, image, split(below), (), captions)
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    return (
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+def _images(folder: Path) -> list[Path]:
+    """The images of a folder and those below it, then those of links to folders elsewhere."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    pending = [folder]
+    while pending:
+        links: list[Path] = []
+        for place, below, names in chain.from_iterable(map(os.walk, sorted(pending))):
+            if (real := os.path.realpath(place)) in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            links += [path for name in below if (path := Path(place, name)).is_symlink()]
+            found += [Path(place, name) for name in names if not name.startswith(".")]
+        pending = links
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 def read_shards(source: Source) -> Iterator[Record]:
@@ -62,8 +74,9 @@ def read_shards(source: Source) -> Iterator[Record]:
         split = split_by_names(shard)
         for key, path in paths.items():
             name = key if len(found) == 1 else f"{shard.stem}/{key}"
-            texts = tuple(captions.get(key, ()))
-            yield Record(name, path, split(key), (), texts)
+            texts = captions.get(key, [])  # img2dataset has each in .txt and .json
+            once = tuple(text for i, text in enumerate(texts) if text not in texts[:i])
+            yield Record(name, path, split(key), (), once)
 
 
 def shards(path: Path) -> list[Path]:

@@ -33,9 +33,9 @@ FORMATS = {
     "jsonl": Format(lambda source: source.is_lines, tables.read_lines),
     "flickr": Format(flickr.recognize, flickr.read),
     "csv": Format(tables.recognize_table, tables.read_table),
-    "webdataset": Format(lambda source: bool(folders.shards(source.path)), folders.read_shards),
     "imagefolder": Format(lambda source: bool(tables.metadata(source.path)), tables.read_metadata),
     "text_files": Format(folders.recognize_texts, folders.read_texts),
+    "webdataset": Format(lambda source: bool(folders.shards(source.path)), folders.read_shards),
 }
 """adding a format is one entry; the first that recognizes a file reads it"""
 

@@ -65,7 +65,8 @@ class ImageFolders:
     def __init__(self, first: Sequence[Path], others: Sequence[Path] = ()) -> None:
         self._groups = [[str(folder) for folder in group] for group in (first, others)]
         self._roots = [
-            f"{Path(os.path.abspath(folder)).as_posix()}/" for folder in (*first, *others)
+            f"{Path(os.path.abspath(folder)).as_posix().rstrip('/')}/"
+            for folder in (*first, *others)
         ]
         self._name_of: dict[str, str] = {}
         self._names_in = lru_cache(maxsize=None)(_names_in)  # lists each folder once

@@ -90,12 +90,14 @@ def assign_splits(
 ) -> list[Record]:
     """The records with the split that a file of splits or the annotation gives, or a drawn one.
 
-    `fractions` draws all of them by name; without it, those whose annotation says nothing are drawn
-    by `FRACTIONS`. Images of an unknown split, or missing from `splits`, are left out with a line
-    of warning. With `splits`, the records come in its order. Raises `ValueError` if none is left.
+    `fractions` draws all of them by name, or by id where several have one name; without it, those
+    whose annotation says nothing are drawn by `FRACTIONS`. Images of an unknown split, or missing
+    from `splits`, are left out with a line of warning. With `splits`, the records come in its
+    order. Raises `ValueError` if none is left.
     """
     shares = parse_fractions(fractions or FRACTIONS)
     order = {key: number for number, key in enumerate(splits)}
+    count_of = Counter(record.path.name for record in records)
     kept: list[tuple[int, Record]] = []
     left_out: Counter[str] = Counter()
     drawn = 0
@@ -104,11 +106,20 @@ def assign_splits(
         key = next((name for name in names if name in order), "")
         name = splits.get(key) if splits else record.split
         if fractions or (name is None and not splits):
-            name, drawn = _drawn(record.path.name, shares), drawn + 1
+            own = record.path.name if count_of[record.path.name] == 1 else str(record.image_id)
+            name, drawn = _drawn(own, shares), drawn + 1
         if split := split_of(name):
             kept.append((order.get(key, 0), replace(record, split=split)))
         else:
             left_out[repr(name)[:60]] += 1
+    unlisted = left_out.pop("None", 0)
+    if unlisted == len(records):
+        raise ValueError(
+            f"none of the {len(splits)} names of --splits is an image's, as {next(iter(splits))!r}"
+            f" for {str(records[0].image_id)!r}: give image ids or file names"
+        )
+    if unlisted:
+        logger.warning("%d images are not named in --splits and are left out", unlisted)
     for name, count in left_out.items():
         logger.warning(
             "%d images of split %s are left out; known splits are %s",

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from annotation_files import read, split_by_name, touch, write_json
@@ -98,6 +99,20 @@ def test_images_without_a_split_are_drawn_by_their_names_alone(tmp_path):
     assert others == {"3.jpg": "val", "6.jpg": "test"}
 
 
+def test_images_of_one_name_are_drawn_by_their_ids(tmp_path):
+    names = [f"{i}/photo.jpg" for i in range(50)]
+    touch(tmp_path, *names)
+    found = read(table(tmp_path / "a.csv", *names, "3.jpg"), tmp_path)
+    assert {record.split for record in found} == {"train", "val", "test"}
+    assert found[-1].split == "val"  # as by its name alone
+
+
+def test_image_folder_at_the_root_takes_whole_paths(tmp_path):
+    touch(tmp_path, "1.jpg")
+    path = table(tmp_path / "a.csv", str(tmp_path / "1.jpg"))
+    assert read(path, Path("/"))[0].path == tmp_path / "1.jpg"
+
+
 def test_splits_that_are_no_names_leave_their_images_out(tmp_path, caplog):
     odd = [["train"], {"train": 1}, 7, "train"]
     lines = [{"image": f"{i}.jpg", "caption": "a", "split": split} for i, split in enumerate(odd)]
@@ -178,7 +193,7 @@ def test_splits_by_id_order_and_choose_the_images(tmp_path, caplog):
     splits = write_json(tmp_path / "s.json", {"validation": [103], "Train": ["1.jpg", 100]})
     found = read(path, tmp_path, splits=[splits])
     assert [(r.image_id, r.split) for r in found] == [(103, "val"), (101, "train"), (100, "train")]
-    assert "1 images of split None are left out" in caplog.text
+    assert "1 images are not named in --splits and are left out" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -188,6 +203,11 @@ def test_splits_by_id_order_and_choose_the_images(tmp_path, caplog):
         ("s.json", '{"train": 5}', "'train' is no list of ids"),
         ("s.json", '{"train": [1], "val": [1]}', "image '1' is in two splits"),
         ("s.json", '{"x": ["1.jpg"]}', "none of the 1 images has a known split: give --splits"),
+        (
+            "train.txt",
+            "img/1.jpg",
+            "none of the 1 names of --splits is .* as 'img/1.jpg' for '1.jp",
+        ),
         ("list.txt", "1.jpg", "names no split: rename it to train.txt"),
     ],
 )
