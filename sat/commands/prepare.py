@@ -39,7 +39,7 @@ def parse(arguments: list[str]) -> Namespace:
     add("--annotations", type=list[str] | str, default=[], help="files or folders of captions")
     add("--karpathy_json", type=str | None, help="the same as --annotations, in Karpathy's layout")
     add("--image_folder", type=list[str] | str, default=[], help="the folders the images are in")
-    add("--format", type=str | None, help=f"if not recognised: {', '.join(FORMATS)}")
+    add("--format", type=str | None, help=f"if not recognized: {', '.join(FORMATS)}")
     add("--columns", type=str | None, help="names in tables: image=NAME,caption=NAME,split=NAME")
     add("--splits", type=list[str] | str, default=[], help="Karpathy's JSON, {split: [ids]}, lists")
     add("--split", type=str | None, help="shares drawn by file name, such as 0.8,0.1,0.1")

@@ -35,8 +35,8 @@ def filter_by_length(records: Sequence[Record], split: str, max_len: int) -> lis
     if not images:
         named = Counter(record.split for record in records)
         raise ValueError(
-            f"the {split} split has no images (found: {dict(named)}): add annotations with one, or"
-            " divide all images by their names with --split 0.8,0.1,0.1"
+            f"the {split} split has no images (found: {dict(named)}): add annotations with one,"
+            " give --splits FILE, or divide all images by larger shares, as --split 0.6,0.2,0.2"
         )
     if not kept:
         raise ValueError(

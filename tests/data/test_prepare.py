@@ -211,7 +211,8 @@ def test_create_input_files_with_long_captions_leaves_out_training_only(records,
 def test_create_input_files_of_a_split_without_images_raises(records, output, missing):
     others = [record for record in records if record.split != missing]
     with pytest.raises(
-        ValueError, match=rf"the {missing} split has no images \(found: .*'test': 7.*--split 0\.8"
+        ValueError,
+        match=rf"the {missing} split has no images \(found: .*'test': 7.*--split 0\.6",
     ):
         create_input_files(others, output, CONFIG)
     assert not output.exists()

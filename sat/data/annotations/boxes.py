@@ -9,6 +9,8 @@ from typing import Any
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import read_json
 
+TOLERANCE = 0.01
+"""of rounded fractions"""
 Objects = list[tuple[str, list[float]]]
 """kinds, and their boxes [left, top, right, bottom] as fractions of width and height"""
 
@@ -17,7 +19,7 @@ def add_boxes(records: list[Record], path: Path, side: int) -> list[Record]:
     """The records with the objects of the file, in pixels of an image squashed to `side`.
 
     An image is known by its id or by its file name. Raises `ValueError` for a file of neither
-    layout, or one that knows no image of the records.
+    layout, boxes in pixels without the sizes, or a file that knows no image of the records.
     """
     known = read_boxes(path)
     found = []
@@ -30,8 +32,9 @@ def add_boxes(records: list[Record], path: Path, side: int) -> list[Record]:
         found.append(record if objects is None else replace(record, boxes=boxes))
     if all(record.boxes is None for record in found):
         raise ValueError(
-            f"{path}: none of its {len(known)} images is in the annotations: key them by image id"
-            " or file name, and give one file of boxes (or none) for each file of annotations"
+            f"{path}: none of its images, as {next(iter(known), None)!r}, is in the annotations:"
+            " key them by image id or file name, and give one file of boxes (or none) for each file"
+            " of annotations"
         )
     return found
 
@@ -44,12 +47,22 @@ def read_boxes(path: Path) -> dict[str, Objects]:
     """
     content = read_json(path)
     try:
-        return _coco(content) if "annotations" in content else _fractions(content)
+        if "annotations" in content:
+            return _coco(content)
+        found = _fractions(content)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(
             f"{path}: is no file of boxes ({type(error).__name__}: {error}): give COCO's"
             " instances_*.json or {id: {'boxes': [[kind, left, top, width, height], ...]}}"
         ) from error
+    for key, image in content.items():
+        for _, left, top, width, height in image["boxes"]:
+            if min(left, top) < -TOLERANCE or max(left + width, top + height) > 1 + TOLERANCE:
+                raise ValueError(
+                    f"{path}: image {key} has the box {[left, top, width, height]}: give left,"
+                    " top, width and height as fractions of the image"
+                )
+    return found
 
 
 def _coco(content: dict[str, Any]) -> dict[str, Objects]:

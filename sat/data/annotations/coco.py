@@ -8,12 +8,12 @@ from typing import Any
 
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source
-from sat.data.annotations.splits import split_in_name
+from sat.data.annotations.splits import split_by_names
 
 logger = logging.getLogger(__name__)
 
 
-def recognise(source: Source) -> bool:
+def recognize(source: Source) -> bool:
     """True for an object with the lists "images" and "annotations"."""
     content = source.json_by_name
     return isinstance(content, dict) and {"images", "annotations"} <= set(content)
@@ -22,11 +22,10 @@ def recognise(source: Source) -> bool:
 def read(source: Source) -> Iterator[Record]:
     """The records in the order of "images", captions in the order of their ids, as Karpathy has it.
 
-    The split is the one in the file's name. Images that stand twice with one file name count once.
-    Captions of unknown images are left out with a line of warning.
+    Names of files and folders tell the split. Images that stand twice with one file name count
+    once. Captions of unknown images are left out with a line of warning.
     """
-    split = split_in_name(source.path.stem)
-    captions = _captions(source)
+    split, captions = split_by_names(source.path), _captions(source)
     names: dict[str, object] = {}
     for number, image in enumerate(_objects(source, "images")):
         where = f"{source.path}: image {number}"
@@ -40,7 +39,7 @@ def read(source: Source) -> Iterator[Record]:
             names[key] = name
             lines = sorted(captions.pop(key, []), key=lambda line: line[0])
             raw = tuple(line[1] for i, line in enumerate(lines) if i == 0 or line != lines[i - 1])
-            yield Record(image_id, source.images.find(name, where), split, (), raw)
+            yield Record(image_id, source.images.find(name, where), split(name), (), raw)
     if captions:
         logger.warning(
             "%s: captions of %d images that 'images' does not list are left out",

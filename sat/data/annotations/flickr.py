@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source, read_text
-from sat.data.annotations.splits import read_splits
+from sat.data.annotations.splits import read_splits, split_by_names
 
 LINE = re.compile(r"\s*(.+?)#(\d+)[\t ](.*)")
 SPLIT_LISTS = "Flickr*8k.*Images.txt"
 ODD_ENDING = re.compile(r"(\.(?:jpg|jpeg|png))\.\d+$", re.IGNORECASE)
 
 
-def recognise(source: Source) -> bool:
+def recognize(source: Source) -> bool:
     """True for a text whose first line is name#number, a tab and a caption."""
     first = next((line for line in source.head.splitlines() if line.strip()), "")
     return LINE.fullmatch(first) is not None and "\t" in first
@@ -27,7 +27,7 @@ def read(source: Source) -> Iterator[Record]:
     are Flickr_8k.trainImages.txt, Flickr_8k.devImages.txt and Flickr_8k.testImages.txt.
     """
     lists = sorted(source.path.parent.glob(SPLIT_LISTS))
-    splits = read_splits(lists)
+    splits, named = read_splits(lists), split_by_names(source.path)
     images: dict[str, list[str]] = {}
     for number, line in enumerate(read_text(source.path).split("\n"), start=1):
         if not line.strip():
@@ -41,4 +41,5 @@ def read(source: Source) -> Iterator[Record]:
         images.setdefault(ODD_ENDING.sub(r"\1", match[1]), []).append(match[3])
     for name, captions in images.items():
         path = source.images.find(name, str(source.path))
-        yield Record(name, path, splits.get(name, "none") if lists else None, (), tuple(captions))
+        split = splits.get(name, "none") if lists else named(name)
+        yield Record(name, path, split, (), tuple(captions))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +14,7 @@ import orjson
 
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source, read_text
-from sat.data.annotations.splits import split_in_name, split_of_folders
+from sat.data.annotations.splits import split_by_names
 from sat.data.image_files import SUFFIXES
 
 CAPTION_KEYS = ("caption", "captions", "text", "txt")
@@ -20,7 +22,7 @@ CAPTION_BYTES = 2**24
 """a longer text in a tar file is none"""
 
 
-def recognise_texts(source: Source) -> bool:
+def recognize_texts(source: Source) -> bool:
     """True for a folder in which an image has a .txt of its name."""
     return source.path.is_dir() and any(
         image.with_suffix(".txt").is_file() for image in _images(source.path)
@@ -32,35 +34,49 @@ def read_texts(source: Source) -> Iterator[Record]:
 
     Folders named as splits (train, val, test) give the split.
     """
+    split = split_by_names(source.path)
     for image in _images(source.path):
         below = image.relative_to(source.path).as_posix()
         text = image.with_suffix(".txt")
         lines = read_text(text).splitlines() if text.is_file() else []
         captions = tuple(line for line in lines if line)
-        yield Record(below, image, split_of_folders(below), (), captions)
+        yield Record(below, image, split(below), (), captions)
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    return (
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+def _images(folder: Path) -> list[Path]:
+    """The images of a folder and those below it, then those of links to folders elsewhere."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    pending = [folder]
+    while pending:
+        links: list[Path] = []
+        for place, below, names in chain.from_iterable(map(os.walk, sorted(pending))):
+            if (real := os.path.realpath(place)) in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            links += [path for name in below if (path := Path(place, name)).is_symlink()]
+            found += [Path(place, name) for name in names if not name.startswith(".")]
+        pending = links
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 def read_shards(source: Source) -> Iterator[Record]:
     """The images of webdataset's shards, unpacked to a temporary folder.
 
     Files of one sample share their name up to the first dot: 000017.jpg with 000017.txt (a caption)
-    or 000017.json (with "caption", "captions" or "text"). A split in the shard's name is its split.
+    or 000017.json (with "caption", "captions" or "text"). Names of files and folders
+    tell the split.
     """
     found, folder = shards(source.path), source.workspace()
     for shard in found:
         paths, captions = _unpack(shard, folder / shard.stem)
+        split = split_by_names(shard)
         for key, path in paths.items():
             name = key if len(found) == 1 else f"{shard.stem}/{key}"
-            texts = tuple(captions.get(key, ()))
-            yield Record(name, path, split_in_name(shard.stem), (), texts)
+            texts = captions.get(key, [])  # img2dataset has each in .txt and .json
+            once = tuple(text for i, text in enumerate(texts) if text not in texts[:i])
+            yield Record(name, path, split(key), (), once)
 
 
 def shards(path: Path) -> list[Path]:

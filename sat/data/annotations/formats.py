@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,29 +15,29 @@ from sat.data.annotations import coco, flickr, folders, karpathy, tables
 from sat.data.annotations.boxes import add_boxes
 from sat.data.annotations.clean import clean
 from sat.data.annotations.record import Record
-from sat.data.annotations.source import ImageFolders, Source, check_exists
+from sat.data.annotations.source import HEAD_BYTES, ImageFolders, Source, check_exists, read_text
 from sat.data.annotations.splits import assign_splits, read_splits
 
 logger = logging.getLogger(__name__)
 
 
 class Format(NamedTuple):
-    recognise: Callable[[Source], bool]
+    recognize: Callable[[Source], bool]
     read: Callable[[Source], Iterator[Record]]
 
 
 FORMATS = {
-    "karpathy": Format(karpathy.recognise, karpathy.read),
-    "coco": Format(coco.recognise, coco.read),
-    "json": Format(tables.recognise_list, tables.read_list),
-    "jsonl": Format(lambda source: source.path.suffix.lower() in tables.LINES, tables.read_lines),
-    "flickr": Format(flickr.recognise, flickr.read),
-    "csv": Format(tables.recognise_table, tables.read_table),
-    "webdataset": Format(lambda source: bool(folders.shards(source.path)), folders.read_shards),
+    "karpathy": Format(karpathy.recognize, karpathy.read),
+    "coco": Format(coco.recognize, coco.read),
+    "json": Format(tables.recognize_list, tables.read_list),
+    "jsonl": Format(lambda source: source.is_lines, tables.read_lines),
+    "flickr": Format(flickr.recognize, flickr.read),
+    "csv": Format(tables.recognize_table, tables.read_table),
     "imagefolder": Format(lambda source: bool(tables.metadata(source.path)), tables.read_metadata),
-    "text_files": Format(folders.recognise_texts, folders.read_texts),
+    "text_files": Format(folders.recognize_texts, folders.read_texts),
+    "webdataset": Format(lambda source: bool(folders.shards(source.path)), folders.read_shards),
 }
-"""adding a format is one entry; the first that recognises a file reads it"""
+"""adding a format is one entry; the first that recognizes a file reads it"""
 
 
 def read_annotations(
@@ -58,12 +59,16 @@ def read_annotations(
     add objects in pixels of images of `side` pixels.
     `workspace` gives a folder for images that have to be unpacked. The rest is told by the flags of
     sat-prepare. Ids that several files use get the name of the file before them. Raises
-    `ValueError` for files of no known layout and `FileNotFoundError` for missing ones.
+    `ValueError` for files of no known layout or given twice and `FileNotFoundError` for missing
+    ones.
     """
     if boxes and len(boxes) != len(paths):
         raise ValueError(
             f"boxes are {len(boxes)} files, annotations {len(paths)}: give one for each, or none"
         )
+    for file, count in Counter(map(os.path.realpath, paths)).items():
+        if count > 1:
+            raise ValueError(f"{file}: is given {count} times as annotations: give it once")
     groups: list[tuple[Path, list[Record]]] = []
     roots = [Path(folder) for folder in image_folders]
     paired = len(roots) == len(paths) > 1
@@ -75,6 +80,8 @@ def read_annotations(
             others = [root for root in roots if paired and _share_no_name(roots[number], root)]
             source = Source(path, ImageFolders(first, others), columns or {}, workspace)
             records = list(find_format(source, format).read(source))
+            if not records:
+                raise ValueError(f"{path}: holds no rows or images: add some, or leave it out")
             if boxes and str(boxes[number]) != "none":
                 records = add_boxes(records, Path(boxes[number]), side)
             groups.append((path, records))
@@ -91,16 +98,20 @@ def _share_no_name(one: Path, other: Path) -> bool:
 
 
 def find_format(source: Source, name: str | None) -> Format:
-    """The format of that name, or the first that recognises the file."""
+    """The format of that name, or the first that recognizes the file."""
     if name is not None and name not in FORMATS:
         raise ValueError(f"format is {name!r}: choose one of {', '.join(FORMATS)}")
     check_exists(source.path)
+    if source.path.is_file() and source.path.stat().st_size == 0:
+        raise ValueError(f"{source.path}: is empty: write or download it again")
     if name is None:
-        found = (name for name, each in FORMATS.items() if each.recognise(source))
+        found = (name for name, each in FORMATS.items() if each.recognize(source))
         name = next(found, None)
     if name is None:
+        if source.path.is_file():
+            read_text(source.path, HEAD_BYTES)  # raises if it is no UTF-8
         raise ValueError(
-            f"{source.path}: its layout is not recognised: name one of {', '.join(FORMATS)} with"
+            f"{source.path}: its layout is not recognized: name one of {', '.join(FORMATS)} with"
             " --format, and columns that have other names with --columns image=…,caption=…"
         )
     logger.info("%s: read as %s", source.path, name)
@@ -121,10 +132,23 @@ def _join(groups: Sequence[tuple[Path, list[Record]]]) -> list[Record]:
         return [record for _, records in groups for record in records]
     logger.info("several files use the same image ids: each gets its file's name before it")
     return [
-        replace(record, image_id=f"{path.stem}/{record.image_id}")
-        for path, records in groups
+        replace(record, image_id=f"{name}/{record.image_id}")
+        for name, (_, records) in zip(_short_names([path for path, _ in groups]), groups)
         for record in records
     ]
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that differ: captions, a/captions or captions.csv."""
+    whole = [Path(os.path.abspath(path)).parts for path in paths]
+    stems = [(*parts[:-1], Path(parts[-1]).stem) for parts in whole]
+    longest = max(map(len, whole))
+    ends = (
+        ["/".join(parts[-count:]) for parts in names]
+        for names in (stems, whole)
+        for count in range(1, longest + 1)
+    )
+    return next(names for names in ends if len(set(names)) == len(names))
 
 
 def _check_ids(records: Sequence[Record], path: Path) -> None:

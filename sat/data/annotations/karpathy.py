@@ -8,10 +8,11 @@ from typing import Any
 
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source
+from sat.data.annotations.splits import split_by_names
 from sat.data.annotations.words import split_words
 
 
-def recognise(source: Source) -> bool:
+def recognize(source: Source) -> bool:
     """True for an object with a list "images" whose first one has "sentences"."""
     content = source.json_by_name
     images = content.get("images") if isinstance(content, dict) else None
@@ -24,7 +25,8 @@ def read(source: Source) -> Iterator[Record]:
 
     The path of an image is filepath/filename, or filename. Its id is the `cocoid`, else the
     `imgid`, else the file name (with its folder if several are equal). A sentence without `raw` is
-    its tokens joined by blanks; one without `tokens` is split into words.
+    its tokens joined by blanks; one without `tokens` is split into words. An image without `split`
+    has the one that names of files and folders tell.
     """
     images = source.json.get("images") if isinstance(source.json, dict) else None
     if not isinstance(images, list) or not images:
@@ -32,14 +34,15 @@ def read(source: Source) -> Iterator[Record]:
             f"{source.path}: holds no list 'images': give a file in Karpathy's layout"
             " (dataset_coco.json, dataset_flickr8k.json, dataset_flickr30k.json)"
         )
+    split_of = split_by_names(source.path)
     names = Counter(str(image.get("filename")) for image in images if isinstance(image, dict))
     for number, image in enumerate(images):
         where = f"{source.path}: image {number}"
         if not isinstance(image, dict):
             raise ValueError(f"{where} is {image!r}: each must be an object with split, filename …")
-        split = _get(image, "split", str, where)
         filename = _get(image, "filename", str, where)
         name = f"{image['filepath']}/{filename}" if image.get("filepath") else filename
+        split = split_of(name) if image.get("split") is None else _get(image, "split", str, where)
         own_id = filename if names[filename] == 1 else name
         sentences = [
             _sentence(sentence, f"{where} ({filename})")

@@ -18,6 +18,7 @@ import orjson
 COCO_NAME = re.compile(r"(?:COCO_\w+?20\d\d_)?(\d{12}\.\w+)")
 COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
 HEAD_BYTES = 65536
+LINES = (".jsonl", ".ndjson")
 
 
 def check_exists(path: Path) -> None:
@@ -64,7 +65,8 @@ class ImageFolders:
     def __init__(self, first: Sequence[Path], others: Sequence[Path] = ()) -> None:
         self._groups = [[str(folder) for folder in group] for group in (first, others)]
         self._roots = [
-            f"{Path(os.path.abspath(folder)).as_posix()}/" for folder in (*first, *others)
+            f"{Path(os.path.abspath(folder)).as_posix().rstrip('/')}/"
+            for folder in (*first, *others)
         ]
         self._name_of: dict[str, str] = {}
         self._names_in = lru_cache(maxsize=None)(_names_in)  # lists each folder once
@@ -145,8 +147,19 @@ class Source:
 
     @property
     def json_by_name(self) -> Any:
-        """The value of a file whose name ends in .json; None for others."""
-        return self.json if self.path.suffix.lower() == ".json" else None
+        """The value of a file whose name ends in .json; None for others, and for JSON lines."""
+        return self.json if self.path.suffix.lower() == ".json" and not self.is_lines else None
+
+    @cached_property
+    def is_lines(self) -> bool:
+        """True for JSON lines by the file's name, or a .json whose first line is a whole object."""
+        if (suffix := self.path.suffix.lower()) != ".json":
+            return suffix in LINES
+        first, _, rest = self.head.strip().partition("\n")
+        try:
+            return bool(rest) and isinstance(orjson.loads(first), dict)
+        except orjson.JSONDecodeError:
+            return False
 
     @cached_property
     def head(self) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +20,29 @@ FRACTIONS = "0.8,0.1,0.1"
 REMEDY = f"give --splits FILE, or divide the images by their names with --split {FRACTIONS}"
 
 
+def split_by_names(path: Path) -> Callable[[str], str | None]:
+    """A function from an image's name to the split that the names of files and folders tell.
+
+    The name of the annotation file `path` comes first, then the image's folders, then the folder of
+    the file. A folder of annotations has its own name last: a set in it may be divided.
+    """
+    path = path.absolute()
+    own = split_in_name(path.stem)
+    if path.is_dir():
+        return lambda image: split_of_folders(image) or own
+    return lambda image: own or split_of_folders(image) or split_of(path.parent.name)
+
+
 def split_in_name(name: str) -> str | None:
-    """The split whose name stands in a file's name: captions_val2017, Flickr_8k.devImages."""
-    words = (split_of(word) for word in re.findall(r"[a-z]+|[A-Z][a-z]+|[A-Z]+", name))
-    return next((split for split in words if split), None)
+    """The only split named in a file's name: captions_val2017, Flickr_8k.devImages."""
+    words = re.findall(r"[a-z]+|[A-Z][a-z]+|[A-Z]+", name)
+    found = {split for word in words if (split := split_of(word))}
+    return found.pop() if len(found) == 1 else None
 
 
 def split_of_folders(path: str) -> str | None:
     """The split that the first folder of an image's name is called by: validation/1.jpg."""
-    splits = (split_of(part) for part in path.split("/")[:-1])
+    splits = (split_of(part) for part in path.replace("\\", "/").split("/")[:-1])
     return next((split for split in splits if split), None)
 
 
@@ -76,12 +90,14 @@ def assign_splits(
 ) -> list[Record]:
     """The records with the split that a file of splits or the annotation gives, or a drawn one.
 
-    `fractions` draws all of them by name; without it, those whose annotation says nothing are drawn
-    by `FRACTIONS`. Images of an unknown split, or missing from `splits`, are left out with a line
-    of warning. With `splits`, the records come in its order. Raises `ValueError` if none is left.
+    `fractions` draws all of them by name, or by id where several have one name; without it, those
+    whose annotation says nothing are drawn by `FRACTIONS`. Images of an unknown split, or missing
+    from `splits`, are left out with a line of warning. With `splits`, the records come in its
+    order. Raises `ValueError` if none is left.
     """
     shares = parse_fractions(fractions or FRACTIONS)
     order = {key: number for number, key in enumerate(splits)}
+    count_of = Counter(record.path.name for record in records)
     kept: list[tuple[int, Record]] = []
     left_out: Counter[str] = Counter()
     drawn = 0
@@ -90,11 +106,20 @@ def assign_splits(
         key = next((name for name in names if name in order), "")
         name = splits.get(key) if splits else record.split
         if fractions or (name is None and not splits):
-            name, drawn = _drawn(record.path.name, shares), drawn + 1
+            own = record.path.name if count_of[record.path.name] == 1 else str(record.image_id)
+            name, drawn = _drawn(own, shares), drawn + 1
         if split := split_of(name):
             kept.append((order.get(key, 0), replace(record, split=split)))
         else:
             left_out[repr(name)[:60]] += 1
+    unlisted = left_out.pop("None", 0)
+    if unlisted == len(records):
+        raise ValueError(
+            f"none of the {len(splits)} names of --splits is an image's, as {next(iter(splits))!r}"
+            f" for {str(records[0].image_id)!r}: give image ids or file names"
+        )
+    if unlisted:
+        logger.warning("%d images are not named in --splits and are left out", unlisted)
     for name, count in left_out.items():
         logger.warning(
             "%d images of split %s are left out; known splits are %s",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from sat.data.annotations.delimited import read_header, split_rows
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source, read_text
-from sat.data.annotations.splits import split_in_name, split_of_folders
+from sat.data.annotations.splits import split_by_names
 
 Row = tuple[str, Any]
 """where the row stands, for messages, and its values by column, a dict"""
@@ -34,22 +34,21 @@ COLUMNS = {
 NUMBERED_CAPTION = re.compile(r"(caption|text|comment|sentence)[ _]?\d+")
 METADATA = ("metadata.jsonl", "metadata.csv")
 TABLES = (".csv", ".tsv", ".txt", ".psv")
-LINES = (".jsonl", ".ndjson")
 
 
-def recognise_table(source: Source) -> bool:
+def recognize_table(source: Source) -> bool:
     """True for a text file whose first line names columns of images and captions."""
-    header = source.head.splitlines()[:1]
-    if source.path.suffix.lower() not in TABLES or not header:
+    if source.path.suffix.lower() not in TABLES:
         return False
-    names = [name.strip().lower() for name in header[0].split(_delimiter(header[0]))]
+    header, delimiter = read_header(source.head)
+    names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
     given = source.columns.get("image", "").lower()
     return len(names) > 1 and any(name in (given, *COLUMNS["image"]) for name in names)
 
 
 def read_table(source: Source) -> Iterator[Record]:
     """The images of a CSV, TSV or |-separated file whose first line names the columns."""
-    return _group_rows(_table_rows(source.path), source)
+    return _group_rows(_table_rows(source.path, source), source)
 
 
 def read_lines(source: Source) -> Iterator[Record]:
@@ -57,7 +56,7 @@ def read_lines(source: Source) -> Iterator[Record]:
     return _group_rows(_line_rows(source.path), source)
 
 
-def recognise_list(source: Source) -> bool:
+def recognize_list(source: Source) -> bool:
     """True for a JSON list of objects, or an object of image: captions."""
     content = source.json_by_name or None
     if isinstance(content, dict):
@@ -87,7 +86,7 @@ def read_metadata(source: Source) -> Iterator[Record]:
     """
     for path in metadata(source.path):
         below = path.parent.relative_to(source.path)
-        rows = _line_rows(path) if path.suffix == ".jsonl" else _table_rows(path)
+        rows = _line_rows(path) if path.suffix == ".jsonl" else _table_rows(path, source)
         yield from _group_rows(rows, source, below)
 
 
@@ -100,30 +99,26 @@ def metadata(folder: Path) -> list[Path]:
     ]
 
 
-def _delimiter(header: str) -> str:
-    return max(",\t|;", key=header.count)
-
-
-def _table_rows(path: Path) -> Iterator[Row]:
-    """The rows of a table. Surplus fields belong to the last column, whose commas lack quotes."""
+def _table_rows(path: Path, source: Source) -> Iterator[Row]:
+    """The rows of a table. Surplus fields are a caption's, if its column is the last."""
     text = read_text(path)
-    delimiter = _delimiter(text[: text.find("\n") + 1] or text)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        names = [name.strip() for name in next(lines, [])]
-        for fields in lines:
-            where = f"{path}: line {lines.line_num}"
-            if not any(field.strip() for field in fields):
-                continue
-            last = len(names) - 1
-            if len(fields) > len(names):
-                fields[last:] = [delimiter.join(fields[last:])]
-            # Flickr30k's results.csv has one line that lacks its second bar
-            if len(fields) == last and (cut := re.match(r"\s*(\d+)\s+(.+)", fields[-1])):
-                fields[-1:] = [cut[1], cut[2]]
-            yield where, dict(zip(names, (field.strip() for field in fields)))
-    except csv.Error as error:
-        raise ValueError(f"{path}: line {lines.line_num} is no row of a table ({error})") from error
+    rows = split_rows(text, path)
+    names = [name.strip() for name in next(rows, ("", []))[1]]
+    last = len(names) - 1
+    for where, fields in rows:
+        if len(fields) > len(names):
+            if _caption_columns(names, source) != names[last:]:
+                raise ValueError(
+                    f"{where} has {len(fields)} fields, the header {len(names)}: quote the captions"
+                )
+            fields[last:] = [read_header(text)[1].join(fields[last:])]
+        # Flickr30k's results.csv has one line that lacks its second bar
+        if len(fields) == last and (cut := re.match(r"\s*(\d+)\s+(.+)", fields[-1])):
+            fields[-1:] = [cut[1], cut[2]]
+        row: dict[str, Any] = {}
+        for name, field in zip(names, fields):
+            row.setdefault(name, []).append(field.strip())
+        yield where, {name: values if values[1:] else values[0] for name, values in row.items()}
 
 
 def _line_rows(path: Path) -> Iterator[Row]:
@@ -145,19 +140,20 @@ def _group_rows(rows: Iterable[Row], source: Source, below: Path = Path()) -> It
     """
     first_rows: dict[str, tuple[str, Any, Any]] = {}  # where, image_id, split
     captions: dict[str, list[Any]] = {}
-    own_split = split_in_name(source.path.stem)
+    split_of = split_by_names(source.path)
     for where, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{where} is {str(row)[:50]!r}: each must be an object with an image")
         name = _value(row, "image", source)
         name = name[0] if isinstance(name, list) and len(name) == 1 else name
         if not isinstance(name, str) or not name:
+            missing = f"no image among its columns {', '.join(map(str, row))[:200]}"
+            stated = missing if name in (None, "") else f"the image {str(name)[:60]}, no file name"
             raise ValueError(
-                f"{where} has no image among its columns {', '.join(map(str, row))[:200]}: name"
-                " the right ones with --columns image=…,caption=…"
+                f"{where} has {stated}: name the right columns with --columns image=…,caption=…"
             )
         path = (below / name).as_posix()
-        split = _value(row, "split", source) or split_of_folders(path) or own_split
+        split = _value(row, "split", source) or split_of(path)
         first = first_rows.setdefault(path, (where, _value(row, "image_id", source), split))
         if first[2] != split:
             raise ValueError(f"{where}: {name!r} is in the splits {first[2]!r} and {split!r}")
@@ -177,19 +173,30 @@ def _value(row: dict[str, Any], kind: str, source: Source) -> Any:
 
 
 def _captions(row: dict[str, Any], where: str, source: Source) -> list[Any]:
-    """The captions of a row: of its caption column, or of columns such as caption_1, caption_2."""
-    known = {str(name).lower() for name in row} & set(COLUMNS["caption"])
-    if "caption" in source.columns or known:
-        if source.columns.get("caption", "") not in ("", *row):
-            raise ValueError(f"{where} has no column {source.columns['caption']!r}")
-        return _texts(_value(row, "caption", source))
-    numbered = [name for name in row if NUMBERED_CAPTION.fullmatch(str(name).lower())]
-    if not numbered:
+    """The captions of a row."""
+    columns = _caption_columns(row, source)
+    if not columns and "caption" in source.columns:
+        raise ValueError(f"{where} has no column {source.columns['caption']!r}")
+    if not columns:
         raise ValueError(
             f"{where} has no caption among its columns {', '.join(map(str, row))[:200]}: name the"
             " right one with --columns caption=…"
         )
-    return [text for name in numbered for text in _texts(row[name])]
+    return [text for name in columns for text in _texts(row[name])]
+
+
+def _caption_columns(names: Collection[str], source: Source) -> list[str]:
+    """The column that `--columns` names, else the likeliest and such as caption_1, caption_2."""
+    if "caption" in source.columns:
+        return [name for name in names if name == source.columns["caption"]]
+    lower = {name.lower() for name in names}
+    known = next((name for name in COLUMNS["caption"] if name in lower), None)
+    found = []
+    for name in names:
+        numbered = NUMBERED_CAPTION.fullmatch(name.lower())
+        if name.lower() == known or (numbered and numbered[1] in (known or numbered[1])):
+            found.append(name)
+    return found
 
 
 def _texts(value: Any) -> list[Any]:

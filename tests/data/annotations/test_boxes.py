@@ -40,8 +40,18 @@ def test_image_is_known_by_its_name_too(tmp_path, content):
 
 
 def test_file_that_knows_none_of_the_images_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="none of its 1 images is in the annotations"):
+    with pytest.raises(ValueError, match="none of its images, as '9', is in the annotations: key"):
         add_boxes([record(1, "b.jpg")], write(tmp_path, FRACTIONS), 64)
+
+
+def test_boxes_in_pixels_without_sizes_are_refused(tmp_path):
+    edge, pixels = ["cat", 0.0, 0.5, 1.0, 0.504], ["dog", 10, 10, 200, 200]
+    assert add_boxes([record(9, "a.jpg")], write(tmp_path, {"9": {"boxes": [edge]}}), 64)
+    told = r"boxes\.json: image 9 has the box \[10, 10, 200, 200\]: give left, top, .* as fractions"
+    with pytest.raises(ValueError, match=told):
+        add_boxes([record(9, "a.jpg")], write(tmp_path, {"9": {"boxes": [edge, pixels]}}), 64)
+    with pytest.raises(ValueError, match=r"has the box \[-3, 0, 1, 1\]"):
+        add_boxes([record(9, "a.jpg")], write(tmp_path, {"9": {"boxes": [["c", -3, 0, 1, 1]]}}), 64)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,27 @@ def test_text_files_beside_images_give_a_caption_a_line(tmp_path, caplog):
     assert "1 images without a caption are left out" in caplog.text
 
 
+def test_text_files_in_linked_folders_are_read_once(tmp_path):
+    touch(tmp_path / "real", "1.jpg", "deep/2.jpg")
+    for name in ("1", "deep/2"):
+        (tmp_path / "real" / f"{name}.txt").write_text("A dog")
+    folder = touch(tmp_path / "set", "val/3.jpg")
+    (folder / "val" / "3.txt").write_text("A cat")
+    (folder / "train").symlink_to(tmp_path / "real")
+    (folder / "again").symlink_to(folder / "val")
+    (folder / "val" / "loop").symlink_to(folder)
+    assert [(record.image_id, record.split) for record in read(folder)] == [
+        *(("train/1.jpg", "train"), ("train/deep/2.jpg", "train"), ("val/3.jpg", "val"))
+    ]
+
+
+def test_tar_file_beside_images_with_texts_is_no_shard(tmp_path, caplog):
+    (touch(tmp_path, "1.jpg", "images.tar") / "1.txt").write_text("A dog")
+    with caplog.at_level("INFO"):
+        assert raw_by_name(read(tmp_path)) == {"1.jpg": ["A dog"]}
+    assert "read as text_files" in caplog.text
+
+
 def shard(path, members):
     """A tar file of these names and contents; a content of None makes a link to /etc/passwd."""
     with tarfile.open(path, "w") as archive:
@@ -50,6 +71,7 @@ def test_webdataset_shards_give_images_and_captions(tmp_path, caplog):
         ("004.jpg", None),
         ("../../escape.jpg", b"four"),
         ("../../escape.txt", b"A fox"),
+        ("000.json", json.dumps({"caption": "A dog"}).encode()),  # as img2dataset has it
         ("000.cls", b"7"),
         ("sparse.jpg", b"1"),  # would be a terabyte of zeros
         ("sparse.txt", b"A bomb"),
@@ -95,8 +117,8 @@ def test_webdataset_that_is_cut_short_raises(tmp_path, cut):
         read(path, workspace=lambda: tmp_path)
 
 
-def test_folder_of_images_alone_is_not_recognised(tmp_path):
-    with pytest.raises(ValueError, match="its layout is not recognised"):
+def test_folder_of_images_alone_is_not_recognized(tmp_path):
+    with pytest.raises(ValueError, match="its layout is not recognized"):
         read(touch(tmp_path, "1.jpg"))
     with pytest.raises(FileNotFoundError, match=r"none: there is no such annotation file"):
         read(tmp_path / "none")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from annotation_files import read, split_by_name, touch, write_json
@@ -32,6 +33,27 @@ def test_files_with_ids_of_their_own_keep_them(tmp_path):
     touch(tmp_path, "1.jpg", "2.jpg")
     files = [table(tmp_path / "one.csv", "1.jpg"), table(tmp_path / "two.csv", "2.jpg")]
     assert [record.image_id for record in read(files, tmp_path)] == ["1.jpg", "2.jpg"]
+
+
+def test_files_of_one_name_give_ids_with_what_tells_them_apart(tmp_path):
+    folders = ["train", "val", "test"]
+    for name in folders:
+        touch(tmp_path / name, "1.jpg", "2.jpg")
+    files = [table(tmp_path / name / "captions.csv", "1.jpg", "2.jpg") for name in folders]
+    assert [(record.image_id, record.split) for record in read(files)] == [
+        (f"{split}/captions/{number}.jpg", split) for split in folders for number in (1, 2)
+    ]
+    a, b = table(tmp_path / "c.csv", "1.jpg"), table(tmp_path / "c.tsv", "1.jpg")
+    ids = [r.image_id for r in read([a, b], tmp_path / "train", tmp_path / "val")]
+    assert ids == ["c.csv/1.jpg", "c.tsv/1.jpg"]
+
+
+def test_file_given_twice_is_refused(tmp_path):
+    path = table(tmp_path / "a.csv", "1.jpg")
+    (tmp_path / "b.csv").symlink_to(path)
+    for again in (path, tmp_path / "x" / ".." / "a.csv", tmp_path / "b.csv"):
+        with pytest.raises(ValueError, match=r"a\.csv: is given 2 times as annotations: give it"):
+            read([path, again], tmp_path, tmp_path / "b")
 
 
 def test_one_image_in_two_files_raises(tmp_path):
@@ -77,6 +99,20 @@ def test_images_without_a_split_are_drawn_by_their_names_alone(tmp_path):
     assert others == {"3.jpg": "val", "6.jpg": "test"}
 
 
+def test_images_of_one_name_are_drawn_by_their_ids(tmp_path):
+    names = [f"{i}/photo.jpg" for i in range(50)]
+    touch(tmp_path, *names)
+    found = read(table(tmp_path / "a.csv", *names, "3.jpg"), tmp_path)
+    assert {record.split for record in found} == {"train", "val", "test"}
+    assert found[-1].split == "val"  # as by its name alone
+
+
+def test_image_folder_at_the_root_takes_whole_paths(tmp_path):
+    touch(tmp_path, "1.jpg")
+    path = table(tmp_path / "a.csv", str(tmp_path / "1.jpg"))
+    assert read(path, Path("/"))[0].path == tmp_path / "1.jpg"
+
+
 def test_splits_that_are_no_names_leave_their_images_out(tmp_path, caplog):
     odd = [["train"], {"train": 1}, 7, "train"]
     lines = [{"image": f"{i}.jpg", "caption": "a", "split": split} for i, split in enumerate(odd)]
@@ -106,6 +142,45 @@ def test_fractions_overrule_the_splits_of_the_annotation(tmp_path):
     assert set(drawn.values()) == {"train", "val"}
 
 
+NAMES = ["train/1.jpg", "valid\\2.jpg", "test/3.jpg"]
+READERS = {
+    "a.csv": "image,caption\n" + "".join(f"{name},A dog\n" for name in NAMES),
+    "a.jsonl": "".join(json.dumps({"image": n, "caption": "A dog"}) + "\n" for n in NAMES),
+    "a.token": "".join(f"{name}#0\tA dog\n" for name in NAMES),
+    "a.json": json.dumps(
+        {
+            "images": [{"id": i, "file_name": name} for i, name in enumerate(NAMES)],
+            "annotations": [{"image_id": i, "caption": "A dog"} for i in range(3)],
+        }
+    ),
+    "b.json": json.dumps(
+        {"images": [{"filename": name, "sentences": [{"raw": "A dog"}]} for name in NAMES]}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_splits_in_folder_names_are_found_by_every_reader(tmp_path, name):
+    (tmp_path / name).write_text(READERS[name])
+    assert list(split_by_name(read(tmp_path / name)).values()) == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_split_in_the_file_name_comes_before_those_of_folders(tmp_path, name):
+    path = tmp_path / "test" / f"val_{name}"
+    path.parent.mkdir()
+    path.write_text(READERS[name])
+    assert set(split_by_name(read(path)).values()) == {"val"}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_split_in_the_folder_of_the_annotation_file_is_the_last(tmp_path, name):
+    path = tmp_path / "test" / name
+    path.parent.mkdir()
+    path.write_text(READERS[name].replace("valid", "photos"))
+    assert list(split_by_name(read(path)).values()) == ["train", "test", "test"]
+
+
 @pytest.mark.parametrize("text", ["0.8", "1,1", "a,b", "0.5,0.6,-0.1", "nan,nan"])
 def test_fractions_that_do_not_add_up_to_one_raise(tmp_path, text):
     with pytest.raises(ValueError, match=r"split is .*: give the shares of train, val and test"):
@@ -118,7 +193,7 @@ def test_splits_by_id_order_and_choose_the_images(tmp_path, caplog):
     splits = write_json(tmp_path / "s.json", {"validation": [103], "Train": ["1.jpg", 100]})
     found = read(path, tmp_path, splits=[splits])
     assert [(r.image_id, r.split) for r in found] == [(103, "val"), (101, "train"), (100, "train")]
-    assert "1 images of split None are left out" in caplog.text
+    assert "1 images are not named in --splits and are left out" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -128,6 +203,11 @@ def test_splits_by_id_order_and_choose_the_images(tmp_path, caplog):
         ("s.json", '{"train": 5}', "'train' is no list of ids"),
         ("s.json", '{"train": [1], "val": [1]}', "image '1' is in two splits"),
         ("s.json", '{"x": ["1.jpg"]}', "none of the 1 images has a known split: give --splits"),
+        (
+            "train.txt",
+            "img/1.jpg",
+            "none of the 1 names of --splits is .* as 'img/1.jpg' for '1.jp",
+        ),
         ("list.txt", "1.jpg", "names no split: rename it to train.txt"),
     ],
 )
@@ -147,6 +227,8 @@ def test_splits_of_another_layout_name_the_fault(tmp_path, name, text, told):
         ("TRAIN", "train"),
         ("set-validation-0001", "val"),
         ("latest", None),
+        ("train_and_val", None),
+        ("train-0-of-training", "train"),
         ("retraining", None),
     ],
 )
@@ -154,9 +236,9 @@ def test_split_in_name_reads_whole_words_only(name, split):
     assert split_in_name(name) == split
 
 
-def test_json_of_the_wrong_kind_is_not_recognised(tmp_path):
+def test_json_of_the_wrong_kind_is_not_recognized(tmp_path):
     for value in (5, "text", [], {}, {"a": 5}, [[1]], None):
         path = tmp_path / "a.json"
         path.write_text(json.dumps(value))
-        with pytest.raises(ValueError, match="its layout is not recognised"):
+        with pytest.raises(ValueError, match="its layout is not recognized"):
             read(path, tmp_path)

@@ -47,6 +47,13 @@ def test_karpathy_of_coco_takes_filepath_and_coco_ids(tmp_path):
     assert (third.image_id, third.split) == ("3.jpg", "val")
 
 
+def test_karpathy_without_splits_takes_them_from_folders_or_draws_them(tmp_path):
+    images = [image("1.jpg", None, "A dog.", filepath="val"), image("3.jpg", "x", "A cat.")]
+    del images[1]["split"]
+    found = read(written(tmp_path, images), tmp_path)
+    assert [record.split for record in found] == ["val", "val"]  # 3.jpg: by its hash
+
+
 def test_karpathy_with_equal_names_in_two_folders_tells_them_apart(tmp_path):
     photos = touch(tmp_path / "photos", "a/1.jpg", "b/1.jpg")
     images = [image("1.jpg", "train", "A dog.", filepath=folder) for folder in "ab"]
@@ -102,7 +109,7 @@ def test_karpathy_with_special_words_takes_them_out(tmp_path, caplog):
         ('{"annotations": []}', "holds no list 'images'"),
         ('{"images": []}', "holds no list 'images'"),
         ('{"images": ["1.jpg"]}', "image 0 is '1.jpg': each must be an object"),
-        ('{"images": [{"filename": "1.jpg"}]}', "image 0 has no 'split'"),
+        ('{"images": [{"filename": "1.jpg", "split": 1}]}', "'split' 1: it must be a str"),
         ('{"images": [{"split": "train"}]}', "image 0 has no 'filename'"),
         ('{"images": [{"split": "train", "filename": "1"}]}', "image 0 has no 'sentences'"),
         ('{"images": [{"split": "train", "filename": 1}]}', "'filename' 1: it must be a str"),

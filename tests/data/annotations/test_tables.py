@@ -29,7 +29,30 @@ DOG = {"1.jpg": ["A dog"]}
         ),
         ("a.tsv", "File_Name\tText\r\n1.jpg\tA dog\r\n", DOG),
         ("a.csv", "\ufefffilename;description\n1.jpg;A dog\n", DOG),
-        ("a.csv", 'image,caption\n1.jpg,"A dog\nand\r\na cat"\n', {"1.jpg": ["A dog and a cat"]}),
+        (
+            "a.csv",
+            'image,caption\n1.jpg,"A dog,\nand\r\na, cat"\n2.jpg,"A" dog\n3.jpg,a cow',
+            {"1.jpg": ["A dog, and a, cat"], "2.jpg": ["A dog"], "3.jpg": ["a cow"]},
+        ),
+        (  # R's write.csv
+            "a.csv",
+            '"","image","caption"\n"1","1.jpg","A dog, two"\n',
+            {"1.jpg": ["A dog, two"]},
+        ),
+        ("a.csv", "\r\n\nimage,caption\n1.jpg,A dog\n", DOG),
+        (
+            "a.tsv",
+            'image\tcaption\n1.jpg\t"Stop" sign\n2.jpg\t"Stop\n3.jpg\t"A ""big"" dog"\n',
+            {"1.jpg": ['"Stop" sign'], "2.jpg": ['"Stop'], "3.jpg": ['A "big" dog']},
+        ),
+        ("a.tsv", '"image"\t"caption"\n"1.jpg"\t"A\tdog\nruns"\n', {"1.jpg": ["A dog runs"]}),
+        ("a.csv", "image,caption,caption\n1.jpg,A dog,A cat\n", {"1.jpg": ["A dog", "A cat"]}),
+        (
+            "a.csv",
+            "image,Caption,caption_1,text_1\n1.jpg,A dog,A cat,x\n",
+            {"1.jpg": ["A dog", "A cat"]},
+        ),
+        ("a.json", '\n{"image": "1.jpg", "caption": "A dog"}\n' * 2, {"1.jpg": ["A dog", "A dog"]}),
         ("a.csv", "image,caption\n1.jpg,\n1.jpg,A dog\x00\n1.jpg,12 !\n2.jpg,\n", DOG),
         (
             "a.csv",  # as in the CSV of flickr_annotations_30k.csv
@@ -62,6 +85,13 @@ def test_table_in_utf_16_is_read(tmp_path):
     assert raw_by_name(read(path, tmp_path)) == {"1.jpg": ["Größe"]}
 
 
+def test_table_in_latin_1_says_how_to_save_it(tmp_path):
+    path = tmp_path / "excel.csv"
+    path.write_bytes("image,caption\n1.jpg,Größe\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"excel\.csv: is not UTF-8 text .*: save it as UTF-8"):
+        read(path, tmp_path)
+
+
 def test_table_with_other_columns_takes_their_given_names(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("key,sentence one,part,number\n1.jpg,A dog,TRAIN,7\n2.jpg,A cat,dev,8\n")
@@ -85,11 +115,35 @@ def test_table_with_other_columns_takes_their_given_names(tmp_path):
         ("a.jsonl", "[" * 5000, "line 1 is not JSON"),
         ("a.json", '[{"image": "1.jpg", "caption": "a"}, 5]', "item 1 is '5': each must be"),
         ("a.json", '[{"picture": "1.jpg"}]', "item 0 has no image among its columns picture"),
-        ("a.json", '[{"image": ["1.jpg", "2.jpg"], "caption": "a"}]', "item 0 has no image"),
+        (
+            "a.json",
+            '[{"image": ["1.jpg", "2.jpg"], "caption": "a"}]',
+            r"the image \['1.jpg', '2.jpg'\], no",
+        ),
+        ("a.jsonl", '{"image": 5, "caption": "a"}', "line 1 has the image 5, no file name: name"),
+        ("a.csv", "image,image,caption\n1.jpg,2.jpg,a\n", r"the image \['1.jpg', '2.jpg'\], no"),
+        ("a.csv", 'image,caption\n1.jpg,a\n2.jpg,"b\n3.jpg,c\n', "line 3 is no row .* to line 4 "),
+        ("a.csv", 'image,caption\n1.jpg,"a\n2.jpg,"b" c\n3.jpg,d\n', "line 2 is no row .* line 3 "),
+        (
+            "a.csv",
+            'image,caption\n1.jpg,"a\n2.jpg,b 5"\n3.jpg,d\n',
+            "line 2 is no row .* rows between",
+        ),
+        (
+            "a.csv",
+            'image,caption\n1.jpg,a\n2.jpg,"cut sh',
+            "line 3 is no row .*: double the quotes",
+        ),
+        ("a.csv", "image,caption,by\n1.jpg,a, b,Bob\n", "line 2 has 4 fields, the header 3: quote"),
+        ("a.csv", "image,caption_1,caption_2\n1.jpg,a, b,c\n", "line 2 has 4 fields, the header 3"),
+        ("a.csv", "", "is empty: write or download it again"),
+        ("a.jsonl", "", "is empty"),
+        ("a.jsonl", "\n", "holds no rows or images: add some, or leave it out"),
+        ("a.csv", "image,caption\n", "holds no rows or images"),
         ("a.json", '[{"image": "../1.jpg", "caption": "a"}]', "leads out of the image folder"),
-        ("a.json", "[5]", "its layout is not recognised: name one of karpathy, coco"),
-        ("a.doc", "image,caption\n1.jpg,A dog\n", "its layout is not recognised"),
-        ("a.csv", "A dog\nA cat\n", "its layout is not recognised"),
+        ("a.json", "[5]", "its layout is not recognized: name one of karpathy, coco"),
+        ("a.doc", "image,caption\n1.jpg,A dog\n", "its layout is not recognized"),
+        ("a.csv", "A dog\nA cat\n", "its layout is not recognized"),
     ],
 )
 def test_table_with_a_wrong_row_names_it(tmp_path, name, text, told):
