@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -17,12 +16,13 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from sat import torchrun
+from sat.atomic_io import check_folder, naming_full_disk
 from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given, join_values
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.formats import FORMATS, read_annotations
 from sat.data.annotations.record import Record
 from sat.data.annotations.tables import COLUMNS
-from sat.data.prepare import check_output, create_input_files
+from sat.data.prepare import check_output, create_input_files, temporary_folder
 from sat.data.progress import progress_bar
 from sat.data.synthetic.scenes import draw_shapes
 
@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = InputFilesConfig(**given(flags, InputFilesConfig))
     if flags.missing:
         config = replace(config, on_bad_image="skip" if flags.missing == "drop" else "error")
+    check_folder(Path(flags.output_folder), "choose another --output_folder")
     if not flags.overwrite:
         check_output(flags.output_folder, config)  # before scenes are drawn
     progress = partial(progress_bar, unit="image")
@@ -88,11 +89,11 @@ def read_records(
     Unpacked images lie in a temporary folder that is removed when `stack` ends.
     """
 
+    output = Path(flags.output_folder)
+
     def workspace() -> Path:
-        output = Path(flags.output_folder)
         output.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}_")
-        return Path(stack.enter_context(folder))
+        return Path(stack.enter_context(temporary_folder(output, config)))
 
     if flags.boxes and config.resize != "squash":
         raise ValueError(f"resize is {config.resize!r}: with --boxes it must be squash")
@@ -107,17 +108,18 @@ def read_records(
         raise ValueError(
             "--annotations is missing: name files (only --dataset shapes goes without)"
         )
-    return read_annotations(
-        paths,
-        folders,
-        workspace,
-        format="karpathy" if karpathy else flags.format,
-        columns=parse_columns(flags.columns or ""),
-        splits=flags.splits,
-        fractions=flags.split,
-        boxes=flags.boxes,
-        side=config.image_size,
-    )
+    with naming_full_disk(output / "unpacked images"):
+        return read_annotations(
+            paths,
+            folders,
+            workspace,
+            format="karpathy" if karpathy else flags.format,
+            columns=parse_columns(flags.columns or ""),
+            splits=flags.splits,
+            fractions=flags.split,
+            boxes=flags.boxes,
+            side=config.image_size,
+        )
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The script: its flags, its errors in one line, and a whole run on drawn scenes."""
 
+import errno
 import json
 import os
 import re
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from PIL import Image
 
+from sat.atomic_io import this_process
+from sat.commands import prepare
 from sat.commands.prepare import parse
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +107,36 @@ def test_create_input_files_of_tar_shards_leaves_no_unpacked_image(tmp_path):
     done = run(*flags, "--output_folder", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 14
+
+
+def test_main_unpacks_to_a_folder_that_later_runs_remove_and_names_a_full_disk(
+    tmp_path, monkeypatch, capsys
+):
+    unpacked = []
+
+    def read_annotations(paths, folders, workspace, **how):
+        unpacked.append(workspace())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare, "read_annotations", read_annotations)
+    with pytest.raises(SystemExit):
+        prepare.main(["--annotations", "a.tar", "--output_folder", str(tmp_path / "out")])
+    told = r"error: .*out.unpacked images cannot be written: No space left .*: make room\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
+    name = f".coco_5_cap_per_img_5_min_word_freq.new_{this_process()}_"
+    assert unpacked[0].name.startswith(name)
+    assert not unpacked[0].exists()
+
+
+def test_main_with_a_file_as_output_folder_is_refused_before_annotations_are_read(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(prepare, "read_annotations", pytest.fail)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        prepare.main(["--annotations", "a", "--output_folder", str(tmp_path / "file" / "x")])
+    told = r"error: .*file is no folder: choose another --output_folder\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
 
 
 def test_create_input_files_help_imports_no_torch():
