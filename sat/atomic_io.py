@@ -6,7 +6,10 @@ import errno
 import glob
 import json
 import os
+import re
 import shutil
+import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,17 +58,31 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     that were killed are removed first: they may be as large as the data.
     """
     path = Path(path)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        number = left.name.split(".")[-2]
-        if number.isdecimal() and not _is_alive(int(number)):
-            left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in left_by_killed(path.parent, f".{path.name}."):
+        left.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{this_process()}.tmp")
     try:
         with naming_full_disk(path):
             yield temporary
             replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def this_process() -> str:
+    """The host, as eight digits, and the number of this process, for names of temporary files."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}-{os.getpid()}"
+
+
+def left_by_killed(folder: Path, prefix: str) -> list[Path]:
+    """The paths in a folder whose name is `prefix` and `this_process()` of one that has died.
+
+    Processes of other hosts, which share the folder, cannot be asked: what they left stays.
+    """
+    start = f"{prefix}{this_process().partition('-')[0]}-"
+    paths = list(folder.glob(f"{glob.escape(start)}*"))
+    numbers = [re.match(r"\d+", path.name[len(start) :]) for path in paths]
+    return [path for path, one in zip(paths, numbers) if one and not _is_alive(int(one[0]))]
 
 
 def _is_alive(process: int) -> bool:
@@ -94,6 +111,15 @@ def write_json(path: str | Path, value: Any) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, ensure_ascii=False, indent=1)
     atomic_write_text(path, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def check_folder(folder: Path, remedy: str) -> None:
+    """Raise `OSError` unless files can be written to the folder, or to one that it is made in."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is no folder: {remedy}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{existing} cannot be written to: {remedy}")
 
 
 def check_space(folder: str | Path, needed: int, purpose: str, remedy: str) -> None:

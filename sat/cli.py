@@ -19,14 +19,24 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import (
+    ArgumentParser,
+    Namespace,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 
 from sat import torchrun
-from sat.config.checks import check, check_values
-from sat.reading import check_regular, reading
+from sat.config.checks import SHORT, describe, field_types, nearest
+from sat.recipe_file import find_recipe, read_recipe
 from sat.stop_signals import Stopped, stop_signals
 
 T = TypeVar("T")
+
+
+MODE = "flags"
+"""of jsonargparse's reading of values"""
 
 
 def parse_config(cls: type[T], arguments: list[str], **how: Any) -> T:
@@ -34,7 +44,7 @@ def parse_config(cls: type[T], arguments: list[str], **how: Any) -> T:
 
     `how` is for jsonargparse's parser: its description and the form of its help.
     """
-    parser = FlagParser(allow_abbrev=False, **how)
+    parser = FlagParser(**how)
     parser.add_argument("--config", action="config", help="YAML file of flags; flags given win")
     add_flags(parser, cls)
     fields = given(parser.instantiate(parser.parse_args(complete_flags(cls, arguments))), cls)
@@ -42,10 +52,26 @@ def parse_config(cls: type[T], arguments: list[str], **how: Any) -> T:
 
 
 class FlagParser(ArgumentParser):
-    """A parser whose errors are one line, and exit code 2."""
+    """A parser without abbreviations, whose errors are one line, and exit code 2."""
+
+    def __init__(self, **how: Any) -> None:
+        # JSON before YAML: libyaml refuses file names whose bytes are no text
+        errors = (yaml.YAMLError, UnicodeError)
+        set_loader(MODE, get_loader("yaml"), errors, json_superset=False)
+        how.setdefault("allow_abbrev", False)
+        how.setdefault("parser_mode", MODE)
+        super().__init__(**how)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"error: {' '.join(message.split())[:300]} (--help lists the flags)", file=sys.stderr)
+        message = " ".join(message.split())
+        flags = self._option_string_actions
+        wrong = re.fullmatch(r'Parser key "([\w.]+)": .*(?:Given value|Got value): (.*)', message)
+        unknown = re.match(r"unrecognized arguments: (?:.* )?(--[\w.]+)", message)
+        if wrong and (hint := getattr(flags.get(f"--{wrong[1]}"), "_typehint", None)):
+            message = f"{wrong[1]} is {SHORT.repr(wrong[2])}: give {describe(hint)}"
+        elif unknown:
+            message += f": the nearest flag is {nearest(unknown[1], flags)}"
+        print(f"error: {message[:300]} (--help lists the flags)", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -73,13 +99,14 @@ def given(flags: Namespace, cls: type) -> dict[str, Any]:
     return {item.name: flags[item.name] for item in dataclasses.fields(cls) if item.name in flags}
 
 
-def complete_flags(cls: type, arguments: list[str], *, others: Collection[str] = ()) -> list[str]:
+def complete_flags(cls: type, arguments: list[str]) -> list[str]:
     """The arguments as jsonargparse needs them to read the flags of `cls`.
 
     Bool flags that stand without a value get one (`--resume --seed 1`), several values are joined
     (`--stages 1 2`), and the files of `--config` come first, so that flags win over them wherever
-    they stand. `--log` is an earlier name of `--tracker`, which torchrun takes for one of its own.
-    Raises `ValueError` for a file that holds other values than fields of `cls` and `others`.
+    they stand; one without values is left out. `--log` is an earlier name of `--tracker`, which
+    torchrun takes for one of its own. Raises `ValueError` for a file that holds other values than
+    fields of `cls`.
     """
     arguments = [re.sub(r"^--log(?==|$)", "--tracker", word) for word in arguments]
     switches, arguments = _flags_of(cls, bool), join_values(arguments, _flags_of(cls, tuple))
@@ -91,68 +118,45 @@ def complete_flags(cls: type, arguments: list[str], *, others: Collection[str] =
     files.add_argument("--config", action="append", default=[])
     known, rest = files.parse_known_args(flags)
     paths = [find_recipe(name) for name in known.config]
-    for path in filter(Path.exists, paths):  # the parser names a missing one
-        check_recipe(path, cls, others)
-    return [*(f"--config={path}" for path in paths), *rest]
-
-
-def find_recipe(name: str) -> Path:
-    """The path of a YAML file: `name` itself, or the recipe of that name in the library.
-
-    Installed recipes lie in `sat/recipes`, those of a clone in `configs`.
-    """
-    package = Path(__file__).parent
-    recipes = [
-        folder / f"{name}.yaml" for folder in (package / "recipes", package.parent / "configs")
-    ]
-    return next((path for path in (Path(name), *recipes) if path.is_file()), Path(name))
-
-
-def check_recipe(path: Path, cls: type, others: Collection[str]) -> None:
-    """Raise `ValueError` for a YAML file whose values are not of fields of `cls`, or `others`."""
-    with reading(path, "give a YAML file of flags"):
-        text = check_regular(path).read_text(encoding="utf-8")
-        check(len(text) < MAX_RECIPE, "its length", len(text), "that is no file of flags")
-        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
-        check(not aliases, "an alias", "*", "write the values out")  # ten levels fill the memory
-        values = yaml.safe_load(text)
-    try:
-        check(isinstance(values or {}, dict), "it", values, "give flags, as seed: 1")
-        check_values(cls, {key: values[key] for key in values or {} if key not in others})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    read = [path for path in paths if not path.exists() or read_recipe(path, cls)]
+    return [*(f"--config={path}" for path in read), *rest]  # the parser names a missing one
 
 
 def join_values(arguments: list[str], flags: Collection[str]) -> list[str]:
-    """The arguments with the values of each of these flags as one JSON list, unless they are one.
+    """The arguments, then each of these flags with all its values as one JSON list.
 
-    (With nargs="+", jsonargparse refuses a YAML file that holds a single value.)
+    A flag may stand several times; a single value in brackets is a list already. (With nargs="+",
+    jsonargparse refuses a YAML file that holds a single value.)
     """
-    joined: list[str] = []
+    others: list[str] = []
+    values: dict[str, list[str]] = {}
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
-        values: list[str] = []
-        is_list = rest and rest[0].startswith("[")
-        while word in flags and not is_list and rest and not rest[0].startswith("-"):
-            values.append(rest.pop(0))
-        joined.append(f"{word}={json.dumps(values, separators=(',', ':'))}" if values else word)
-    return joined
+        flag, given_one, value = word.partition("=")
+        found = [value] if given_one else []
+        while flag in flags and not given_one and rest and not rest[0].startswith("-"):
+            found.append(rest.pop(0))
+        if flag in flags and found:
+            values.setdefault(flag, []).extend(found)
+        else:
+            others.append(word)
+    for flag, found in values.items():
+        is_list = len(found) == 1 and re.fullmatch(r"\[.*\]", found[0])
+        text = found[0] if is_list else json.dumps(found, separators=(",", ":"))
+        others.append(f"{flag}={text}")
+    return others
 
 
-def _flags_of(cls: type, kind: type, prefix: str = "--") -> set[str]:
+def _flags_of(cls: type, kind: type) -> set[str]:
     """The flags of a dataclass's fields of a type, those of dataclasses within it included."""
-    found = set()
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            found |= _flags_of(typing.cast(type, hint), kind, f"{prefix}{name}.")
-        elif kind in (hint, typing.get_origin(hint), *typing.get_args(hint)):
-            found.add(prefix + name)
-    return found
+    return {
+        f"--{name}"
+        for name, hint in field_types(cls).items()
+        if any(kind in (part, typing.get_origin(part)) for part in (hint, *typing.get_args(hint)))
+    }
 
 
-MAX_RECIPE = 10**6
-"""characters of a YAML file"""
 NO_FIGURE = "none"
 
 

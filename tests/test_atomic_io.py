@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sat.atomic_io import atomic_write, check_space, write_json
+from sat.atomic_io import atomic_write, check_folder, check_space, this_process, write_json
 
 
 def test_atomic_write_renames_the_file_at_the_end(tmp_path: Path) -> None:
@@ -61,6 +61,24 @@ def test_check_space_with_one_byte_too_few_raises(
         check_space(tmp_path, 2 * 10**9 + 1, "images", "make room")
 
 
+def test_check_folder_that_takes_no_files_names_what_is_in_the_way(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", "choose another")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=r"[\\/]file is no folder: choose another$"):
+            check_folder(path, "choose another")
+
+
+def test_check_folder_that_cannot_be_written_to_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OSError, match=r"cannot be written to: choose another$") as caught:
+        check_folder(tmp_path / "data", "choose another")
+    assert str(caught.value).startswith(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError(errno.ENOSPC, "full"), RuntimeError("errno = 28: No space left on device")],
@@ -82,13 +100,20 @@ def test_a_full_disk_names_the_path_and_what_is_free(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot be asked which processes live")
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    for name in (f".a.json.{2**22 + 1}.tmp", f".b.json.{2**22 + 1}.tmp", ".a.json.notes.tmp"):
-        (tmp_path / name).write_text("left")  # no process has so high a number
-    (tmp_path / f".a.json.{os.getppid()}.tmp").write_text("being written")
+    host, number = this_process().split("-")
+    assert int(number) == os.getpid()
+    dead = 2**22 + 1  # no process has so high a number
+    killed = f".a.json.{host}-{dead}.tmp"
+    others = {
+        f".b.json.{host}-{dead}.tmp",
+        f".a.json.{host[::-1]}-{dead}.tmp",  # of another machine, where it may be alive
+        f".a.json.{host}-{os.getppid()}.tmp",
+        f".a.json.{host}-notes.tmp",
+    }
+    for name in {killed} | others:
+        (tmp_path / name).touch()
     write_json(tmp_path / "a.json", 3)
-    left = {path.name for path in tmp_path.iterdir()}
-    assert f".a.json.{2**22 + 1}.tmp" not in left
-    assert len(left) == 4
+    assert {path.name for path in tmp_path.iterdir()} == others | {"a.json"}
 
 
 def test_write_json_file_names_are_utf8_whatever_the_locale_and_their_bytes(tmp_path):

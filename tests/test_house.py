@@ -30,7 +30,7 @@ LAYERS = (
         "ops",
         "metrics",
     ),
-    ("data", "device", "distributed", "glyphs"),
+    ("data", "device", "distributed", "glyphs", "recipe_file"),
     ("models", "tracking", "attention_panels"),
     ("decoding", "figure_layout"),
     ("checkpoints", "visualize"),

@@ -8,53 +8,27 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from jsonargparse import Namespace
-
 from sat import torchrun
-from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given, join_values
-from sat.config.data import InputFilesConfig
-from sat.data.annotations.formats import FORMATS, read_annotations
+from sat.atomic_io import check_folder, naming_full_disk
+from sat.cli import cli_errors, parse_config
+from sat.config.data import InputFilesConfig, PrepareConfig
+from sat.data.annotations.formats import read_annotations
 from sat.data.annotations.record import Record
 from sat.data.annotations.tables import COLUMNS
-from sat.data.prepare import check_output, create_input_files
+from sat.data.prepare import check_output, create_input_files, temporary_folder
 from sat.data.progress import progress_bar
 from sat.data.synthetic.scenes import draw_shapes
 
-LISTS = ("--annotations", "--image_folder", "--splits", "--boxes")
-"""flags that take several values"""
 SUMMARY = "Prepare images and captions: HDF5 images, JSON captions, word map, references."
 
 
-def parse(arguments: list[str]) -> Namespace:
+def parse(arguments: list[str]) -> PrepareConfig:
     """The flags: where things are, and the fields of `InputFilesConfig`."""
-    parser = FlagParser(description=SUMMARY)
-    add = parser.add_argument
-    add("--config", action="config", help="YAML file of flags; flags given win")
-    add("--annotations", type=list[str] | str, default=[], help="files or folders of captions")
-    add("--karpathy_json", type=str | None, help="the same as --annotations, in Karpathy's layout")
-    add("--image_folder", type=list[str] | str, default=[], help="the folders the images are in")
-    add("--format", type=str | None, help=f"if not recognized: {', '.join(FORMATS)}")
-    add("--columns", type=str | None, help="names in tables: image=NAME,caption=NAME,split=NAME")
-    add("--splits", type=list[str] | str, default=[], help="Karpathy's JSON, {split: [ids]}, lists")
-    add("--split", type=str | None, help="shares drawn by file name, such as 0.8,0.1,0.1")
-    boxes = "objects: COCO's instances_*.json; or none"
-    add("--boxes", type=list[str] | str, default=[], help=boxes)
-    add("--missing", choices=("stop", "drop"), help="for --on_bad_image error, skip")
-    add("--output_folder", type=str, default="data", help="gets the files")
-    add("--number", type=int, default=2000, help="scenes that shapes draws")
-    add("--overwrite", action="store_true", help="replace an earlier run's files")
-    add_flags(parser, InputFilesConfig)
-    words, others = join_values(arguments, LISTS), parser.get_defaults()
-    flags = parser.parse_args(complete_flags(InputFilesConfig, words, others=list(others.keys())))
-    for name in (flag[2:] for flag in LISTS):  # a YAML file may hold one value without brackets
-        flags[name] = [flags[name]] if isinstance(flags[name], str) else flags[name]
-    return flags
+    return parse_config(PrepareConfig, arguments, description=SUMMARY)
 
 
 @cli_errors()
@@ -66,9 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"torchrun started {torchrun.ranks()} processes, but the data are prepared by one: "
             "start it without torchrun (--workers sets the processes that help)"
         )
-    config = InputFilesConfig(**given(flags, InputFilesConfig))
-    if flags.missing:
-        config = replace(config, on_bad_image="skip" if flags.missing == "drop" else "error")
+    config = flags.input_files
+    check_folder(Path(flags.output_folder), "choose another --output_folder")
     if not flags.overwrite:
         check_output(flags.output_folder, config)  # before scenes are drawn
     progress = partial(progress_bar, unit="image")
@@ -81,43 +54,49 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def read_records(
-    flags: Namespace, config: InputFilesConfig, progress: partial, stack: ExitStack
+    flags: PrepareConfig, config: InputFilesConfig, progress: partial, stack: ExitStack
 ) -> list[Record]:
     """The records of the annotations that the flags name, or of scenes drawn.
 
     Unpacked images lie in a temporary folder that is removed when `stack` ends.
     """
+    output = Path(flags.output_folder)
 
     def workspace() -> Path:
-        output = Path(flags.output_folder)
         output.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}_")
-        return Path(stack.enter_context(folder))
+        return Path(stack.enter_context(temporary_folder(output, config)))
 
     if flags.boxes and config.resize != "squash":
         raise ValueError(f"resize is {config.resize!r}: with --boxes it must be squash")
     karpathy = [flags.karpathy_json] if flags.karpathy_json else []
-    paths, folders = [*flags.annotations, *karpathy], flags.image_folder
+    paths: list[str | Path] = [*as_list(flags.annotations), *karpathy]
+    folders: list[str | Path] = [*as_list(flags.image_folder)]
     if not paths and config.dataset == "shapes":
         folder = Path(flags.output_folder, "shapes")
-        how = {"overwrite": flags.overwrite, "progress": progress}
-        paths = [draw_shapes(folder, flags.number, config.seed, config.image_size, **how)]
+        what = (folder, flags.number, config.seed, config.image_size)
+        paths = [draw_shapes(*what, overwrite=flags.overwrite, progress=progress)]
         folders = [folder / "images"]
     if not paths:
         raise ValueError(
             "--annotations is missing: name files (only --dataset shapes goes without)"
         )
-    return read_annotations(
-        paths,
-        folders,
-        workspace,
-        format="karpathy" if karpathy else flags.format,
-        columns=parse_columns(flags.columns or ""),
-        splits=flags.splits,
-        fractions=flags.split,
-        boxes=flags.boxes,
-        side=config.image_size,
-    )
+    with naming_full_disk(output / "unpacked images"):
+        return read_annotations(
+            paths,
+            folders,
+            workspace,
+            format="karpathy" if karpathy else flags.format,
+            columns=parse_columns(flags.columns or ""),
+            splits=as_list(flags.splits),
+            fractions=flags.split,
+            boxes=as_list(flags.boxes),
+            side=config.image_size,
+        )
+
+
+def as_list(texts: str | tuple[str, ...]) -> list[str]:
+    """The texts of a flag; a YAML file may hold one without brackets."""
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def parse_columns(text: str) -> dict[str, str]:

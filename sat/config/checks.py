@@ -57,7 +57,7 @@ def check_fields(config: Any, intervals: Mapping[str, str] | None = None) -> Non
             check_choice(name, value, typing.get_args(hint))
         elif not _fits(hint, value) or (interval and not _within(interval, value)):
             within = f" in {interval}" if interval else ""
-            check(False, name, value, f"give {_describe(hint)}{within}")
+            check(False, name, value, f"give {describe(hint)}{within}")
 
 
 @functools.cache
@@ -110,17 +110,17 @@ def _ends(interval: str) -> tuple[float, float]:
     return float(least), float(most)
 
 
-def _describe(hint: Any) -> str:
+def describe(hint: Any) -> str:
     """A type in words."""
     parts = typing.get_args(hint)
     if typing.get_origin(hint) in (Union, types.UnionType):
         none_first = sorted(parts, key=lambda part: part is not type(None))
-        return " or ".join(_describe(part) for part in none_first)
+        return " or ".join(describe(part) for part in none_first)
     if typing.get_origin(hint) is Literal:
         return ", ".join(map(str, parts))
     if typing.get_origin(hint) is tuple:
         length = "" if parts[1:] == (...,) else f" of {len(parts)}"
-        return f"a list{length}, each {_describe(parts[0])}"
+        return f"a list{length}, each {describe(parts[0])}"
     return WORDS.get(hint, getattr(hint, "__name__", "an object of plain values"))
 
 
@@ -139,9 +139,21 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def field_types(cls: Any, prefix: str = "") -> dict[str, Any]:
+    """The type of every field by its flag, as `flatten` names them, and of configs within."""
+    found: dict[str, Any] = {}
+    for name, hint in _fields(cls).items():
+        inner = field_types(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {}
+        found |= {prefix + name: hint} | inner
+    return found
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like this one."""
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
+    """The known name that is most like this one, in whole or after its last dot."""
+    names = {full: full for full in known}
+    last = {full.rpartition(".")[2]: full for full in reversed(names)}
+    matches = last | names
+    return matches[difflib.get_close_matches(name, matches, n=1, cutoff=0)[0]]
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:
@@ -165,17 +177,19 @@ def check_values(cls: Any, values: dict[str, Any], prefix: str = "") -> None:
     _check_keys(cls, values)
     for name, value in values.items():
         hint, text = _fields(cls)[name], isinstance(value, str)
-        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        if not dataclasses.is_dataclass(hint):
+            passes = (text and bool(NUMBER.fullmatch(value))) or _fits(hint, value)
+            check(passes, prefix + name, value, f"give {describe(hint)}")
+        elif isinstance(value, dict):
             check_values(hint, value, f"{prefix}{name}.")
         else:
-            passes = text and (dataclasses.is_dataclass(hint) or bool(NUMBER.fullmatch(value)))
-            check(passes or _fits(hint, value), prefix + name, value, f"give {_describe(hint)}")
+            first = dataclasses.fields(hint)[0].name
+            check(text, prefix + name, value, f"give its fields, as {{{first}: ...}}")
 
 
 def _check_keys(cls: Any, values: dict[str, Any]) -> None:
-    known = _fields(cls)
-    for name in sorted(set(values) - set(known), key=str):
-        remedy = f"the nearest that it has is {nearest(str(name), known)}"
+    for name in sorted(set(values) - set(_fields(cls)), key=str):
+        remedy = f"the nearest that it has is {nearest(str(name), field_types(cls))}"
         raise ValueError(f"unknown key {SHORT.repr(name)} in {cls.__name__}: {remedy}")
 
 

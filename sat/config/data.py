@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from sat.config.checks import check, check_fields
 from sat.config.decoding import SEEDS
 from sat.config.model import Preprocessing
+
+Texts = str | tuple[str, ...]
+PATHS = ("annotations", "karpathy_json", "image_folder", "splits", "boxes", "output_folder")
+"""fields that hold paths"""
 
 
 @dataclass(frozen=True)
@@ -75,3 +79,45 @@ class InputFilesConfig:
     @property
     def vocabulary_file(self) -> str:
         return f"{'TOKENIZER' if self.tokenizer else 'WORDMAP'}_{self.name}.json"
+
+
+@dataclass(frozen=True)
+class PrepareConfig(InputFilesConfig):
+    """The flags of `sat-prepare`: where things are besides."""
+
+    annotations: Texts = ()
+    """files or folders of captions"""
+    karpathy_json: str | None = None
+    """the same as --annotations, in Karpathy's layout"""
+    image_folder: Texts = ()
+    """the folders the images are in"""
+    format: str | None = None
+    """if not recognized: karpathy, coco, json, jsonl, flickr, csv, webdataset, imagefolder or
+    text_files"""
+    columns: str | None = None
+    """names in tables: image=NAME,caption=NAME,split=NAME"""
+    splits: Texts = ()
+    """Karpathy's JSON, {split: [ids]}, lists"""
+    split: str | None = None
+    """shares drawn by file name, such as 0.8,0.1,0.1"""
+    boxes: Texts = ()
+    """objects: COCO's instances_*.json; or none"""
+    output_folder: str = "data"
+    """gets the files"""
+    number: int = 2000
+    """scenes that shapes draws"""
+    overwrite: bool = False
+    """replace an earlier run's files"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in PATHS:
+            value = getattr(self, name)
+            texts = [value] if isinstance(value, str) else value or ()
+            check("" not in texts, name, value, "give a path, an empty text is none")
+
+    @property
+    def input_files(self) -> InputFilesConfig:
+        """How images and captions are prepared."""
+        names = [item.name for item in fields(InputFilesConfig)]
+        return InputFilesConfig(**{name: getattr(self, name) for name in names})

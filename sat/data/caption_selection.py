@@ -59,7 +59,7 @@ def check_images_exist(records: Iterable[Record]) -> None:
     if missing:
         raise FileNotFoundError(
             f"{missing[0]}: there is no such image, and {len(missing) - 1} more are missing: check"
-            " the image folder, or leave them out with --missing drop"
+            " the image folder, or leave them out with --on_bad_image skip"
         )
 
 

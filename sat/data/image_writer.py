@@ -26,6 +26,8 @@ from sat.data.transforms import resize
 
 logger = logging.getLogger(__name__)
 
+BYTES_PER_CHUNK, BYTES_OF_HEADERS = 128, 4096
+"""at most, of what HDF5 writes besides the pixels"""
 Size = tuple[int, int]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,6 +62,7 @@ def write_images(
         images = file.create_dataset(
             "images", (len(paths), *shape), np.uint8, **(growing if skip_bad else {})
         )
+        _reserve(file, images.size + BYTES_PER_CHUNK * len(paths) + BYTES_OF_HEADERS)
         for result in progress(results):
             if isinstance(result, tuple):
                 images[written], size = result
@@ -69,11 +72,23 @@ def write_images(
                 sizes.append(None)
                 logger.warning("skipped: %s", result)
             else:
-                remedy = "repair it, or leave such images out with --missing drop"
+                remedy = "repair it, or leave such images out with --on_bad_image skip"
                 raise type(result)(f"{result}; {remedy}") from result
         if written < len(paths):
             images.resize(written, axis=0)
+        file.flush()
+        end = file.id.get_filesize()
+    os.truncate(path, end)  # HDF5 leaves what is reserved beyond it
     return sizes
+
+
+def _reserve(file: h5py.File, size: int) -> None:
+    """Take bytes of the disk for a file, or raise `OSError`, where the system has a call for it.
+
+    HDF5 that meets a full disk later cannot close the file, and crashes as Python ends.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.id.get_vfd_handle(), 0, size)
 
 
 def in_order(

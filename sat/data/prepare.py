@@ -13,7 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sat.atomic_io import check_space, naming_full_disk, replace_file
+from sat.atomic_io import (
+    check_space,
+    left_by_killed,
+    naming_full_disk,
+    replace_file,
+    this_process,
+)
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.record import SPLITS, Record
 from sat.data.caption_selection import (
@@ -78,11 +84,10 @@ def create_input_files(
     with (
         lock_folder(output),
         naming_full_disk(output / config.name),
-        tempfile.TemporaryDirectory(dir=output, prefix=f".{config.name}.new_") as folder,
+        temporary_folder(output, config) as folder,
     ):
-        for left in output.glob(f".{config.name}.new_*"):  # of a process that was killed
-            if left.name != Path(folder).name:  # which is absolute from Python 3.12 on
-                shutil.rmtree(left, ignore_errors=True)
+        for left in left_by_killed(output, f".{config.name}.new_"):
+            shutil.rmtree(left, ignore_errors=True)
         dropped: list[Path] = []
         for split, kept in splits.items():
             paths = {kind: Path(folder, _file(split, kind, config)) for kind in SUFFIXES}
@@ -108,6 +113,12 @@ def _replace_files(new: Path, output: Path, written: list[str], config: InputFil
         (output / name).unlink(missing_ok=True)
     settings = dataclasses.asdict(config) | {"workers": None}  # they change no byte
     write_manifest(output, config.name, set(written) & set(_files(config)), settings)
+
+
+def temporary_folder(output: Path, config: InputFilesConfig) -> tempfile.TemporaryDirectory[str]:
+    """A folder within `output`, which a later run removes if this process is killed."""
+    prefix = f".{config.name}.new_{this_process()}_"
+    return tempfile.TemporaryDirectory(dir=output, prefix=prefix)
 
 
 def check_output(output_folder: str | Path, config: InputFilesConfig) -> None:

@@ -43,8 +43,7 @@ def prepared_by(path: Path, monkeypatch: pytest.MonkeyPatch) -> InputFilesConfig
     (flags,) = re.findall(r"^python create_input_files\.py (.+)$", header(path), re.MULTILINE)
     found = prepare.parse(shlex.split(flags))
     assert found.output_folder == config_of(path).data_folder
-    names = [field.name for field in dataclasses.fields(InputFilesConfig)]
-    return InputFilesConfig(**{name: found[name] for name in names})
+    return found.input_files
 
 
 def test_recipes_include_the_published_systems():

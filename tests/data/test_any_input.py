@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sat.checkpoints import tutorial
-from sat.cli import check_recipe
 from sat.config.checks import from_dict, to_dict
 from sat.config.decoding import DecodingConfig
 from sat.config.model import DecoderConfig, ModelConfig, Preprocessing
@@ -29,6 +28,7 @@ from sat.data.manifest import check_manifest, manifest_path
 from sat.data.tokenizer import SubwordTokenizer
 from sat.data.vocabulary import SPECIAL_WORDS, Vocabulary
 from sat.data.word_vectors import load_embeddings
+from sat.recipe_file import read_recipe
 
 quick = settings(
     max_examples=40,
@@ -63,7 +63,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "features": lambda path: check_features(path, "a", (1, 1, 2, 3)),
     "tokenizer": SubwordTokenizer.load,
     "vectors": lambda path: load_embeddings(path, WORDS),
-    "recipe": lambda path: check_recipe(path, TrainConfig, ()),
+    "recipe": lambda path: read_recipe(path, TrainConfig),
     "photo": read_image,
     "tutorial": tutorial.read_tutorial,
     "annotations": lambda path: read_annotations([path], [], lambda: path.parent),

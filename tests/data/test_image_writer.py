@@ -1,5 +1,7 @@
 """Pictures are made in parallel, written in order, and never pile up."""
 
+import errno
+import os
 import random
 import threading
 import time
@@ -106,12 +108,36 @@ def test_write_images_with_skip_bad_leaves_out_and_logs(tmp_path, photos, caplog
     assert f"skipped: {photos[11]}: there is no such image" in caplog.text
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system reserves no space")
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_write_images_reserves_the_disk_and_leaves_the_same_bytes(
+    tmp_path, photos, monkeypatch, skip_bad
+):
+    one, other = tmp_path / "a.hdf5", tmp_path / "b.hdf5"
+    how = {"captions_per_image": 5, "skip_bad": skip_bad}
+    write_images(one, photos * 20, PREPROCESSING, **how)
+    reserved = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda file, start, size: reserved.append(size))
+    write_images(other, photos * 20, PREPROCESSING, **how)
+    assert one.read_bytes() == other.read_bytes()
+    assert reserved[0] >= one.stat().st_size
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_images(other, photos, PREPROCESSING, progress=pytest.fail, **how)
+
+
 def test_write_images_of_a_bad_image_raises_with_the_remedy(tmp_path, photos):
     for i in (3, 5):
         photos[i].write_bytes(b"no photo")
-    told = r"3\.png: cannot be read as an image .*; repair it, or .* --missing drop"
+    told = r"3\.png: cannot be read as an image .*; repair it, or .* --on_bad_image skip"
     with pytest.raises(ValueError, match=told):
         write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)
     photos[2].unlink()
-    with pytest.raises(FileNotFoundError, match=r"2\.png: there is no such image.*--missing drop"):
+    with pytest.raises(
+        FileNotFoundError, match=r"2\.png: there is no such image.*--on_bad_image skip"
+    ):
         write_images(tmp_path / "pictures.hdf5", photos, PREPROCESSING, captions_per_image=5)

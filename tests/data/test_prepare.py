@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sat.atomic_io import this_process
 from sat.config.data import InputFilesConfig
 from sat.data.annotations.record import Record
 from sat.data.caption_selection import check_images_exist
 from sat.data.dataset import CaptionDataset
 from sat.data.image_files import read_image
-from sat.data.prepare import create_input_files
+from sat.data.prepare import create_input_files, temporary_folder
 from sat.data.transforms import resize
 from sat.data.vocabulary import Vocabulary
 from sat.metrics.bleu import bleu
@@ -289,6 +290,17 @@ def test_create_input_files_when_interrupted_changes_nothing(records, output, er
             records[:20], output, CONFIG, overwrite=True, progress=stop_after(15, error)
         )
     assert contents(output) == before
+
+
+def test_create_input_files_removes_folders_of_killed_processes_alone(records, output, monkeypatch):
+    output.mkdir()
+    with temporary_folder(output, CONFIG) as own:
+        monkeypatch.setattr(os, "getpid", lambda: 2**22 + 1)  # no process has so high a number
+        killed = output / f".{NAME}.new_{this_process()}_left"
+        monkeypatch.undo()
+        killed.mkdir()
+        create_input_files(records, output, CONFIG)
+        assert (Path(own).exists(), killed.exists()) == (True, False)
 
 
 def test_create_input_files_with_bad_images_raises_and_leaves_nothing(records, output):

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import sat.__main__
-from sat.cli import complete_flags, find_recipe
+from sat.cli import complete_flags
 from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
+from sat.recipe_file import find_recipe
 
 KEPT = """
 import ctypes
@@ -55,8 +56,9 @@ def test_keep_freed_memory_without_malloc_variables_keeps_freed_blocks(
         (DecodingConfig, "--do_sample=false -i a b", "--do_sample=false -i a b"),
         (TrainConfig, "--log none --log=none", "--tracker none --tracker=none"),
         (TrainConfig, "--log_every 3", "--log_every 3"),
-        (TrainConfig, "--stages 1 2 --seed 3", '--stages=["1","2"] --seed 3'),
-        (TrainConfig, "--stages [1,2] --mirror", "--stages [1,2] --mirror=true"),
+        (TrainConfig, "--stages 1 2 --seed 3", '--seed 3 --stages=["1","2"]'),
+        (TrainConfig, "--stages 1 --stages=2 --stages 3", '--stages=["1","2","3"]'),
+        (TrainConfig, "--stages [1,2] --mirror", "--mirror=true --stages=[1,2]"),
         (
             TrainConfig,
             "--validation.do_sample --mirror",

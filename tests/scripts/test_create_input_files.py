@@ -1,5 +1,6 @@
 """The script: its flags, its errors in one line, and a whole run on drawn scenes."""
 
+import errno
 import json
 import os
 import re
@@ -12,9 +13,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from PIL import Image
 
+from sat.atomic_io import this_process
+from sat.commands import prepare
 from sat.commands.prepare import parse
+from sat.data.annotations.formats import FORMATS
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +81,7 @@ def test_create_input_files_of_own_tables_prepares_them_together(tmp_path):
     (tmp_path / "b" / "1.png").unlink()
     stopped = run(*flags, "--overwrite")
     assert stopped.returncode == 1
-    told = r"error: .*b.1\.png: there is no such image, .* --missing drop"
+    told = r"error: .*b.1\.png: there is no such image, .* --on_bad_image skip"
     assert re.fullmatch(told, stopped.stderr.splitlines()[-1])
 
 
@@ -84,11 +89,74 @@ def test_flags_of_several_values_come_from_words_or_yaml(tmp_path):
     (tmp_path / "one.yaml").write_text("image_folder: my photos\nannotations: a.json\n")
     (tmp_path / "two.yaml").write_text("image_folder: [a, b]\nsplits: [s.txt]\n")
     one = parse(["--config", str(tmp_path / "one.yaml"), "--overwrite"])
-    assert (one.image_folder, one.annotations, one.splits) == (["my photos"], ["a.json"], [])
+    assert (one.image_folder, one.annotations, one.splits) == ("my photos", "a.json", ())
     two = parse(["--config", str(tmp_path / "two.yaml"), "--annotations", "a, b.json", "[c]"])
-    assert (two.image_folder, two.annotations) == (["a", "b"], ["a, b.json", "[c]"])
-    assert two.splits == ["s.txt"]
-    assert parse(["--image_folder=a", "--annotations", "1"]).image_folder == ["a"]
+    assert (two.image_folder, two.annotations) == (("a", "b"), ("a, b.json", "[c]"))
+    assert two.splits == ("s.txt",)
+    assert parse(["--image_folder=a", "--annotations", "1"]).image_folder == ("a",)
+    assert parse(["--annotations", "[c]", "d]"]).annotations == ("[c]", "d]")
+    twice = parse(["--annotations", "a", "b", "--boxes", "none", "--annotations=c"])
+    assert twice.annotations == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    "name", ["\U0001f4f7 it's", "\U00020bb7", "caf\udce9", "[old] x/q.csv", "null"]
+)
+def test_names_of_any_characters_and_bytes_come_through_flags(name):
+    flags = parse(["--annotations", name, "--image_folder", name, "b", "--output_folder", name])
+    assert (flags.annotations, flags.image_folder) == ((name,), (name, "b"))
+    assert flags.output_folder == name
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("annotations: ~", "annotations is None: give a text or a list, each a text"),
+        ("image_folder: 2014", "image_folder is 2014: give a text or a list, each a text"),
+        ("split: [0.8, 0.1, 0.1]", "split is [0.8, 0.1, 0.1]: give nothing or a text"),
+        ("overwrite: 'false'", "overwrite is 'false': give true or false"),
+        ("overwrite: yes please", "overwrite is 'yes please': give true or false"),
+        ("missing: no", "missing is False: give nothing or stop, drop"),
+        ("annotation: q.csv", "the nearest that it has is annotations"),
+        ("seed: 2\nseed: 3", "(seed stands twice: give it once)"),
+        ("annotations: ['']", "annotations is ('',): give a path, an empty text is none"),
+        ("output_folder: ''", "output_folder is '': give a path, an empty text is none"),
+    ],
+)
+def test_a_mistake_in_a_file_of_flags_is_one_sentence(tmp_path, capsys, text, told):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        prepare.main(["--config", str(tmp_path / "recipe.yaml")])
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--workers two", "workers is 'two': give nothing or a whole number"),
+        (
+            "--image_folders x",
+            "unrecognized arguments: --image_folders x: the nearest flag is --i",
+        ),
+        ("--annotation x", "unrecognized arguments: --annotation x: the nearest flag is --annotat"),
+        ("--annotations=", "annotations is ('',): give a path, an empty text is none"),
+        ("--annotations", "argument --annotations: expected one argument"),
+    ],
+)
+def test_a_mistyped_flag_is_one_sentence(capsys, flags, told):
+    with pytest.raises(SystemExit):
+        prepare.main(flags.split())
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
+def test_help_names_every_format(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert set(FORMATS) <= set(re.findall(r"\w+", capsys.readouterr().out))
 
 
 def test_create_input_files_of_tar_shards_leaves_no_unpacked_image(tmp_path):
@@ -103,6 +171,36 @@ def test_create_input_files_of_tar_shards_leaves_no_unpacked_image(tmp_path):
     done = run(*flags, "--output_folder", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 14
+
+
+def test_main_unpacks_to_a_folder_that_later_runs_remove_and_names_a_full_disk(
+    tmp_path, monkeypatch, capsys
+):
+    unpacked = []
+
+    def read_annotations(paths, folders, workspace, **how):
+        unpacked.append(workspace())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare, "read_annotations", read_annotations)
+    with pytest.raises(SystemExit):
+        prepare.main(["--annotations", "a.tar", "--output_folder", str(tmp_path / "out")])
+    told = r"error: .*out.unpacked images cannot be written: No space left .*: make room\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
+    name = f".coco_5_cap_per_img_5_min_word_freq.new_{this_process()}_"
+    assert unpacked[0].name.startswith(name)
+    assert not unpacked[0].exists()
+
+
+def test_main_with_a_file_as_output_folder_is_refused_before_annotations_are_read(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(prepare, "read_annotations", pytest.fail)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        prepare.main(["--annotations", "a", "--output_folder", str(tmp_path / "file" / "x")])
+    told = r"error: .*file is no folder: choose another --output_folder\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
 
 
 def test_create_input_files_help_imports_no_torch():

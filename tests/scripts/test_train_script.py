@@ -145,7 +145,9 @@ def test_switches_may_stand_alone_beside_a_recipe(recipe):
         ("alpha: 0.5", ": unknown key 'alpha' in TrainConfig: the nearest that it has is alpha_c"),
         ("stage1: {epoch: 3}", ": unknown key 'epoch' in StageConfig: the nearest that it has is"),
         ("stage1: {epochs: many}", ": stage1.epochs is 'many': give a whole number"),
-        ("stage1: true", ": stage1 is True: give StageConfig"),
+        ("stage1: true", ": stage1 is True: give its fields, as {epochs: ...}"),
+        ("learning_rate: 1e-4", "the nearest that it has is stage1.learning_rate"),
+        ("stage1: {epochs: 1, epochs: 2}", " cannot be read (epochs stands twice: give it once)"),
         ("decoder: {gate: wide}", ": decoder.gate is 'wide': give vector, scalar, none"),
         ("stage1: {decay: 2.0}", "decay is 2.0: give a number in (0, 1]"),
         ("stages: [4]", "stages is (4,): choose from 1, 2 and 3"),
@@ -166,6 +168,11 @@ def test_a_mistake_in_a_recipe_is_named(tmp_path, capsys, text, told):
     assert told[0] not in ": " or sentence.startswith(f"error: {path}{told}")
 
 
+def test_a_recipe_of_comments_alone_changes_nothing(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("# seed: 3\n")
+    assert parse(["--config", str(tmp_path / "recipe.yaml")]) == TrainConfig()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
 def test_a_pipe_as_recipe_is_refused_and_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "recipe.yaml")
@@ -184,13 +191,15 @@ def test_numbers_of_yaml_in_every_form_are_taken(tmp_path):
     ("arguments", "told"),
     [
         (["--alpha", "1"], "--alpha"),  # no abbreviations: they change meaning as flags are added
-        (["--seed", "one"], "seed"),
+        (["--learning_rate", "1e-4"], "the nearest flag is --stage1.learning_rate ("),
+        (["--seed", "one"], "error: seed is 'one': give a whole number (--help"),
+        (["--resume", "maybe"], "error: resume is 'maybe': give true or false or auto (--help"),
+        (["--decoder.gate", "x"], "error: decoder.gate is 'x': give vector, scalar, none (--help"),
         (["--stage1.epochs", "-1"], "epochs is -1: give a whole number in [0, 1e6]"),
         (["--config", "no_such_file.yaml"], "no_such_file.yaml"),
         (["--data_folder"], "data_folder"),
         (["--data_name", "--seed", "1"], "data_name"),
         (["--seed"], "seed"),
-        (["--resume", "maybe"], "resume"),
         (["configs"], "configs"),
     ],
 )
