@@ -116,7 +116,7 @@ def test_names_of_any_characters_and_bytes_come_through_flags(name):
         ("split: [0.8, 0.1, 0.1]", "split is [0.8, 0.1, 0.1]: give nothing or a text"),
         ("overwrite: 'false'", "overwrite is 'false': give true or false"),
         ("overwrite: yes please", "overwrite is 'yes please': give true or false"),
-        ("missing: no", "missing is False: give nothing or stop, drop"),
+        ("on_bad_image: no", "on_bad_image is False: give error, skip"),
         ("annotation: q.csv", "the nearest that it has is annotations"),
         ("seed: 2\nseed: 3", "(seed stands twice: give it once)"),
         ("annotations: ['']", "annotations is ('',): give a path, an empty text is none"),
