@@ -174,8 +174,8 @@ class Captioner(HubMixin):
 
     def _see(self, image: Image.Image) -> PreparedImage:
         pixels = resize(image, self.preprocessing)
+        image = image.copy()  # the caller may change or close his
         if max(image.size) > MAX_FIGURE_SIDE:
-            image = image.copy()
             image.thumbnail((MAX_FIGURE_SIDE, MAX_FIGURE_SIDE), reducing_gap=3.0)
         return PreparedImage(pixels, image)
 

@@ -7,6 +7,7 @@ global state, is imported only to open windows.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -31,6 +32,8 @@ from sat.figure_layout import (
     headings,
 )
 
+SETTINGS = threading.Lock()
+"""held while a figure is saved: matplotlib's settings are those of the whole process"""
 FORMATS = ("png", "pdf", "svg", "jpg", "jpeg", "tif", "tiff", "webp")
 
 
@@ -158,7 +161,7 @@ def _save(figure: Figure, path: Path, dpi: int) -> None:
     text_as_text = matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file, text_as_text:
+        with atomic_write(path) as file, SETTINGS, text_as_text:
             figure.savefig(file, format=kind, dpi=dpi, **options)
     except OSError as error:
         raise OSError(f"{path}: no figure can be written there ({error})") from error

@@ -161,6 +161,17 @@ def test_paths_names_and_open_images_are_all_photos(captioner, paths):
     assert crop.box == pytest.approx((20 / 3, 0, 148 / 3, 42))  # 5 to 37 of 42 pixels
 
 
+def test_a_photo_that_its_owner_changes_stays_that_of_the_caption(captioner, paths):
+    with Image.open(paths[0]) as photo:
+        image = photo.convert("RGB")
+    before = image.copy()
+    result = captioner.caption(image)
+    image.thumbnail((9, 9))
+    image.close()
+    assert result.photo.size == before.size
+    assert result.photo.tobytes() == before.tobytes()
+
+
 def test_a_missing_photo_is_named(captioner, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.jpg: there is no such image"):
         captioner.caption(tmp_path / "none.jpg")

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import warnings
 import xml.etree.ElementTree as xml
 from pathlib import Path
@@ -233,6 +234,37 @@ def test_visualize_att_wrong_arguments_raise_with_remedy(tmp_path, monkeypatch, 
             columns=broken.get("columns"),
         )
     assert sorted(os.listdir()) == ["file", "folder.png"]
+
+
+def test_visualize_att_in_two_threads_leaves_the_settings_of_matplotlib(tmp_path, monkeypatch):
+    """They are of the whole process: the first thread ends within the second's saving, or waits."""
+    names = ("pdf.fonttype", "svg.fonttype")
+    before = [matplotlib.rcParams[name] for name in names]
+    second_saves, first_ended, real = threading.Event(), threading.Event(), Figure.savefig
+
+    def save(figure, *args, **how):
+        if threading.current_thread().name == "first":
+            second_saves.wait(0.5)
+        else:
+            second_saves.set()
+            first_ended.wait(0.5)
+        real(figure, *args, **how)
+
+    def first():
+        visualize_att(result(), tmp_path / "first.svg")
+        first_ended.set()
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    threads = [
+        threading.Thread(target=first, name="first"),
+        threading.Thread(target=visualize_att, args=(result(), tmp_path / "second.svg")),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [matplotlib.rcParams[name] for name in names] == before
+    assert all("<text" in path.read_text() for path in tmp_path.glob("*.svg"))
 
 
 def test_visualize_att_failed_write_leaves_old_file(tmp_path, monkeypatch):

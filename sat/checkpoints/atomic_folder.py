@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from sat.atomic_io import flush
@@ -11,13 +14,36 @@ CONFIG, WEIGHTS, TRAINER = "config.json", "model.safetensors", "trainer.pt"
 HF_WEIGHTS = (f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
+OWN = (
+    *(CONFIG, TRAINER, "README.md", "sat.json", "word_map.json", "vocab.*", "merges.txt"),
+    *("model*.safetensors*", "pytorch_model*", "tokenizer*", "special_tokens_map.json"),
+    *("added_tokens.json", "generation_config.json", "preprocessor_config.json"),
+)
+"""names of the files of a checkpoint of any family; what else lies in its folder is kept"""
+
+
+def folder_to_replace(folder: str | Path) -> Path:
+    """The folder that a path, or a link, leads to; `ValueError` if it is the current one."""
+    folder = Path(folder).resolve()
+    if Path.cwd().is_relative_to(folder):
+        raise ValueError(
+            f"the folder is {folder}, in which this command runs: name one inside it, since it is "
+            "replaced as a whole"
+        )
+    return folder
+
+
 def previous_of(folder: Path) -> Path:
     """The name under which the old folder stands while the new one takes its place."""
+    folder = folder.resolve()
     return folder.with_name(f".{folder.name}.old")
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`; at any time one whole version stands there or at `previous_of`."""
+def replace_folder(new: Path, folder: Path, own: Sequence[str] = ()) -> None:
+    """Rename `new` to `folder`; at any time one whole version stands there or at `previous_of`.
+
+    What else lies in `folder` is kept, but for files of the names `own`.
+    """
     mode = new.stat().st_mode & 0o666  # the umask's; safetensors lets only the owner read
     for path in new.iterdir():
         path.chmod(mode)
@@ -25,11 +51,31 @@ def replace_folder(new: Path, folder: Path) -> None:
         flush(path)
     old = previous_of(folder)
     if folder.exists():
+        _keep_others(folder, new, own)
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     new.rename(folder)
     flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _keep_others(old: Path, new: Path, own: Sequence[str]) -> None:
+    for path in old.iterdir():
+        kept = new / path.name
+        if kept.exists() or any(fnmatch(path.name, pattern) for pattern in own):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, kept, symlinks=True, copy_function=_link)
+        else:
+            _link(path, kept)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """A second name of the file, or a copy where the file system has no such names."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def remove(folder: str | Path) -> None:

@@ -16,7 +16,15 @@ import torch
 from safetensors import SafetensorError
 
 from sat.atomic_io import check_space, naming_full_disk, write_json
-from sat.checkpoints.atomic_folder import CONFIG, TRAINER, WEIGHTS, find_complete, replace_folder
+from sat.checkpoints.atomic_folder import (
+    CONFIG,
+    OWN,
+    TRAINER,
+    WEIGHTS,
+    find_complete,
+    folder_to_replace,
+    replace_folder,
+)
 from sat.checkpoints.atomic_folder import exists as exists
 from sat.checkpoints.atomic_folder import remove as remove
 from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests
@@ -62,8 +70,11 @@ def save(
     scores: dict[str, float] | None = None,
     trainer: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint folder in place of any earlier one; `trainer` is the state to resume."""
-    folder = Path(folder)
+    """Write a checkpoint folder in place of any earlier one; `trainer` is the state to resume.
+
+    Other files in the folder are kept.
+    """
+    folder = folder_to_replace(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")  # one name, so that no kill leaves many
     shutil.rmtree(temporary, ignore_errors=True)
@@ -72,7 +83,7 @@ def save(
         with naming_full_disk(folder):
             parts = (model, vocabulary, config)
             _write(temporary, folder.name, *parts, scores=scores or {}, trainer=trainer)
-            replace_folder(temporary, folder)
+            replace_folder(temporary, folder, OWN)
     except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
     finally:

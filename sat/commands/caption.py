@@ -88,24 +88,23 @@ def caption_images(
     figure: FigureConfig,
     flags: Any,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Caption, print and draw each image; returns the records for JSON, and how many were read.
+    """Caption, print and draw each image; returns the records for JSON, and how many succeeded.
 
-    An image that cannot be read gets a line on stderr.
+    An image that cannot be read, and a figure that cannot be written, get a line on stderr.
     """
     from sat.data.progress import print_above, progress_bar
     from sat.visualize import visualize_att
 
     records: list[dict[str, Any]] = []
     captioned = 0
-    stream = captioner.caption_stream(
-        images,
-        options,
-        on_error=lambda error: print_above(f"error: {error}", file=sys.stderr),
-        max_megapixels=flags.max_megapixels,
-    )
+
+    def report(error: Exception) -> None:
+        print_above(f"error: {error}", file=sys.stderr)
+
+    how_read = {"on_error": report, "max_megapixels": flags.max_megapixels}
+    stream = captioner.caption_stream(images, options, **how_read)
     with progress_bar(total=len(images), unit="image", disable=len(images) <= FEW) as bar:
         for i, results in stream:
-            captioned += 1
             bar.update(i + 1 - bar.n)
             for one in results:
                 if flags.json:
@@ -114,7 +113,11 @@ def caption_images(
                     name = f"{images[i]}: " if len(images) > 1 else ""
                     score = f" ({one.score:.2f})" if len(results) > 1 else ""
                     print_above(name + one.text + score)
-            if figures[i] or flags.show:
-                looks = dataclasses.asdict(figure)
-                visualize_att(results[0], figures[i], show=flags.show, **looks)
+            try:
+                if figures[i] or flags.show:
+                    how = dataclasses.asdict(figure)
+                    visualize_att(results[0], figures[i], show=flags.show, **how)
+                captioned += 1
+            except (ValueError, OSError) as error:
+                report(error)
     return records, captioned

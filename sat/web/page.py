@@ -140,7 +140,7 @@ def _downloads(captioned: list[tuple[str, list[CaptionResult]]], kind: str) -> t
         return gradio.DownloadButton(visible=False), gradio.DownloadButton(visible=False)
     folder = Path(tempfile.mkdtemp(dir=gradio.utils.get_upload_folder()))
     first, results = captioned[0]
-    figure = folder / f"{Path(first).stem}_att.{kind}"
+    figure = folder / f"{Path(first).stem[:60]}_att.{kind}"
     visualize_att(results[0], figure)
     written = folder / "captions.json"
     records = [{"image": name} | one.to_dict() for name, results in captioned for one in results]

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import tiny
@@ -117,6 +118,44 @@ def test_save_existing_folder_is_replaced_as_a_whole(captioner, folder):
     assert same(folder, other)
     assert sorted(path.name for path in folder.iterdir()) == PARTS
     assert [path.name for path in folder.parent.iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_save_other_files_in_the_folder_are_kept(captioner, folder, monkeypatch, links):
+    """Results of an evaluation, notes, a .git; where the file system has no hard links too."""
+    if not links:
+        monkeypatch.setattr(os, "link", Mock(side_effect=PermissionError))
+    (folder / ".git" / "refs").mkdir(parents=True)
+    others = {folder / ".git" / "refs" / "head": "a", folder / "captions_results.json": "[]"}
+    for path, text in others.items():
+        path.write_text(text)
+    (folder / "sat.json").write_text("{}")  # of a checkpoint of the other family
+    other = tiny.captioner(seed=5)
+    save(other, folder)
+    assert same(folder, other)
+    assert {path: path.read_text() for path in others} == others
+    assert not (folder / "sat.json").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["best"]
+
+
+def test_save_to_a_link_replaces_the_folder_that_it_leads_to(captioner, folder, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    for seed in (5, 6):
+        other = tiny.captioner(seed=seed)
+        save(other, link)
+        assert link.is_symlink()
+        assert same(folder, other)
+    folder.rename(folder.with_name(".best.old"))  # as a stop between the renames leaves it
+    assert same(link, other)
+
+
+@pytest.mark.parametrize("name", [".", "..", "../best"])
+def test_save_to_the_current_folder_raises_value_error(captioner, folder, monkeypatch, name):
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match=r"^the folder is .*, in which this command runs: name"):
+        save(captioner, name)
+    assert same(folder, captioner)
 
 
 @pytest.mark.parametrize(

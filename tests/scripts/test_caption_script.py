@@ -211,6 +211,18 @@ def test_a_folder_takes_the_figures_of_many_photos(caption, model, photos):
     assert sorted(os.listdir("figures")) == ["a_2_att.png", "a_att.png"]
 
 
+def test_figures_that_cannot_be_written_lose_no_caption(caption, model, photos):
+    Path("figures").mkdir()
+    Path("figures/a_att.png").mkdir()  # where the first figure belongs
+    flags = ("--output", "figures", "--json", "all.json", "--max_length", 2)
+    code, out, err = caption("-i", "photos", "-m", model, *flags)
+    assert code == 1
+    assert [line.partition(":")[0] for line in out.splitlines()[:3]] == photos
+    assert re.findall("^error: .*", err) == ["error: figures/a_att.png is a folder: name the file"]
+    assert sorted(os.listdir("figures")) == ["a_att.png", "b_att.png", "c_att.png"]
+    assert [one["image"] for one in json.loads(Path("all.json").read_text())] == photos
+
+
 def test_the_figure_can_be_smooth_or_not_and_of_any_format(caption, model, photos):
     flags = ("-i", photos[0], "-m", model, "--max_length", 2, "--min_length", 1)
     caption(*flags, "-o", "smooth.png")
