@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import warnings
 import xml.etree.ElementTree as xml
 from pathlib import Path
@@ -26,7 +25,7 @@ from sat.captioner import CaptionResult
 from sat.config.model import Preprocessing
 from sat.data.image_sources import SAMPLES
 from sat.data.transforms import visible_box
-from sat.visualize import visualize_att
+from sat.visualize import SETTINGS, visualize_att
 
 ROOT = Path(__file__).parents[1]
 GREY = 128
@@ -236,35 +235,18 @@ def test_visualize_att_wrong_arguments_raise_with_remedy(tmp_path, monkeypatch, 
     assert sorted(os.listdir()) == ["file", "folder.png"]
 
 
-def test_visualize_att_in_two_threads_leaves_the_settings_of_matplotlib(tmp_path, monkeypatch):
-    """They are of the whole process: the first thread ends within the second's saving, or waits."""
-    names = ("pdf.fonttype", "svg.fonttype")
-    before = [matplotlib.rcParams[name] for name in names]
-    second_saves, first_ended, real = threading.Event(), threading.Event(), Figure.savefig
+def test_visualize_att_locks_the_settings_of_matplotlib_while_it_saves(tmp_path, monkeypatch):
+    """They are of the whole process: two threads would leave each other's."""
+    locked, real = [], Figure.savefig
 
     def save(figure, *args, **how):
-        if threading.current_thread().name == "first":
-            second_saves.wait(0.5)
-        else:
-            second_saves.set()
-            first_ended.wait(0.5)
+        locked.append(SETTINGS.locked())
         real(figure, *args, **how)
 
-    def first():
-        visualize_att(result(), tmp_path / "first.svg")
-        first_ended.set()
-
     monkeypatch.setattr(Figure, "savefig", save)
-    threads = [
-        threading.Thread(target=first, name="first"),
-        threading.Thread(target=visualize_att, args=(result(), tmp_path / "second.svg")),
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [matplotlib.rcParams[name] for name in names] == before
-    assert all("<text" in path.read_text() for path in tmp_path.glob("*.svg"))
+    visualize_att(result(), tmp_path / "figure.svg")
+    assert locked == [True]
+    assert not SETTINGS.locked()
 
 
 def test_visualize_att_failed_write_leaves_old_file(tmp_path, monkeypatch):
@@ -292,7 +274,7 @@ import sys
 import numpy as np
 from types import SimpleNamespace
 from PIL import Image
-from sat.visualize import visualize_att
+from sat.visualize import SETTINGS, visualize_att
 caption = SimpleNamespace(text="dog", words=["dog"], finished=True, box=(0, 0, 60, 40),
     alphas=np.ones((1, 2, 2)), photo=Image.new("RGB", (60, 40)))
 visualize_att(caption, "figure.png", show=SHOW)
