@@ -160,7 +160,7 @@ class Captioner(HubMixin):
         hypotheses = generate(self.model, features, options)
         image_of = [i for i, captions in enumerate(hypotheses) for _ in captions]
         flat = [caption for captions in hypotheses for caption in captions]
-        replays = Replays(self.model, features, image_of, [caption.words for caption in flat])
+        replays = Replays(self.model, features, image_of, flat)
         results: list[list[CaptionResult]] = [[] for _ in seen]
         for number, (i, caption) in enumerate(zip(image_of, flat)):
             results[i].append(self._result(seen[i], caption, replays, number))
@@ -187,10 +187,9 @@ class Captioner(HubMixin):
         def compute() -> dict[str, Any]:
             replayed = replays[number]
             maps, log_probs = join_tokens(replayed, lengths)
-            ends = len(replayed.log_probs) if caption.finished else len(caption.words)
             return {
                 "alphas": maps.cpu().numpy(),
-                "token_log_probs": replayed.log_probs[:ends],
+                "token_log_probs": replayed.log_probs,
                 "word_log_probs": log_probs,
             }
 

@@ -160,7 +160,7 @@ class PointingGame:
         side, vocabulary = self.captioner.preprocessing.size, self.captioner.vocabulary
         for one, (index, caption) in zip(features.split(1), captions.items()):
             words, lengths = vocabulary.words_and_lengths(caption.words)
-            [replayed] = replay(self.captioner.model, one, [caption.words])
+            [replayed] = replay(self.captioner.model, one, [caption])
             alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
             self.captions[index], self.moved[index], rows = words, movement(alphas), []
             blob = centered_blob(alphas.shape[1:])

@@ -23,6 +23,7 @@ from sat.checkpoints import native
 from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
 from sat.decoding.attention_maps import replay
+from sat.decoding.hypothesis import Hypothesis
 
 SHORT = {"max_length": 12}
 
@@ -104,8 +105,9 @@ def test_rows_of_a_map_are_rows_of_the_photo(captioner):
     )
     with torch.inference_mode():
         words = captioner.vocabulary.encode(["red", "dog"])[1:-1]
-        maps = replay(captioner.model, grid.flatten(1, 2), [words])[0].alphas
-        flipped = replay(captioner.model, grid.flip(1).flatten(1, 2), [words])[0].alphas
+        caption = Hypothesis(words, 0.0, finished=False)
+        maps = replay(captioner.model, grid.flatten(1, 2), [caption])[0].alphas
+        flipped = replay(captioner.model, grid.flip(1).flatten(1, 2), [caption])[0].alphas
     odd = (maps[0] - maps[0].median()).abs()
     assert divmod(int(odd.argmax()), 16) == (3, 11)
     assert torch.allclose(flipped, maps.flip(1), atol=1e-6)

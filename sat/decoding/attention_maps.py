@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sat.decoding.hypothesis import Hypothesis
 from sat.models.base import CaptionModel
 
 
@@ -23,19 +24,18 @@ class Replay(NamedTuple):
     alphas: Tensor
     """float[T, h, w], equal to those of single steps; none of start and padding within a caption"""
     log_probs: list[float]
-    """log-probability of each of the T words, then of the end"""
+    """log-probability of each of the T words, then of the end of a finished caption"""
     shown: list[int]
     """positions among the words of those that have a map"""
 
 
-def replay(
-    model: CaptionModel, features: Tensor, captions: Sequence[Sequence[int]]
-) -> list[Replay]:
-    """The replay of each caption, from ids without start and end.
+def replay(model: CaptionModel, features: Tensor, captions: Sequence[Hypothesis]) -> list[Replay]:
+    """The replay of each caption.
 
     `features` float[N, P, D] of square grids belong to one caption each.
     """
-    whole = [[model.start_id, *words, model.end_id] for words in captions]
+    ends = [[] if one.end_id is None else [one.end_id] for one in captions]
+    whole = [[model.start_id, *one.words, *end] for one, end in zip(captions, ends)]
     longest = max(map(len, whole))
     padded = [words + [model.pad_id] * (longest - len(words)) for words in whole]
     ids = torch.tensor(padded, device=features.device)
@@ -46,10 +46,11 @@ def replay(
     log_p = output.logits.float().log_softmax(dim=-1)
     log_p = log_p.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)  # (N, longest - 1)
     replays = []
-    for alphas, row, words in zip(output.alphas, log_p.tolist(), captions):
-        shown = [i for i, word in enumerate(words) if word not in (model.start_id, model.pad_id)]
+    for alphas, row, one, line in zip(output.alphas, log_p.tolist(), captions, whole):
+        hidden = (model.start_id, model.pad_id)
+        shown = [i for i, word in enumerate(one.words) if word not in hidden]
         maps = alphas[shown].unflatten(1, (side, side)).float()
-        replays.append(Replay(maps, row[: len(words) + 1], shown))
+        replays.append(Replay(maps, row[: len(line) - 1], shown))
     return replays
 
 
@@ -65,7 +66,7 @@ class Replays:
         model: CaptionModel,
         features: Tensor,
         image_of: Sequence[int],
-        captions: Sequence[Sequence[int]],
+        captions: Sequence[Hypothesis],
     ) -> None:
         """`image_of` int[N] are the images of N captions, `features` float[B, P, D] of B images."""
         self._model, self._training = model, model.training
