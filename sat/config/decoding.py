@@ -8,6 +8,8 @@ from typing import Any, Literal
 from sat.config.checks import check, check_fields
 
 SEEDS = "[0, 4294967295]"
+SAMPLING = ("temperature", "top_k", "top_p")
+"""options that imply sampling, unless they have their defaults"""
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,14 @@ class DecodingConfig:
         return self.rule == "hugging_face" and self.beam_size > 1 and not self.samples
 
     def changed(self, **choices: Any) -> DecodingConfig:
-        """These options with some replaced; Hugging Face's `num_beams` stands for `beam_size`."""
+        """These options with some replaced; Hugging Face's `num_beams` stands for `beam_size`.
+
+        `do_sample=False` switches all sampling off that the other choices do not ask for.
+        """
         if "num_beams" in choices:
             choices["beam_size"] = choices.pop("num_beams")
+        if choices.get("do_sample") is False:
+            choices = {name: getattr(DecodingConfig, name) for name in SAMPLING} | choices
         known = {field.name for field in fields(self)}
         if unknown := sorted(set(choices) - known):
             remedy = f"choose from {', '.join(sorted(known))}"
