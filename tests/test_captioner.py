@@ -307,6 +307,32 @@ def test_caption_all_skipping_errors_leaves_none_and_a_warning(captioner, paths,
         captioner.caption_all(mixed)
 
 
+def test_samples_of_one_image_in_several_batches_differ_and_repeat(captioner, paths):
+    how = {"do_sample": True, "temperature": 3.0, "min_length": 5, "seed": 1, "batch_size": 1}
+    texts, again = (
+        [one.text for one in captioner.caption_all([paths[0]] * 6, **how, **SHORT)]
+        for _ in range(2)
+    )
+    assert len(set(texts)) == 6
+    assert texts == again
+    assert texts[0] == captioner.caption(paths[0], **how, **SHORT).text
+
+
+@pytest.mark.parametrize("how", [{"beam_size": 3}, {"top_p": 0.9}])
+def test_sampled_attention_repeats_with_the_seed_and_leaves_torch_alone(paths, how):
+    captioner = tiny.captioner()
+    captioner.model.set_attention_mode("sampled")
+    before = torch.get_rng_state()
+    results = [
+        captioner.caption(paths[0], seed=seed, min_length=5, **how, **SHORT) for seed in (1, 1, 2)
+    ]
+    first, same, other = [(one.score, one.token_log_probs, one.alphas.tolist()) for one in results]
+    assert first == same
+    assert first[0] != other[0]
+    assert first[2] != other[2]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_token_log_probs_of_a_finished_caption_sum_to_its_score(captioner, paths):
     results = captioner.caption_all(paths, length_penalty=0.0, **SHORT)
     assert any(result.finished for result in results)

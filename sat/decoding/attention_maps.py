@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sat.decoding.hypothesis import Hypothesis
-from sat.models.base import CaptionModel
+from sat.models.base import CaptionModel, seeded_attention
 
 
 class Replay(NamedTuple):
@@ -29,10 +29,13 @@ class Replay(NamedTuple):
     """positions among the words of those that have a map"""
 
 
-def replay(model: CaptionModel, features: Tensor, captions: Sequence[Hypothesis]) -> list[Replay]:
+def replay(
+    model: CaptionModel, features: Tensor, captions: Sequence[Hypothesis], seed: int = 0
+) -> list[Replay]:
     """The replay of each caption.
 
-    `features` float[N, P, D] of square grids belong to one caption each.
+    `features` float[N, P, D] of square grids belong to one caption each. Sampled attention is drawn
+    anew, from `seed`: maps and log-probabilities are then not those of the search.
     """
     ends = [[] if one.end_id is None else [one.end_id] for one in captions]
     whole = [[model.start_id, *one.words, *end] for one, end in zip(captions, ends)]
@@ -40,7 +43,8 @@ def replay(model: CaptionModel, features: Tensor, captions: Sequence[Hypothesis]
     padded = [words + [model.pad_id] * (longest - len(words)) for words in whole]
     ids = torch.tensor(padded, device=features.device)
     lengths = torch.tensor([len(words) for words in whole])
-    output = model(features, ids, lengths)
+    with seeded_attention(model, seed):
+        output = model(features, ids, lengths)
     assert output.alphas is not None, "asked for by default"
     side = math.isqrt(output.alphas.shape[-1])
     log_p = output.logits.float().log_softmax(dim=-1)
@@ -67,9 +71,10 @@ class Replays:
         features: Tensor,
         image_of: Sequence[int],
         captions: Sequence[Hypothesis],
+        seed: int,
     ) -> None:
         """`image_of` int[N] are the images of N captions, `features` float[B, P, D] of B images."""
-        self._model, self._training = model, model.training
+        self._model, self._training, self._seed = model, model.training, seed
         self._features, self._image_of, self._captions = features.cpu(), image_of, captions
         self._found: list[Replay] | None = None
         self._lock = threading.Lock()
@@ -87,7 +92,7 @@ class Replays:
         features = self._features[self._image_of].to(weight.device, weight.dtype)
         try:
             self._model.train(self._training)
-            return replay(self._model, features, self._captions)
+            return replay(self._model, features, self._captions, self._seed)
         finally:
             self._model.train(training)
 
