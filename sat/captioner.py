@@ -125,9 +125,9 @@ class Captioner(HubMixin):
     ) -> Iterator[tuple[int, list[CaptionResult]]]:
         """Index and captions of each image, in order, with only `batch_size` images in memory.
 
-        These are decoded together, by `options` and `choices` as for `caption`. An image that
-        cannot be read, or has more than `max_megapixels`, is passed over, or its `ValueError` or
-        `OSError` is raised, as `on_error` says.
+        These are decoded together, by `options` and `choices` as for `caption`; samples depend on
+        the seed and `batch_size`. An image that cannot be read, or has more than `max_megapixels`,
+        is passed over, or its `ValueError` or `OSError` is raised, as `on_error` says.
         """
         if isinstance(images, (str, Path, bytes, Image.Image, np.ndarray, Tensor)):
             raise ValueError("one image is given where a list belongs: put it in [ ]")
@@ -148,7 +148,8 @@ class Captioner(HubMixin):
                     report: Any = logger.warning if on_error == "skip" else on_error
                     report(error)
             if read:
-                yield from zip(read, self.caption_batch(list(read.values()), options))
+                results = self.caption_batch(list(read.values()), options.of_batch(start))
+                yield from zip(read, results)
 
     @torch.inference_mode()
     def caption_batch(
@@ -160,7 +161,7 @@ class Captioner(HubMixin):
         hypotheses = generate(self.model, features, options)
         image_of = [i for i, captions in enumerate(hypotheses) for _ in captions]
         flat = [caption for captions in hypotheses for caption in captions]
-        replays = Replays(self.model, features, image_of, [caption.words for caption in flat])
+        replays = Replays(self.model, features, image_of, flat, options.seed)
         results: list[list[CaptionResult]] = [[] for _ in seen]
         for number, (i, caption) in enumerate(zip(image_of, flat)):
             results[i].append(self._result(seen[i], caption, replays, number))
@@ -187,10 +188,9 @@ class Captioner(HubMixin):
         def compute() -> dict[str, Any]:
             replayed = replays[number]
             maps, log_probs = join_tokens(replayed, lengths)
-            ends = len(replayed.log_probs) if caption.finished else len(caption.words)
             return {
                 "alphas": maps.cpu().numpy(),
-                "token_log_probs": replayed.log_probs[:ends],
+                "token_log_probs": replayed.log_probs,
                 "word_log_probs": log_probs,
             }
 

@@ -68,7 +68,7 @@ def caption_dataset(
     for batch in in_rounds(progress(loader)):
         features = encode_batch(model, batch.images)
         for options, by_image in zip(runs, captions):
-            found = generate(model, features, options)
+            found = generate(model, features, options.of_batch(int(batch.indices[0])))
             best = {i: one[0] for i, one in zip(batch.indices.tolist(), found)}
             by_image |= best
         if on_batch:
@@ -160,7 +160,7 @@ class PointingGame:
         side, vocabulary = self.captioner.preprocessing.size, self.captioner.vocabulary
         for one, (index, caption) in zip(features.split(1), captions.items()):
             words, lengths = vocabulary.words_and_lengths(caption.words)
-            [replayed] = replay(self.captioner.model, one, [caption.words])
+            [replayed] = replay(self.captioner.model, one, [caption], index)
             alphas = join_tokens(replayed, lengths)[0].cpu().numpy()
             self.captions[index], self.moved[index], rows = words, movement(alphas), []
             blob = centered_blob(alphas.shape[1:])

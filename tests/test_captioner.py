@@ -23,6 +23,7 @@ from sat.checkpoints import native
 from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
 from sat.decoding.attention_maps import replay
+from sat.decoding.hypothesis import Hypothesis
 
 SHORT = {"max_length": 12}
 
@@ -104,8 +105,9 @@ def test_rows_of_a_map_are_rows_of_the_photo(captioner):
     )
     with torch.inference_mode():
         words = captioner.vocabulary.encode(["red", "dog"])[1:-1]
-        maps = replay(captioner.model, grid.flatten(1, 2), [words])[0].alphas
-        flipped = replay(captioner.model, grid.flip(1).flatten(1, 2), [words])[0].alphas
+        caption = Hypothesis(words, 0.0, finished=False)
+        maps = replay(captioner.model, grid.flatten(1, 2), [caption])[0].alphas
+        flipped = replay(captioner.model, grid.flip(1).flatten(1, 2), [caption])[0].alphas
     odd = (maps[0] - maps[0].median()).abs()
     assert divmod(int(odd.argmax()), 16) == (3, 11)
     assert torch.allclose(flipped, maps.flip(1), atol=1e-6)
@@ -314,6 +316,32 @@ def test_caption_all_skipping_errors_leaves_none_and_a_warning(captioner, paths,
     assert "bad.jpg" in caplog.text
     with pytest.raises(ValueError, match=r"bad\.jpg"):
         captioner.caption_all(mixed)
+
+
+def test_samples_of_one_image_in_several_batches_differ_and_repeat(captioner, paths):
+    how = {"do_sample": True, "temperature": 3.0, "min_length": 5, "seed": 1, "batch_size": 1}
+    texts, again = (
+        [one.text for one in captioner.caption_all([paths[0]] * 6, **how, **SHORT)]
+        for _ in range(2)
+    )
+    assert len(set(texts)) == 6
+    assert texts == again
+    assert texts[0] == captioner.caption(paths[0], **how, **SHORT).text
+
+
+@pytest.mark.parametrize("how", [{"beam_size": 3}, {"top_p": 0.9}])
+def test_sampled_attention_repeats_with_the_seed_and_leaves_torch_alone(paths, how):
+    captioner = tiny.captioner()
+    captioner.model.set_attention_mode("sampled")
+    before = torch.get_rng_state()
+    results = [
+        captioner.caption(paths[0], seed=seed, min_length=5, **how, **SHORT) for seed in (1, 1, 2)
+    ]
+    first, same, other = [(one.score, one.token_log_probs, one.alphas.tolist()) for one in results]
+    assert first == same
+    assert first[0] != other[0]
+    assert first[2] != other[2]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_token_log_probs_of_a_finished_caption_sum_to_its_score(captioner, paths):

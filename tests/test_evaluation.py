@@ -132,6 +132,15 @@ def test_pixels_are_encoded_and_features_only_moved(captioner, test_split):
     assert torch.equal(read, encoded.half().float())
 
 
+def test_samples_of_a_split_are_apart_in_each_batch(captioner, test_split):
+    """All images are the first: only the draws differ."""
+    options = DecodingConfig(do_sample=True, temperature=3.0, min_length=5, max_length=12)
+    batches = list(evaluation_loader(test_split, batch_size=2))
+    same = [batch._replace(images=batches[0].images) for batch in batches]
+    (found,) = caption_dataset(captioner, same, [options])
+    assert len({tuple(caption.words) for caption in found.values()}) == len(found)
+
+
 def test_an_image_left_out_is_noticed(captioner, test_split):
     said = {i: Hypothesis([1], 0.0, True) for i in range(11)}
     with pytest.raises(ValueError) as caught:

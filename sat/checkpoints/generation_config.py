@@ -9,11 +9,10 @@ import dataclasses
 import logging
 from typing import Any
 
-from sat.config.decoding import DecodingConfig, TokenRules
+from sat.config.decoding import SAMPLING, DecodingConfig, TokenRules
 
 logger = logging.getLogger(__name__)
 
-SAMPLING = ("temperature", "top_k", "top_p")
 LENGTHS = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
 SHARED = (
     *("length_penalty", "early_stopping", "no_repeat_ngram_size", "repetition_penalty"),

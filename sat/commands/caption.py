@@ -18,6 +18,8 @@ from sat.config.training import Precision, TrainConfig
 
 FEW = 16
 """images that need no progress bar"""
+LOOSEST: dict[str, Any] = {"beam_size": 1024, "max_length": 4096, "do_sample": True}
+"""decoding options that allow all values of the others, until the model's own are known"""
 
 
 def parse(arguments: list[str]) -> Any:
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     from sat.data.image_files import find_images
 
     choices = given(flags, DecodingConfig)
-    DecodingConfig(**choices)  # refuses wrong values at once
+    DecodingConfig(**(LOOSEST | choices))  # refuses wrong values at once
     figure = FigureConfig(**given(flags, FigureConfig))
     if flags.dont_smooth:
         figure = dataclasses.replace(figure, smooth=False)

@@ -66,9 +66,12 @@ def evaluate(flags: Any) -> None:
         captioner.model.set_attention_mode(flags.test_attention)
     name = flags.data_name or find_data_name(flags.data_folder)
     dataset = CaptionDataset(flags.data_folder, name, flags.split)
-    choices, own = given(flags, DecodingConfig), captioner.config.decoding
+    own = captioner.config.decoding
+    choices = {"num_return_sequences": 1} | given(flags, DecodingConfig)  # the best is scored
     widths = choices.pop("beam_size") or sorted({*BEAM_SIZES, own.beam_size})
     runs = [own.changed(**choices, beam_size=width) for width in widths]
+    if runs[0].samples:
+        runs = runs[:1]  # samples have no beams
     how = {"metrics": flags.metrics, "batch_size": flags.batch_size, "workers": flags.workers}
     progress = partial(progress_bar, desc=flags.split, unit="batch")
     references, game = dataset.references(captioner.vocabulary), None

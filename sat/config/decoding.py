@@ -8,6 +8,10 @@ from typing import Any, Literal
 from sat.config.checks import check, check_fields
 
 SEEDS = "[0, 4294967295]"
+BATCH_SEED_STEP = 2654435761
+"""a prime, so that batches of near seeds draw apart"""
+SAMPLING = ("temperature", "top_k", "top_p")
+"""options that imply sampling, unless they have their defaults"""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class DecodingConfig:
     top_p: float = 1.0
     """sample from the smallest set of words with at least this probability (nucleus)"""
     seed: int = 0
-    """for sampling"""
+    """for sampling; each batch of images draws apart"""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -109,14 +113,23 @@ class DecodingConfig:
         return self.rule == "hugging_face" and self.beam_size > 1 and not self.samples
 
     def changed(self, **choices: Any) -> DecodingConfig:
-        """These options with some replaced; Hugging Face's `num_beams` stands for `beam_size`."""
+        """These options with some replaced; Hugging Face's `num_beams` stands for `beam_size`.
+
+        `do_sample=False` switches all sampling off that the other choices do not ask for.
+        """
         if "num_beams" in choices:
             choices["beam_size"] = choices.pop("num_beams")
+        if choices.get("do_sample") is False:
+            choices = {name: getattr(DecodingConfig, name) for name in SAMPLING} | choices
         known = {field.name for field in fields(self)}
         if unknown := sorted(set(choices) - known):
             remedy = f"choose from {', '.join(sorted(known))}"
             raise ValueError(f"{unknown[0]} is no decoding option: {remedy}")
         return replace(self, **choices)
+
+    def of_batch(self, first: int) -> DecodingConfig:
+        """These options with a seed for the batch whose first image is number `first`."""
+        return replace(self, seed=(self.seed + BATCH_SEED_STEP * first) % 2**32)
 
     def with_rules_of(self, other: DecodingConfig) -> DecodingConfig:
         """These options with the rule and the token rules of `other`, unless these name their own.

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sat.models.base import CaptionModel
+from sat.decoding.hypothesis import Hypothesis
+from sat.models.base import CaptionModel, seeded_attention
 
 
 class Replay(NamedTuple):
@@ -23,33 +24,37 @@ class Replay(NamedTuple):
     alphas: Tensor
     """float[T, h, w], equal to those of single steps; none of start and padding within a caption"""
     log_probs: list[float]
-    """log-probability of each of the T words, then of the end"""
+    """log-probability of each of the T words, then of the end of a finished caption"""
     shown: list[int]
     """positions among the words of those that have a map"""
 
 
 def replay(
-    model: CaptionModel, features: Tensor, captions: Sequence[Sequence[int]]
+    model: CaptionModel, features: Tensor, captions: Sequence[Hypothesis], seed: int = 0
 ) -> list[Replay]:
-    """The replay of each caption, from ids without start and end.
+    """The replay of each caption.
 
-    `features` float[N, P, D] of square grids belong to one caption each.
+    `features` float[N, P, D] of square grids belong to one caption each. Sampled attention is drawn
+    anew, from `seed`: maps and log-probabilities are then not those of the search.
     """
-    whole = [[model.start_id, *words, model.end_id] for words in captions]
+    ends = [[] if one.end_id is None else [one.end_id] for one in captions]
+    whole = [[model.start_id, *one.words, *end] for one, end in zip(captions, ends)]
     longest = max(map(len, whole))
     padded = [words + [model.pad_id] * (longest - len(words)) for words in whole]
     ids = torch.tensor(padded, device=features.device)
     lengths = torch.tensor([len(words) for words in whole])
-    output = model(features, ids, lengths)
+    with seeded_attention(model, seed):
+        output = model(features, ids, lengths)
     assert output.alphas is not None, "asked for by default"
     side = math.isqrt(output.alphas.shape[-1])
     log_p = output.logits.float().log_softmax(dim=-1)
     log_p = log_p.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)  # (N, longest - 1)
     replays = []
-    for alphas, row, words in zip(output.alphas, log_p.tolist(), captions):
-        shown = [i for i, word in enumerate(words) if word not in (model.start_id, model.pad_id)]
+    for alphas, row, one, line in zip(output.alphas, log_p.tolist(), captions, whole):
+        hidden = (model.start_id, model.pad_id)
+        shown = [i for i, word in enumerate(one.words) if word not in hidden]
         maps = alphas[shown].unflatten(1, (side, side)).float()
-        replays.append(Replay(maps, row[: len(words) + 1], shown))
+        replays.append(Replay(maps, row[: len(line) - 1], shown))
     return replays
 
 
@@ -65,10 +70,11 @@ class Replays:
         model: CaptionModel,
         features: Tensor,
         image_of: Sequence[int],
-        captions: Sequence[Sequence[int]],
+        captions: Sequence[Hypothesis],
+        seed: int,
     ) -> None:
         """`image_of` int[N] are the images of N captions, `features` float[B, P, D] of B images."""
-        self._model, self._training = model, model.training
+        self._model, self._training, self._seed = model, model.training, seed
         self._features, self._image_of, self._captions = features.cpu(), image_of, captions
         self._found: list[Replay] | None = None
         self._lock = threading.Lock()
@@ -86,7 +92,7 @@ class Replays:
         features = self._features[self._image_of].to(weight.device, weight.dtype)
         try:
             self._model.train(self._training)
-            return replay(self._model, features, self._captions)
+            return replay(self._model, features, self._captions, self._seed)
         finally:
             self._model.train(training)
 

@@ -51,8 +51,9 @@ def beam_search(
         alive = (rank < wanted[:, None]) & (totals > NEG_INF)
         ended = alive & np.isin(tokens, ends)
         at = np.nonzero(ended & (rank < beams_left[:, None]))
-        for image, line, score in zip(at[0], words[rows[at]].tolist(), totals[at].tolist()):
-            done[image].append(Hypothesis(line, score, finished=True))
+        found = (words[rows[at]].tolist(), totals[at].tolist(), tokens[at].tolist())
+        for image, line, score, end_id in zip(at[0], *found):
+            done[image].append(Hypothesis(line, score, True, end_id))
         going = alive & ~ended
         if not options.keeps_width:
             beams_left = beams_left - ended.sum(axis=1)

@@ -17,6 +17,8 @@ class Hypothesis:
     """total log-probability under the model, the end included"""
     finished: bool
     """False when the step limit cut the caption off"""
+    end_id: int | None = None
+    """the token that ended it; none where it was cut off"""
 
     def rank(self, length_penalty: float) -> float:
         """The ranking score: score / length ** penalty, the end counted in the length."""

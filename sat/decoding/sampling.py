@@ -53,7 +53,8 @@ def sample(
         images.tolist(), words.tolist(), scores.tolist(), ended.tolist()
     ):
         length = next(i for i, word in enumerate(line) if word in stops) if finished else len(line)
-        done[image].append(Hypothesis(line[:length], score, finished))
+        end_id = line[length] if finished else None
+        done[image].append(Hypothesis(line[:length], score, finished, end_id))
     return rank_hypotheses(done, options)
 
 

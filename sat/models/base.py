@@ -6,7 +6,7 @@ B images, N rows (beams of images), P regions, D features, T words, V vocabulary
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -42,6 +42,10 @@ class CaptionModel(Protocol):
     def unk_id(self) -> int | None: ...
     @property
     def encoder(self) -> nn.Module: ...
+    @property
+    def samples_attention(self) -> bool:
+        """True where captioning samples a region for each word."""
+
     @property
     def baseline(self) -> Tensor | None:
         """Moving average of log p(word) that hard attention's reward is measured against."""
@@ -121,6 +125,18 @@ class Normalize(nn.Module):
 
 def device_of(model: CaptionModel | nn.Module) -> torch.device:
     return next(model.parameters()).device
+
+
+@contextmanager
+def seeded_attention(model: CaptionModel, seed: int) -> Iterator[None]:
+    """A block in which regions are sampled from `seed`; torch's generators are then as before."""
+    if not model.samples_attention:
+        yield
+        return
+    device = device_of(model)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def encode_batch(model: CaptionModel, images: Tensor) -> Tensor:

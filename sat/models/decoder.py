@@ -113,7 +113,7 @@ class DecoderWithAttention(nn.Module):
         Raises `ValueError` for another mode.
         """
         check_choice("test_attention", mode, ATTENTION_MODES)
-        self.test_attention = mode
+        self.test_attention, self.samples_attention = mode, mode == "sampled"
 
     def start(self, features: Tensor) -> State:
         """The state before the first word, of features float[B, C, D] or a grid float[B, h, w, D].

@@ -85,6 +85,10 @@ class ShowAttendTell(nn.Module):
         return self.decoder.shared_attention_mode()
 
     @property
+    def samples_attention(self) -> bool:
+        return self.decoder.samples_attention
+
+    @property
     def baseline(self) -> Tensor | None:
         return self.decoder.baseline
 

@@ -66,9 +66,9 @@ class VitGpt2(nn.Module):
         self.fast_attention = network.decoder.config._attn_implementation  # sdpa, mostly
         self.start_id, self.end_id, self.pad_id, self.unk_id = start_id, end_id, pad_id, unk_id
         config = network.decoder.config  # mBART's other names are of its encoder
-        layers = getattr(config, "decoder_layers", config.num_hidden_layers)
+        layers = self.layers = getattr(config, "decoder_layers", config.num_hidden_layers)
         heads = getattr(config, "decoder_attention_heads", config.num_attention_heads)
-        self.layers = layers
+        self.samples_attention = False
         remedy = f"the decoder has {layers} layers of {heads} heads"
         check(-layers <= attention_layer < layers, "attention_layer", attention_layer, remedy)
         inside = attention_head is None or 0 <= attention_head < heads

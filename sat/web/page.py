@@ -115,7 +115,7 @@ def answer(
     if sample:
         options |= {"do_sample": True, "top_p": top_p, "seed": int(seed), "beam_size": 1}
     else:
-        options |= {"beam_size": max(int(beam_size), int(number))}
+        options |= {"do_sample": False, "beam_size": max(int(beam_size), int(number))}
     try:
         captioner = captioner_of(model)
     except (ValueError, OSError, ImportError) as error:

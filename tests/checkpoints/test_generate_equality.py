@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hugging_face_folders as folders
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, VisionEncoderDecoderModel
 
 import sat
+from sat.caption_result import CaptionResult
 from sat.checkpoints import native
 from sat.decoding.generate import generate
 
@@ -102,6 +104,33 @@ def test_saved_folder_of_a_loaded_captioner_equals_generate(tmp_path: Path) -> N
         assert case.ours(saved) == expected
         (saved / "sat.json").unlink()
         assert case.ours(saved) == expected
+
+
+def captions_of(folder: Path, **values: Any) -> list[CaptionResult]:
+    """The captions of six images by a random GPT-2 folder, greedy and not longer than 9 tokens."""
+    network = folders.network("vit", "gpt2", 2)
+    ids = {"decoder_start_token_id": 1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    folders.write_folder(folder, network.float(), ids | {"max_new_tokens": 9} | values)
+    folders.write_tokenizer(folder, {"bos": 1, "eos": 2, "pad": 3}, folders.NAMES[0])
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), np.uint8)
+    return sat.load(folder).caption(list(pixels))
+
+
+def test_token_log_probs_with_several_ends_are_of_the_end_that_came(tmp_path: Path) -> None:
+    for beams in ({"num_beams": 3}, {"do_sample": True}):
+        results = captions_of(tmp_path, eos_token_id=[2, *range(4, 12)], **beams)
+        assert any(result.finished for result in results)
+        for result in results:
+            assert sum(result.token_log_probs) == pytest.approx(result.score, abs=1e-4)
+
+
+def test_maps_of_captions_as_long_as_the_positions_are_there(tmp_path: Path) -> None:
+    positions = folders.DECODERS["gpt2"]["n_positions"]
+    results = captions_of(tmp_path, max_new_tokens=positions, eos_token_id=2)
+    assert not all(result.finished for result in results)
+    for result in results:
+        assert len(result.alphas) == len(result.words)
+        assert len(result.token_log_probs) <= positions
 
 
 def edit(path: Path, **values: Any) -> None:

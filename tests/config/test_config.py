@@ -277,6 +277,14 @@ def test_decoding_samples_is_true_for_sampling_options(choices, samples):
     assert DecodingConfig(**choices).samples is samples
 
 
+def test_changed_with_do_sample_false_switches_off_the_sampling_that_was_not_asked_for():
+    sampler = DecodingConfig(beam_size=1, do_sample=True, temperature=0.5, top_k=50, top_p=0.9)
+    assert sampler.changed(num_beams=3, do_sample=False) == DecodingConfig(beam_size=3)
+    assert sampler.changed(beam_size=3).samples
+    asked = sampler.changed(do_sample=False, top_k=7)
+    assert (asked.temperature, asked.top_k, asked.top_p) == (1.0, 7, 1.0)
+
+
 def test_fine_tunes_with_an_encoder_rate_is_true():
     assert not TrainConfig().stage1.fine_tunes
     assert TrainConfig().stage2.fine_tunes

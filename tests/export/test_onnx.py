@@ -75,8 +75,8 @@ def greedy(captioner: Captioner, path: Path) -> tuple[list[int], Tensor]:
     """The tokens of the greedy caption, and the attention map of each."""
     features = captioner.encode([Image.open(path).convert("RGB")])
     options = DecodingConfig(beam_size=1, max_length=8)
-    words = generate(captioner.model, features, options)[0][0].words
-    return words, replay(captioner.model, features, [words])[0].alphas
+    caption = generate(captioner.model, features, options)[0][0]
+    return caption.words, replay(captioner.model, features, [caption])[0].alphas
 
 
 def test_export_resize_rule_that_the_reader_has_not_raises_value_error(tmp_path):

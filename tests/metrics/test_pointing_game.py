@@ -30,6 +30,7 @@ FLAT = (0.25, 0.25, 0.25, 0.25)
 class Scripted(nn.Module):
     """A captioning model whose features float[B, P, T] are its attention maps."""
 
+    samples_attention = False
     start_id, end_id, pad_id = VOCABULARY.start_id, VOCABULARY.end_id, VOCABULARY.pad_id
 
     def __init__(self) -> None:

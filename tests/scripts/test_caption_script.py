@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -147,6 +148,29 @@ def test_sampling_follows_the_seed(caption, model, photos):
     flags = ("-i", photos[0], "-m", model, "--json", "--top_p", 0.9, "--temperature", 3)
     draws = [caption(*flags, "--max_length", 9, "--seed", seed)[1] for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
+
+
+def test_options_that_the_models_own_allow_are_taken(caption, model, photos, tmp_path):
+    wide, made = tmp_path / "wide", sat.captioner.load(model)
+    decoding = DecodingConfig(beam_size=10, max_length=100)
+    config = dataclasses.replace(made.config, decoding=decoding)
+    native.save(wide, made.model, made.vocabulary, config)
+    flags = ("-i", photos[0], "--json", "--num_return_sequences", 8, "--min_length", 60)
+    code, out, err = caption(*flags, "-m", wide)
+    assert (code, err) == (0, "")
+    records = json.loads(out)
+    assert len(records) == 8
+    assert all(len(record["token_log_probs"]) > 60 for record in records)
+    code, _, err = caption(*flags, "-m", model)
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("error: min_length is 60: give a number from 0 to max_length (51)")
+
+
+@pytest.mark.parametrize("wrong", [("--top_p", 2), ("--min_length", 9, "--max_length", 8)])
+def test_wrong_options_are_refused_before_the_model_is_read(caption, photos, wrong):
+    code, _, err = caption("-i", photos[0], "-m", "no model", *wrong)
+    assert code == 1
+    assert err.startswith(f"error: {wrong[0][2:]} is {wrong[1]}")
 
 
 @pytest.mark.parametrize("flag", ["--beam_size", "--num_beams", "-b"])

@@ -61,6 +61,25 @@ def test_eval_with_beam_size_tries_those_alone(model, data, tmp_path, capsys):
     assert beams(capsys.readouterr().out) == ["3"]
 
 
+def test_eval_that_samples_decodes_once(model, data, tmp_path, capsys):
+    evaluate(model, data, "--output_dir", tmp_path, "--do_sample")
+    assert beams(capsys.readouterr().out) == ["1"]
+
+
+def test_eval_of_a_model_that_returns_several_captions_scores_the_best(data, tmp_path, monkeypatch):
+    made, seen, real = tiny.captioner(), [], evaluation.evaluate
+    decoding = DecodingConfig(beam_size=3, num_return_sequences=3, max_length=6)
+    config = dataclasses.replace(made.config, decoding=decoding)
+    native.save(tmp_path / "best", made.model, made.vocabulary, config)
+    monkeypatch.setattr(
+        evaluation,
+        "evaluate",
+        lambda *args, **how: seen.extend(args[2]) or real(*args, **how),
+    )
+    evaluate(tmp_path / "best", data)
+    assert [(run.beam_size, run.num_return_sequences) for run in seen] == [(1, 1), (3, 1), (5, 1)]
+
+
 def test_eval_in_bfloat16_loads_the_weights_so(model, data, tmp_path, monkeypatch):
     seen = []
 

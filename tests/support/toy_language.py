@@ -26,6 +26,8 @@ class State(NamedTuple):
 class Toy:
     """`<pad>` 0, words 1 to `words` - 1, `<unk>`, `<start>`, `<end>`; or all specials one word."""
 
+    samples_attention = False
+
     def __init__(self, words: int = 3, *, one_special: bool = False, loud: float = 0) -> None:
         self.pad_id, self.unk_id, self.start_id, self.end_id = 0, words, words + 1, words + 2
         self.vocabulary = words + 3
