@@ -18,6 +18,7 @@ from sat.training.objectives import self_critical
 from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
 
 PAD, UNK, START, END, WORDS = 0, 4, 5, 6, (1, 2, 3)
+IMAGES = 128
 
 
 class NoEncoder(torch.nn.Module):
@@ -94,11 +95,11 @@ def test_steps_estimate_that_gradient_within_their_standard_error(
     rewards = torch.tensor([scores[tuple(line)] for line in lines])
     exact = gradient(model, -(log_p.exp() * rewards).sum())
     seen = []
-    captions = torch.zeros(parts, 2)
-    batch = Batch(features.expand(parts, 3, 4), captions, captions[:, 0], torch.zeros(parts))
+    captions = torch.zeros(IMAGES, 2)
+    batch = Batch(features.expand(IMAGES, 3, 4), captions, captions[:, 0], torch.zeros(IMAGES))
     torch.manual_seed(1)
     objective = self_critical_objective(model, reward, samples=8, baseline=baseline)
-    for _ in range(250):
+    for _ in range(100):
         split, loss = parts_and_loss(objective, batch, parts)
         seen.append(gradient(model, sum(loss(part)[0] for part in split)))
     seen = torch.stack(seen)
