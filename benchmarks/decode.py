@@ -103,7 +103,7 @@ def compare(
         partial(one_by_one, reference, others, row.beam),
     ]
     widths: list[list[int]] = []
-    told = _same_captions(row.name, ways[0](), ways[1](widths=widths))
+    told = compare_captions(row.name, ways[0](), ways[1](widths=widths))
     mine, theirs = measure.in_turn(ways, rounds, device, warm_up=0)  # both have run
     least = _floor(sizes, widths, row.batch, peaks)
     each = [measure.Timing(*(part / row.images for part in time)) for time in (mine, theirs)]
@@ -118,7 +118,7 @@ def _floor(sizes: Sizes, searched: list[list[int]], batch: int, peaks: measure.P
     return sum(floor(search(sizes, searched[start : start + batch]), peaks) for start in starts)
 
 
-def _same_captions(name: str, mine: list, theirs: list) -> str:
+def compare_captions(name: str, mine: list, theirs: list) -> str:
     """How many captions there are and how long; `RuntimeError` unless they are identical."""
     different = [(one, other) for one, other in zip(mine, theirs) if one[0] != other[0]]
     if different:

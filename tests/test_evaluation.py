@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+import scripted
 import tiny
 import torch
 
@@ -50,29 +51,42 @@ def captioner() -> Captioner:
     return tiny.captioner()
 
 
+@pytest.fixture(scope="module")
+def scripted_captioner(data: Path) -> Captioner:
+    return scripted.captioner(data)
+
+
 def run(
     captioner: Captioner, dataset: CaptionDataset, *runs: DecodingConfig, **how
 ) -> list[Evaluation]:
     return evaluate(captioner, dataset, runs, **how)
 
 
-def test_every_image_gets_its_own_caption_under_its_own_id(captioner, data, test_split):
-    (found,) = run(captioner, test_split, BEAM, batch_size=5)
+@pytest.mark.parametrize(("decoding", "lines"), [(GREEDY, scripted.GREEDY), (BEAM, scripted.BEAM)])
+def test_evaluate_gives_each_image_its_caption_under_its_id(
+    scripted_captioner, test_split, decoding, lines
+):
+    (found,) = run(scripted_captioner, test_split, decoding, batch_size=5)
     order = [(i - 10) % 12 for i in range(12)]  # as `tiny.prepare` turns the test split
-    photos = [data / f"{i}.png" for i in order]
+    expected = scripted.captions(lines, decoding.max_length)
+    assert found.results == [{"image_id": 300 + i, "caption": expected[i]} for i in order]
+    assert found.unfinished == sum(scripted.ENDLESS) == 3
+
+
+def test_evaluate_captions_as_the_captioner_does(captioner, data, test_split):
+    (found,) = run(captioner, test_split, BEAM, batch_size=5)
+    photos = [data / f"{(i - 10) % 12}.png" for i in range(12)]
     results = captioner.caption_all(photos, BEAM)
-    assert found.results == [
-        {"image_id": 300 + i, "caption": result.text} for i, result in zip(order, results)
-    ]
-    assert len({result["caption"] for result in found.results}) > 4
-    assert found.unfinished == sum(not result.finished for result in results) > 0
+    assert [result["caption"] for result in found.results] == [result.text for result in results]
+    assert found.unfinished == sum(not result.finished for result in results)
 
 
-def test_scores_are_those_of_the_written_results_against_all_captions(captioner, test_split):
-    (found,) = run(captioner, test_split, GREEDY)
+def test_evaluate_scores_its_results_against_all_captions(scripted_captioner, test_split):
+    (found,) = run(scripted_captioner, test_split, BEAM)
     ids = [result["image_id"] for result in found.results]
     references = [[tiny.CAPTIONS[i - 300], tiny.OTHERS[i - 300]] for i in ids]
     assert found.scores == bleu(references, [result["caption"] for result in found.results])
+    assert 0 < found.scores["Bleu_4"] < 1  # six captions are right, six are not
 
 
 def test_perfect_captions_score_one_whichever_reference_they_are(captioner, test_split):
@@ -104,7 +118,10 @@ def test_the_order_in_which_images_come_does_not_matter(captioner, test_split):
     assert one.results == other.results
 
 
-def test_each_image_is_encoded_once_for_all_ways_of_decoding(captioner, test_split, monkeypatch):
+def test_evaluate_with_two_ways_of_decoding_encodes_each_image_once(
+    scripted_captioner, test_split, monkeypatch
+):
+    captioner = scripted_captioner
     encode, batches = captioner.model.encode, []
     monkeypatch.setattr(
         captioner.model, "encode", lambda images: batches.append(len(images)) or encode(images)

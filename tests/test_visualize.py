@@ -137,7 +137,7 @@ def test_visualize_att_panels_have_aspect_ratio_of_the_image():
 def boxes_of(figure: Figure) -> list[tuple[float, float, float, float]]:
     """Left, bottom, right, top of every text and panel, in pixels."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    texts = [axes.title for axes in figure.axes if axes.get_title()] + [figure._suptitle]
+    texts = [axes.title for axes in figure.axes if axes.get_title()] + figure.texts
     extents = [text.get_window_extent(renderer).extents for text in texts]
     return extents + [axes.get_window_extent(renderer).extents for axes in figure.axes]
 
@@ -182,6 +182,7 @@ def test_visualize_att_dollar_signs_are_not_parsed_as_math(tmp_path):
 def test_visualize_att_huge_or_thin_image_is_drawn_small():
     for size in [(6000, 4000), (1, 3000), (3000, 1), (1, 1)]:
         figure = visualize_att(result(size=size, resize="crop"))
+        assert len(figure.axes) == 2
         for axes in figure.axes:
             assert max(axes.images[0].get_array().shape[:2]) <= 650
 

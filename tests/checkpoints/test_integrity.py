@@ -67,7 +67,7 @@ def edit(folder: Path, text: str, other: str) -> None:
         ("0.485", "NaN", "mean is (nan, 0.456, 0.406): give"),
         ('"decoder_dim": 8', '"decoder_dim": 10000000', "decoder_dim is 10000000: give a whole"),
         ('"max_length": 51', '"max_length": "51"', "max_length is '51': give a whole number"),
-        ('"hf": {', '"hf": {"a": ' + 100_000 * "[" + 100_000 * "]" + ", ", "maximum recursion depth"),
+        ('"hf": {', f'"hf": {{"a": {100_000 * "["}{100_000 * "]"}, ', "maximum recursion depth"),
         ('"encoder_config": {', f'"encoder_config": {{"a": {99 * "["}{99 * "]"}', "encoder_config"),
     ],
     ids=lambda text: text[:16],

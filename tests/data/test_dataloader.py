@@ -93,10 +93,10 @@ def test_sampler_with_mirror_flips_half_of_the_images() -> None:
     batches = CaptionBatchSampler(LENGTHS, 32, mirror=True)
     first = dict(flat(batches))
     assert set(first.values()) == {0, 1}
-    assert abs(sum(first.values()) - 501.5) < 4 * np.sqrt(1003) / 2  # four standard deviations
+    assert abs(sum(first.values()) - 501.5) < 5 * np.sqrt(1003) / 2  # five standard deviations
     batches.epoch = 1
     changed = sum(first[caption] != view for caption, view in flat(batches))
-    assert abs(changed - 501.5) < 4 * np.sqrt(1003) / 2
+    assert abs(changed - 501.5) < 5 * np.sqrt(1003) / 2
 
 
 def test_sampler_with_group_size_keeps_captions_of_an_image_together() -> None:

@@ -101,7 +101,7 @@ def learnt(model: ShowAttendTell, given: Batch, share: float) -> list[Tensor]:
     return list(torch.autograd.grad(loss, weights, materialize_grads=True))
 
 
-def test_all_of_the_teachers_words_are_teacher_forcing(monkeypatch) -> None:
+def test_step_with_teacher_forcing_ratio_1_is_teacher_forcing() -> None:
     """Bit for bit, dropout's draws too."""
     model, given = captioner(1.0, dropout=0.5), batch()
     torch.manual_seed(2)
@@ -159,12 +159,12 @@ def test_own_words_are_drawn_as_likely_as_the_model_finds_them() -> None:
         pairs = found[found[:, 1] == word][:, 2].bincount(minlength=WORDS) / many
         expected = likely[word] * next_likely
         error = (expected * (1 - expected) / many).sqrt()
-        assert ((pairs - expected).abs() < 4.5 * error + 1e-4).all()
+        assert ((pairs - expected).abs() < 5 * error + 1e-4).all()
 
 
 @pytest.mark.parametrize("share", [0.2, 0.7])
 def test_each_word_is_kept_with_its_probability_by_itself(share: float) -> None:
-    model, many = captioner(1000.0), 4000
+    model, many = captioner(1000.0), 20000
     photo, caption = batch().images[:1], torch.tensor([[START, 1, 1, 1, 1, END]])
     never = model.decoder.fc.bias
     with torch.no_grad():
@@ -172,9 +172,9 @@ def test_each_word_is_kept_with_its_probability_by_itself(share: float) -> None:
     torch.manual_seed(3)
     found = sample_inputs(model, photo.expand(many, -1, -1), caption.expand(many, -1), share)
     kept = (found[:, 1:5] == 1).float()
-    assert (kept.mean(0) - share).abs().max() < 4 * (share * (1 - share) / many) ** 0.5
+    assert (kept.mean(0) - share).abs().max() < 5 * (share * (1 - share) / many) ** 0.5
     together = kept[:, :3].prod(1).mean().item()
-    assert together == pytest.approx(share**3, abs=4 * (share**3 / many) ** 0.5)
+    assert together == pytest.approx(share**3, abs=5 * (share**3 / many) ** 0.5)
 
 
 def test_a_stage_counts_its_own_batches(tmp_path, monkeypatch) -> None:

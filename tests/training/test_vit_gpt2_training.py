@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sat.config.model import VitGpt2Config
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.annotations.record import Record
 from sat.data.dataloader import Batch, CaptionBatchSampler
+from sat.data.dataset import CaptionDataset, find_data_name
 from sat.data.prepare import create_input_files
 from sat.data.tokenizer import SubwordTokenizer
 from sat.training.losses import doubly_stochastic_penalty
@@ -78,6 +80,16 @@ def recipe(data: Path, output: Path, **changes: object) -> TrainConfig:
     return dataclasses.replace(start, **changes)
 
 
+def log(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def blind_cross_entropy(data: Path) -> float:
+    """The least that a decoder can come to without the image: all captions equally likely."""
+    lengths = CaptionDataset(data, find_data_name(data), "train").lengths
+    return len(lengths) * math.log(len(lengths)) / sum(lengths - 1)
+
+
 def weights(output: Path) -> dict[str, torch.Tensor]:
     return load_file(output / "last" / "model.safetensors")
 
@@ -122,7 +134,11 @@ def test_cross_entropy_asks_for_maps_only_for_the_penalty(alpha_c):
 
 @pytest.mark.slow
 @pytest.mark.stress
-def test_captions_are_learnt_by_heart(data, tmp_path):
+def test_fit_learns_captions_by_heart(data, tmp_path):
+    """The loss ends at 0.23 of the best blind decoder's, under three seeds and any instruction set.
+
+    BLEU-4 is 1 then: the first word alone is unsure, and each of the two begins a known caption.
+    """
     stage = StageConfig(
         epochs=60,
         batch_size=12,
@@ -134,7 +150,8 @@ def test_captions_are_learnt_by_heart(data, tmp_path):
         stop_patience=60,
     )
     fit(recipe(data, tmp_path, stage1=stage, grad_clip=1.0))
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = log(tmp_path)
+    assert lines[-1]["cross_entropy"] < 0.5 * blind_cross_entropy(data)
     assert max(line["Bleu_4"] for line in lines) > 0.9
 
 
@@ -216,7 +233,8 @@ def test_what_cannot_work_is_said_before_anything_is_done(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_cross_attention_alone_improves_on_a_decoder_that_never_saw_a_photo(data, tmp_path):
+def test_cross_attention_alone_improves_on_the_best_blind_decoder(data, tmp_path):
+    """The loss ends at 0.49 to 0.57 of the best blind decoder's, under three seeds."""
     from benchmarks import captions_alone
 
     stage = StageConfig(epochs=40, batch_size=8, learning_rate=1e-2)
@@ -226,9 +244,7 @@ def test_cross_attention_alone_improves_on_a_decoder_that_never_saw_a_photo(data
     stage = dataclasses.replace(stage, epochs=30, stop_patience=30)
     changes = {"hf": dataclasses.replace(HF, **parts), "stage1": stage}
     fit(recipe(data, tmp_path / "joined", **changes))
-    text = (tmp_path / "joined" / "log.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    assert lines[-1]["cross_entropy"] < 0.8 * lines[0]["cross_entropy"]
+    assert log(tmp_path / "joined")[-1]["cross_entropy"] < 0.8 * blind_cross_entropy(data)
     joined = weights(tmp_path / "joined")
     decoder = load_file(tmp_path / "decoder" / "model.safetensors")
     kept = [name for name in decoder if "cross" not in name]
