@@ -50,7 +50,7 @@ class Reader:
             output = dict(zip((one.name for one in self.step.get_outputs()), outputs))
             logits = self.constrained(output["logits"][0], words)
             token = int(logits.argmax())
-            if token in self.about["end_ids"] or logits[token] == -np.inf:
+            if token in self.about["end_ids"] or logits[token] == -np.inf:  # none is allowed
                 break
             words.append(token)
             maps.append(output["alphas"][0])
@@ -61,10 +61,7 @@ class Reader:
         return text, np.reshape(maps, (len(maps), side, side))
 
     def constrained(self, logits: np.ndarray, words: list[int]) -> np.ndarray:
-        """The logits float[V] of the token after these; -inf where the rules of decoding forbid it.
-
-        Where nothing but the end is allowed, a caption may end before its `min_length`.
-        """
+        """The logits float[V] of the next token; -inf where the rules of decoding forbid it."""
         rules, length, seen = self.about, str(len(words)), [self.about["start_id"], *words]
         logits = logits.copy()
         logits[seen] *= rules["repetition_penalty"] ** np.where(logits[seen] < 0, 1.0, -1.0)
@@ -75,10 +72,9 @@ class Reader:
         if forced := rules["forced_at"].get(length):
             banned = [token for token in range(len(logits)) if token not in forced]
         logits[banned + rules["never"] + rules["never_at"].get(length, [])] = -np.inf
-        longer = logits.copy()
-        longer[rules["end_ids"]] = -np.inf
-        too_short = len(words) < rules["min_length"] and longer.max() > -np.inf
-        return longer if too_short else logits
+        if len(words) < rules["min_length"]:
+            logits[rules["end_ids"]] = -np.inf
+        return logits
 
 
 def repeats(line: list[int], size: int) -> list[int]:

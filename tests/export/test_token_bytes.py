@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from sat.data.tokenizer import SubwordTokenizer
+from sat.data.tokenizer import END_OF_TEXT, SubwordTokenizer
 from sat.data.vocabulary import SPECIAL_WORDS, Vocabulary
 from sat.export.token_bytes import BYTE_OF, token_bytes
 
@@ -67,10 +67,16 @@ def test_token_bytes_of_a_caption_join_to_its_text(name):
         assert text == line or name in ("bert", "words")
 
 
-def test_token_bytes_without_a_word_of_letters_are_those_of_the_others():
-    words = ("2-3", "4", *SPECIAL_WORDS)
+def test_token_bytes_without_a_word_of_letters_hold_the_blank_before():
+    words = (*SPECIAL_WORDS[:1], "2-3", "4", *SPECIAL_WORDS[1:])
     vocabulary = Vocabulary({word: number for number, word in enumerate(words)})
-    assert token_bytes(vocabulary) == [b" 2-3", b" 4", b"", b" <unk>", b"", b""]
+    assert token_bytes(vocabulary) == [b"", b" 2-3", b" 4", b" <unk>", b"", b""]
+
+
+def test_token_bytes_without_any_text_are_empty():
+    tokenizer = Tokenizer(models.WordLevel({END_OF_TEXT: 0}, unk_token=END_OF_TEXT))
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    assert token_bytes(SubwordTokenizer(tokenizer)) == [b""]
 
 
 def test_letters_of_bytes_are_those_of_the_tokenizers_library():
