@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
@@ -95,7 +97,7 @@ class Captioner(HubMixin):
     __call__ = caption
 
     def caption_all(
-        self, images: Sequence[ImageSource], options: DecodingConfig | None = None, **how: Any
+        self, images: Iterable[ImageSource], options: DecodingConfig | None = None, **how: Any
     ) -> list[Any]:
         """The best caption of each image; `how` is as for `caption_stream`.
 
@@ -104,18 +106,19 @@ class Captioner(HubMixin):
         return [best[0] if best else None for best in self.candidates(images, options, **how)]
 
     def candidates(
-        self, images: Sequence[ImageSource], options: DecodingConfig | None = None, **how: Any
+        self, images: Iterable[ImageSource], options: DecodingConfig | None = None, **how: Any
     ) -> list[list[CaptionResult]]:
         """For each image its `num_return_sequences` captions, best first; none if it is skipped.
 
         `how` is as for `caption_stream`.
         """
+        images = list(_each(images))
         found = dict(self.caption_stream(images, options, **how))
         return [found.get(i, []) for i in range(len(images))]
 
     def caption_stream(
         self,
-        images: Sequence[ImageSource],
+        images: Iterable[ImageSource],
         options: DecodingConfig | None = None,
         *,
         batch_size: int = BATCH_SIZE,
@@ -129,17 +132,16 @@ class Captioner(HubMixin):
         the seed and `batch_size`. An image that cannot be read, or has more than `max_megapixels`,
         is passed over, or its `ValueError` or `OSError` is raised, as `on_error` says.
         """
-        if isinstance(images, (str, Path, bytes, Image.Image, np.ndarray, Tensor)):
-            raise ValueError("one image is given where a list belongs: put it in [ ]")
+        remaining, start = _each(images), 0
         if on_error != "raise" and on_error != "skip" and not callable(on_error):
             raise ValueError(f"on_error is {on_error!r}: choose raise or skip, or give a function")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
         allow_megapixels(max_megapixels)
         options = (options or self.config.decoding).changed(**choices)
-        for start in range(0, len(images), batch_size):
+        while batch := list(islice(remaining, batch_size)):
             read: dict[int, PreparedImage] = {}
-            for index, image in enumerate(images[start : start + batch_size], start):
+            for index, image in enumerate(batch, start):
                 try:
                     read[index] = self._see(read_image(image, max_megapixels))
                 except (ValueError, OSError) as error:
@@ -147,6 +149,7 @@ class Captioner(HubMixin):
                         raise
                     report: Any = logger.warning if on_error == "skip" else on_error
                     report(error)
+            start += len(batch)
             if read:
                 results = self.caption_batch(list(read.values()), options.of_batch(start))
                 yield from zip(read, results)
@@ -203,6 +206,14 @@ class Captioner(HubMixin):
             photo=seen.photo,
             box=visible_box(seen.photo.size, self.preprocessing),
         )
+
+
+def _each(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
+    """The images one by one; `ValueError` for a single image, some of which can be iterated."""
+    single = (str, PathLike, bytes, Image.Image, np.ndarray, Tensor)
+    if isinstance(images, single) or hasattr(images, "read"):
+        raise ValueError("one image is given where a list belongs: put it in [ ]")
+    return iter(images)
 
 
 def load(

@@ -313,7 +313,8 @@ def test_caption_of_no_image_raises_one_short_sentence(captioner, source, messag
 
 
 @pytest.mark.parametrize(
-    "image", ["a.jpg", b"x", Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8)]
+    "image",
+    ["a.jpg", b"x", io.BytesIO(b"x"), Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8)],
 )
 def test_caption_all_of_one_image_is_refused(captioner, image):
     with pytest.raises(ValueError, match="put it in"):
@@ -336,6 +337,19 @@ def test_caption_all_in_small_batches_equals_one_batch(captioner, paths):
     whole = captioner.caption_all(paths, **SHORT)
     parts = captioner.caption_all(paths, batch_size=5, **SHORT)
     assert [one.text for one in parts] == [one.text for one in whole]
+
+
+def test_caption_all_of_any_iterable_equals_that_of_a_list(captioner, paths):
+    expected = [one.text for one in captioner.caption_all(paths, **SHORT)]
+    found = captioner.caption_all(iter(paths), batch_size=5, **SHORT)
+    assert [one.text for one in found] == expected
+
+
+def test_caption_stream_of_a_generator_reads_one_batch_ahead(captioner, paths):
+    taken = []
+    stream = captioner.caption_stream((taken.append(p) or p for p in paths), batch_size=2, **SHORT)
+    assert [next(stream)[0] for _ in range(3)] == [0, 1, 2]
+    assert taken == paths[:4]
 
 
 def test_caption_all_skipping_errors_leaves_none_and_a_warning(captioner, paths, tmp_path, caplog):

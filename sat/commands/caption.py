@@ -26,7 +26,8 @@ def parse(arguments: list[str]) -> Any:
     """The flags; every decoding option is one."""
     parser = FlagParser(description=__doc__)
     flag = parser.add_argument
-    flag("--img", "-i", type=str, nargs="+", required=True, help="photos, folders, 'quoted*.jpg'")
+    images = "photos (URLs too), folders, 'quoted*.jpg'"
+    flag("--img", "-i", type=str, nargs="+", required=True, help=images)
     flag("--model", "-m", type=str, help="checkpoint folder or the tutorial's; ours if left out")
     flag("--word_map", "-wm", type=str, help="for the tutorial's checkpoints")
     flag(
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     if flags.dont_smooth:
         figure = dataclasses.replace(figure, smooth=False)
     images = find_images(flags.img)
-    figures = name_figures(images, flags.output)
+    figures = name_figures([Path(image) for image in images], flags.output)
     from sat.captioner import load
     from sat.device import resolve_dtype
 
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def caption_images(
     captioner: Any,
-    images: list[Path],
+    images: list[Path | str],
     figures: list[Path | None],
     options: DecodingConfig,
     figure: FigureConfig,

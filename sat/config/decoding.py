@@ -87,7 +87,7 @@ class DecodingConfig:
                 "[0, 4096]": "min_length no_repeat_ngram_size",
                 "[-100, 100]": "length_penalty",
                 "(0, 1000]": "repetition_penalty",
-                "(0, 1e6]": "temperature",
+                "[1e-30, 1e6]": "temperature",
                 "[0, 1e9]": "top_k",
                 "(0, 1]": "top_p",
                 SEEDS: "seed",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from sat.data.image_sources import ImageSource, open_source, shortened
+from sat.data.image_sources import SCHEMES, ImageSource, open_source, shortened
 
 try:
     import simplejpeg
@@ -181,25 +181,26 @@ have any"""
 MOST_NAMED = 5
 
 
-def find_images(names: Iterable[str]) -> list[Path]:
-    """The images that files, folders and globs name, in that order.
+def find_images(names: Iterable[str]) -> list[Path | str]:
+    """The images that files, folders, globs and addresses (of `SCHEMES`) name, in that order.
 
     A folder stands for the images directly in it, sorted; those of a glob are sorted too. A missing
     file is kept, so that `read_image` can report it. Raises `ValueError` for a folder or a glob
     without any image.
     """
-    found: list[Path] = []
+    found: list[Path | str] = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        images: Sequence[Path | str] = [path]
+        if name.lower().startswith(SCHEMES):
+            images = [name]
+        elif path.is_dir():
             images = _images_in(path)
             nothing = f"no file in it ends in {', '.join(SUFFIXES)}"
         elif glob.has_magic(name) and not path.exists():
             matches = (Path(match) for match in glob.iglob(name, recursive=True))
             images = sorted(match for match in matches if match.is_file())
             nothing = "no file matches it; check the pattern and the folder it starts from"
-        else:
-            images = [path]
         if not images:
             raise ValueError(f"{name} holds no images: {nothing}")
         found += images

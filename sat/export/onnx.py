@@ -2,12 +2,13 @@
 
 The folder holds `encoder.onnx` (images uint8[B, 3, S, S] -> the state before the first word),
 `step.onnx` (tokens int64[B] and the state -> logits, attention maps and the next state),
-`captioner.json` (words, special ids, size and resize rule) and `caption_onnx.py`, which captions an
-image with onnxruntime alone.
+`captioner.json` (words, rules of decoding, size and resize rule) and `caption_onnx.py`, which
+captions an image with onnxruntime alone.
 """
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
 from pathlib import Path
@@ -21,6 +22,8 @@ from sat.captioner import Captioner
 from sat.checkpoints.atomic_folder import replace_folder
 from sat.config.checks import check
 from sat.config.resize import SHORT_NAMES, shortest_name
+from sat.decoding.constraints import end_ids
+from sat.export.token_bytes import token_bytes
 from sat.models.factory import BUILDERS
 
 READER = Path(__file__).with_name("caption_onnx.py")
@@ -45,21 +48,31 @@ def export_onnx(captioner: Captioner, folder: str | Path) -> None:
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    parts = BUILDERS[captioner.config.family].export(captioner.to("cpu").model)
-    side = preprocessing.size
+    try:
+        write_json(new / "captioner.json", description(captioner))
+        shutil.copyfile(READER, new / READER.name)
+        export_networks(captioner, new)
+        replace_folder(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def export_networks(captioner: Captioner, folder: Path) -> None:
+    """Write `encoder.onnx` and `step.onnx`, of a copy: the captioner stays on its device."""
+    model = copy.deepcopy(captioner.model)
+    model.to("cpu")
+    parts = BUILDERS[captioner.config.family].export(model)
+    side = captioner.preprocessing.size
     images = torch.zeros(BATCH, 3, side, side, dtype=torch.uint8)
-    tokens = torch.full((BATCH,), captioner.model.start_id)
+    tokens = torch.full((BATCH,), model.start_id)
     with torch.no_grad():
         state = dict(zip(parts.state, parts.encoder(images)))
         example = {"images": images}
-        export_module(parts.encoder, example, list(parts.state), new / "encoder.onnx")
+        export_module(parts.encoder, example, list(parts.state), folder / "encoder.onnx")
         after_one_word = parts.step(tokens, *state.values())[2:]  # a size of 1 would be fixed
         example = {"tokens": tokens} | state | dict(zip(parts.changing, after_one_word))
         changed = [f"next_{name}" for name in parts.changing]
-        export_module(parts.step, example, ["logits", "alphas", *changed], new / "step.onnx")
-    write_json(new / "captioner.json", description(captioner))
-    shutil.copyfile(READER, new / READER.name)
-    replace_folder(new, folder)
+        export_module(parts.step, example, ["logits", "alphas", *changed], folder / "step.onnx")
 
 
 def export_module(
@@ -86,20 +99,37 @@ def export_module(
 
 
 def description(captioner: Captioner) -> dict[str, Any]:
-    """The settings that the reader needs besides the two networks."""
-    model, vocabulary, options = captioner.model, captioner.vocabulary, captioner.config.decoding
-    first = next(i for i in range(len(vocabulary)) if vocabulary.decode([i]).isalpha())
-    texts = (vocabulary.decode([first, i]) for i in range(len(vocabulary)))
-    never = {model.start_id, model.pad_id} - {model.end_id}
+    """The settings that the reader needs besides the two networks: its rules are the captioner's.
+
+    Beams and sampling are left out, since it decodes greedily.
+    """
+    model, options = captioner.model, captioner.config.decoding
+    tokens, ends = options.tokens, end_ids(model, options)
+    never = {*tokens.suppress_tokens}
+    if options.rule == "tutorial":
+        never |= {model.start_id, model.pad_id} - {*ends}
     if options.forbid_unknown and model.unk_id is not None:
         never.add(model.unk_id)
+    first, last = tokens.forced_bos_token_id, tokens.forced_eos_token_id
+    forced = {} if first is None else {0: (first,)}
     return {
         "size": captioner.preprocessing.size,
         "resize": shortest_name(captioner.preprocessing.resize, captioner.preprocessing.size),
         "start_id": model.start_id,
-        "end_id": model.end_id,
-        "never": sorted(never),
+        "end_ids": ends,
         "max_length": options.max_length,
-        # the text that each id adds to a caption, its leading blank included
-        "pieces": [text[len(vocabulary.decode([first])) :] for text in texts],
+        "min_length": options.min_length,
+        "no_repeat_ngram_size": options.no_repeat_ngram_size,
+        "repetition_penalty": options.repetition_penalty,
+        # whether the start is a word to the rules on repeated and bad ones
+        "start_counts": options.rule == "hugging_face",
+        "bad_words": [
+            line for line in tokens.bad_words_ids if line not in [(end,) for end in ends]
+        ],
+        # tokens, and by the number of words before them those that are special there
+        "never": sorted(never),
+        "never_at": {len(forced): tokens.begin_suppress_tokens},
+        "forced_at": forced | ({options.max_length - 1: last} if last else {}),
+        # the bytes that each id adds to a caption, each written as the letter of that number
+        "pieces": [piece.decode("latin-1") for piece in token_bytes(captioner.vocabulary)],
     }

@@ -21,10 +21,27 @@ PROBE_SIDE = 128
 def dilate(blocks: Sequence[nn.Module], output_stride: int) -> None:
     """Let the grid have cells of `output_stride` pixels a side, in place.
 
-    Raises `ValueError` where the strides beyond it are not those of convolutions.
+    Raises `ValueError` where the strides beyond it are not those of convolutions, or where
+    blocks take grids of one size alone.
     """
-    grid, dilation = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE), 1
     finest = PROBE_SIDE // output_stride
+    try:
+        side = _dilate_beyond(blocks, finest)
+    except RuntimeError as error:  # the windows of MaxViT's attention
+        raise ValueError(
+            f"output_stride is {output_stride}: this backbone takes images of one size alone; "
+            "leave it out, or choose another"
+        ) from error
+    if side != finest:
+        raise ValueError(
+            f"output_stride is {output_stride}: this backbone has cells of "
+            f"{PROBE_SIDE / side:g} pixels a side; leave it out, or choose another"
+        )
+
+
+def _dilate_beyond(blocks: Sequence[nn.Module], finest: int) -> int:
+    """Dilate blocks so that no grid has less than `finest` cells a side; return the last one's."""
+    grid, dilation = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE), 1
     for block in blocks:
         after = block.eval()(grid)
         factor = 1 if after.shape[-1] >= finest else round(grid.shape[-1] / after.shape[-1])
@@ -32,11 +49,7 @@ def dilate(blocks: Sequence[nn.Module], output_stride: int) -> None:
             _dilate(block, dilation, factor)
             dilation, after = dilation * factor, block(grid)
         grid = after
-    if grid.shape[-1] != finest:
-        raise ValueError(
-            f"output_stride is {output_stride}: this backbone has cells of "
-            f"{PROBE_SIDE / grid.shape[-1]:g} pixels a side; leave it out, or choose another"
-        )
+    return grid.shape[-1]
 
 
 def _dilate(block: nn.Module, dilation: int, factor: int) -> None:

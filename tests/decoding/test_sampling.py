@@ -118,7 +118,7 @@ def test_sampling_same_seed_draws_same_captions() -> None:
 def test_sampling_only_most_likely_word_equals_greedy() -> None:
     toy, images = Toy(words=9), photos(99, 3, 99, 1)
     greedy = generate(toy, images, DecodingConfig(beam_size=1, max_length=8))
-    for choice in ({"top_k": 1}, {"top_p": 1e-6}):
+    for choice in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-30}):
         drawn = generate(toy, images, DecodingConfig(max_length=8, **choice))
         assert [c[0].words for c in drawn] == [c[0].words for c in greedy]
 

@@ -34,6 +34,11 @@ def test_stride_that_is_no_convolutions_is_refused():
         Encoder(None, backbone="vgg11", weights="none", output_stride=16)
 
 
+def test_output_stride_of_a_backbone_with_fixed_windows_raises_value_error():
+    with pytest.raises(ValueError, match="output_stride is 16: this backbone takes images of one"):
+        Encoder(None, backbone="maxvit_t", weights="none", output_stride=16)
+
+
 def test_native_stride_changes_nothing():
     encoder = Encoder(None, backbone="resnet18", weights="none", output_stride=32)
     strides = [m.stride for m in encoder.modules() if isinstance(m, torch.nn.Conv2d)]

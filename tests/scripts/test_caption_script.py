@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import numpy as np
 import pytest
 import torch
@@ -256,6 +257,23 @@ def test_the_figure_can_be_smooth_or_not_and_of_any_format(caption, model, photo
     assert Path("smooth.png").read_bytes() != Path("blocks.png").read_bytes()
     assert Path("figure.pdf").read_bytes().startswith(b"%PDF-")
     assert sorted(os.listdir()) == ["blocks.png", "figure.pdf", "photos", "smooth.png"]
+
+
+def test_address_is_captioned_as_its_file(caption, model, photos):
+    expected = sat.captioner.load(model).caption(photos[0]).text
+    with hub_server.serve({"a.png": Path(photos[0]).read_bytes()}) as server:
+        url = f"{server.address}/me/mine/resolve/main/a.png?size=1"
+        code, out, err = caption("-i", url, photos[0], "-m", model, "-o", "figures")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:2] == [f"{url}: {expected}", f"photos/a.png: {expected}"]
+    assert sorted(os.listdir("figures")) == ["a_2_att.png", "a_att.png"]
+
+
+def test_address_that_nobody_answers_is_named(caption, model, photos):
+    url = "http://127.0.0.1:9/cat.jpg?size=1"
+    code, _, err = caption("-i", url, "-m", model)
+    assert code == 1
+    assert err.startswith(f"error: {url}: cannot be downloaded (")
 
 
 def test_find_photos_takes_files_folders_and_globs_in_order(photos):
