@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sat.atomic_io import write_json
 from sat.captioner import Captioner
-from sat.checkpoints.atomic_folder import replace_folder
+from sat.checkpoints.atomic_folder import folder_to_replace, replace_folder
 from sat.config.checks import check
 from sat.config.resize import SHORT_NAMES, shortest_name
 from sat.decoding.constraints import end_ids
@@ -34,8 +34,8 @@ BATCH = 2
 def export_onnx(captioner: Captioner, folder: str | Path) -> None:
     """Write the captioner's folder of ONNX files; it appears whole or not at all.
 
-    Raises `ImportError` without the extra [onnx], `ValueError` for a resize rule that
-    `caption_onnx.py` does not have.
+    Other files in the folder are kept. Raises `ImportError` without the extra [onnx], `ValueError`
+    for a resize rule that `caption_onnx.py` does not have, or for the current folder.
     """
     try:
         import onnxscript  # noqa: F401
@@ -44,7 +44,7 @@ def export_onnx(captioner: Captioner, folder: str | Path) -> None:
     preprocessing = captioner.preprocessing
     resize = shortest_name(preprocessing.resize, preprocessing.size)
     check(resize in SHORT_NAMES, "resize", resize, f"give one of {', '.join(SHORT_NAMES)}")
-    folder = Path(folder)
+    folder = folder_to_replace(folder)
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
