@@ -83,9 +83,10 @@ def caption(monkeypatch, capsys):
 
 
 def test_one_photo_gives_its_caption_and_a_figure(caption, model, photos):
-    code, out, err = caption("--img", photos[0], "--model", model, "--beam_size", 3)
-    expected = sat.captioner.load(model).caption(photos[0], beam_size=3)
-    assert len(expected.words) > 0
+    how = ("--beam_size", 3, "--min_length", 2)
+    code, out, err = caption("--img", photos[0], "--model", model, *how)
+    expected = sat.captioner.load(model).caption(photos[0], beam_size=3, min_length=2)
+    assert len(expected.words) >= 2
     assert (code, err) == (0, "")
     assert out == f"{expected.text}\nwhere it looked: a_att.png\n"
     with Image.open("a_att.png") as figure:
