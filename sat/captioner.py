@@ -149,10 +149,10 @@ class Captioner(HubMixin):
                         raise
                     report: Any = logger.warning if on_error == "skip" else on_error
                     report(error)
-            start += len(batch)
             if read:
                 results = self.caption_batch(list(read.values()), options.of_batch(start))
                 yield from zip(read, results)
+            start += len(batch)
 
     @torch.inference_mode()
     def caption_batch(

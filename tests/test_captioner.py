@@ -24,6 +24,7 @@ from sat.checkpoints import native
 from sat.config.decoding import DecodingConfig
 from sat.data.dataset import CaptionDataset
 from sat.decoding.attention_maps import replay
+from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 
 SHORT = {"max_length": 12}
@@ -372,6 +373,12 @@ def test_samples_of_one_image_in_several_batches_differ_and_repeat(captioner, pa
     assert len(set(texts)) == 6
     assert texts == again
     assert texts[0] == captioner.caption(paths[0], **how, **SHORT).text
+    with Image.open(paths[0]) as photo:
+        features = captioner.encode([photo.convert("RGB")])
+    del how["batch_size"]
+    options = captioner.config.decoding.changed(**how, **SHORT)
+    [[drawn]] = generate(captioner.model, features, options)  # the first batch has the seed itself
+    assert texts[0] == captioner.vocabulary.decode(drawn.words)
 
 
 @pytest.mark.parametrize("how", [{"beam_size": 3}, {"top_p": 0.9}])
