@@ -113,13 +113,13 @@ def write_json(path: str | Path, value: Any) -> None:
     atomic_write_text(path, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
-def check_folder(folder: Path, remedy: str) -> None:
+def check_writable(folder: Path, remedy: str) -> None:
     """Raise `OSError` unless files can be written to the folder, or to one that it is made in."""
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
         raise NotADirectoryError(f"{existing} is no folder: {remedy}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"{existing} cannot be written to: {remedy}")
+        raise PermissionError(f"{existing} cannot be written: {remedy}")
 
 
 def check_space(folder: str | Path, needed: int, purpose: str, remedy: str) -> None:

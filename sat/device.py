@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch.amp import GradScaler
 
@@ -63,6 +65,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
 def resolve_dtype(precision: str, device: torch.device | str) -> torch.dtype:
     """The dtype of the weights of a captioner that does not learn, as `resolve_precision`."""
     return DTYPES.get(resolve_precision(precision, resolve_device(str(device))), torch.float32)
+
+
+def keep_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """A block after which torch's generators, of the CPU and of a GPU, are as they were before."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sat.atomic_io import atomic_write, check_folder, check_space, this_process, write_json
+from sat.atomic_io import atomic_write, check_space, check_writable, this_process, write_json
 
 
 def test_atomic_write_renames_the_file_at_the_end(tmp_path: Path) -> None:
@@ -61,21 +61,21 @@ def test_check_space_with_one_byte_too_few_raises(
         check_space(tmp_path, 2 * 10**9 + 1, "images", "make room")
 
 
-def test_check_folder_that_takes_no_files_names_what_is_in_the_way(tmp_path: Path) -> None:
-    check_folder(tmp_path / "a" / "b", "choose another")
+def test_check_writable_that_takes_no_files_names_what_is_in_the_way(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b", "choose another")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OSError, match=r"[\\/]file is no folder: choose another$"):
-            check_folder(path, "choose another")
+            check_writable(path, "choose another")
 
 
-def test_check_folder_that_cannot_be_written_to_raises(
+def test_check_writable_that_cannot_be_written_to_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(OSError, match=r"cannot be written to: choose another$") as caught:
-        check_folder(tmp_path / "data", "choose another")
+    with pytest.raises(OSError, match=r"cannot be written: choose another$") as caught:
+        check_writable(tmp_path / "data", "choose another")
     assert str(caught.value).startswith(str(tmp_path))
 
 

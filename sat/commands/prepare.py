@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from sat import torchrun
-from sat.atomic_io import check_folder, naming_full_disk
+from sat.atomic_io import check_writable, naming_full_disk
 from sat.cli import cli_errors, parse_config
-from sat.config.data import InputFilesConfig, PrepareConfig
+from sat.config.data import InputFilesConfig, PrepareConfig, as_list
 from sat.data.annotations.formats import read_annotations
 from sat.data.annotations.record import Record
 from sat.data.annotations.tables import COLUMNS
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
             "start it without torchrun (--workers sets the processes that help)"
         )
     config = flags.input_files
-    check_folder(Path(flags.output_folder), "choose another --output_folder")
+    check_writable(Path(flags.output_folder), "choose another --output_folder")
     if not flags.overwrite:
         check_output(flags.output_folder, config)  # before scenes are drawn
     progress = partial(progress_bar, unit="image")
@@ -92,11 +92,6 @@ def read_records(
             boxes=as_list(flags.boxes),
             side=config.image_size,
         )
-
-
-def as_list(texts: str | tuple[str, ...]) -> list[str]:
-    """The texts of a flag; a YAML file may hold one without brackets."""
-    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -15,6 +15,11 @@ PATHS = ("annotations", "karpathy_json", "image_folder", "splits", "boxes", "out
 """fields that hold paths"""
 
 
+def as_list(texts: Texts) -> list[str]:
+    """The texts of a flag; a YAML file may hold one without brackets."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 @dataclass(frozen=True)
 class InputFilesConfig:
     """How images and captions are prepared; `sat-prepare` makes its flags from this."""
@@ -113,8 +118,8 @@ class PrepareConfig(InputFilesConfig):
         super().__post_init__()
         for name in PATHS:
             value = getattr(self, name)
-            texts = [value] if isinstance(value, str) else value or ()
-            check("" not in texts, name, value, "give a path, an empty text is none")
+            empty = value is not None and "" in as_list(value)
+            check(not empty, name, value, "give a path, an empty text is none")
 
     @property
     def input_files(self) -> InputFilesConfig:

@@ -41,15 +41,13 @@ def export_onnx(captioner: Captioner, folder: str | Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error}: pip install 'sat-captioning[onnx]'") from None
-    preprocessing = captioner.preprocessing
-    resize = shortest_name(preprocessing.resize, preprocessing.size)
-    check(resize in SHORT_NAMES, "resize", resize, f"give one of {', '.join(SHORT_NAMES)}")
+    about = description(captioner)
     folder = folder_to_replace(folder)
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        write_json(new / "captioner.json", description(captioner))
+        write_json(new / "captioner.json", about)
         shutil.copyfile(READER, new / READER.name)
         export_networks(captioner, new)
         replace_folder(new, folder)
@@ -101,8 +99,12 @@ def export_module(
 def description(captioner: Captioner) -> dict[str, Any]:
     """The settings that the reader needs besides the two networks: its rules are the captioner's.
 
-    Beams and sampling are left out, since it decodes greedily.
+    Beams and sampling are left out, since it decodes greedily. Raises `ValueError` for a resize
+    rule that it does not have.
     """
+    size = captioner.preprocessing.size
+    resize = shortest_name(captioner.preprocessing.resize, size)
+    check(resize in SHORT_NAMES, "resize", resize, f"give one of {', '.join(SHORT_NAMES)}")
     model, options = captioner.model, captioner.config.decoding
     tokens, ends = options.tokens, end_ids(model, options)
     never = {*tokens.suppress_tokens}
@@ -113,8 +115,8 @@ def description(captioner: Captioner) -> dict[str, Any]:
     first, last = tokens.forced_bos_token_id, tokens.forced_eos_token_id
     forced = {} if first is None else {0: (first,)}
     return {
-        "size": captioner.preprocessing.size,
-        "resize": shortest_name(captioner.preprocessing.resize, captioner.preprocessing.size),
+        "size": size,
+        "resize": resize,
         "start_id": model.start_id,
         "end_ids": ends,
         "max_length": options.max_length,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sat.config.training import StageConfig
+from sat.device import keep_random_state
 
 
 class Output(NamedTuple):
@@ -133,8 +134,7 @@ def seeded_attention(model: CaptionModel, seed: int) -> Iterator[None]:
     if not model.samples_attention:
         yield
         return
-    device = device_of(model)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with keep_random_state(device_of(model)):
         torch.manual_seed(seed)
         yield
 

@@ -9,7 +9,6 @@ import collections
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sat.atomic_io import atomic_write, check_space
+from sat.atomic_io import atomic_write, check_space, check_writable
 from sat.captioner import Captioner
 from sat.config.model import Preprocessing
 from sat.data.checks import SOURCE, check_features
@@ -97,10 +96,7 @@ def cache_features(
 
 def _write(path: Path, parts: Iterator[np.ndarray], count: int, source: str, images: Path) -> None:
     """Write the features of `count` images, which come in parts, in their order."""
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            f"{path.parent} cannot be written: name another folder of features with --cache_dir"
-        )
+    check_writable(path.parent, "name another folder of features with --cache_dir")
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         written = 0
         for features in parts:

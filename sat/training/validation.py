@@ -21,6 +21,7 @@ from sat.config.training import TrainConfig
 from sat.data.dataloader import evaluation_loader
 from sat.data.dataset import CaptionDataset, Sample
 from sat.data.progress import Progress
+from sat.device import keep_random_state
 from sat.distributed import in_rounds, merge, on_rank_zero, seed_draws, share
 from sat.evaluation import caption_dataset, score
 from sat.models.base import device_of, encode_batch
@@ -51,8 +52,7 @@ def validate(
     model, device = captioner.model.eval(), device_of(captioner.model)
     loader = validation_loader(dataset, config)
     sums: dict[int, tuple[float, float, int]] = {}  # of a batch, by its first image
-    on_cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(on_cuda):  # a validation that is stopped is made again, alike
+    with keep_random_state(device):  # a validation that is stopped is made again, alike
         seed_draws(config.seed, apart=True)
         for batch in in_rounds(loader):
             words, captions = batch.lengths - 1, batch.captions.to(device)
