@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sat.config.checks import check_choice
 from sat.config.model import AttentionMode
 from sat.ops.attention_scores import ACTIVATIONS, attention_scores, select_locations
-from sat.ops.pooled_grid import enlarge, on_cells
+from sat.ops.pooled_grid import enlarge, on_cells, pooling_matrix
 from sat.ops.ragged_rows import RaggedRows
 
 ATTENTION_MODES = typing.get_args(AttentionMode)
@@ -85,5 +85,6 @@ class Attention(nn.Module):
         alpha = (rows.unpad(e) + self.full_att.bias).softmax(dim=1)  # eq. 5: (N, P)
         locations = None if mode == "expected" else select_locations(alpha, mode)
         attended = alpha if locations is None else locations
-        z = rows.pad(on_cells(attended, features)) @ features  # eq. 6: (B, K, D)
+        pooling = pooling_matrix(features, projected.shape[1])
+        z = rows.pad(on_cells(attended, pooling)) @ features  # eq. 6: (B, K, D)
         return rows.unpad(z), alpha, locations

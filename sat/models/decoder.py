@@ -20,7 +20,7 @@ from sat.models.attention import ATTENTION_MODES, EXPECTED_SHARE, Attention
 from sat.models.base import Output
 from sat.models.decoder_state import State
 from sat.ops.packed_captions import PackedCaptions
-from sat.ops.pooled_grid import mean_of_regions
+from sat.ops.pooled_grid import mean_of_regions, pooling_matrix
 from sat.ops.ragged_rows import RaggedRows
 from sat.ops.stepwise_dropout import stepwise_dropout
 from sat.ops.unrolled_lstm import CellWeights, UnrollInputs, UnrollOptions, unroll
@@ -180,6 +180,8 @@ class DecoderWithAttention(nn.Module):
         # One split: two slices would each get a gradient as large as the whole, mostly zero.
         of_word, of_context = lstm.weight_ih.split([embedded.shape[1], features.shape[-1]], dim=1)
         word_gates = functional.linear(embedded, of_word, lstm.bias_ih + lstm.bias_hh)
+        pooling = pooling_matrix(features, projected.shape[1])
+        compiled = self.compiled and self.training
         steps = unroll(
             UnrollInputs(features, projected, word_gates, hidden, cell),
             CellWeights.of_layers(
@@ -189,10 +191,8 @@ class DecoderWithAttention(nn.Module):
                 context=of_context,
                 hidden=lstm.weight_hh,
             ),
-            UnrollOptions(
-                *(packed.batch_sizes, self.attention.activation, self._attention_mode()),
-                compiled=self.compiled and self.training,
-            ),
+            packed.batch_sizes,
+            UnrollOptions(self.attention.activation, self._attention_mode(), pooling, compiled),
         )
         embedded, hiddens, contexts = (
             packed.drop_finished(part) for part in (embedded, steps.hiddens, steps.contexts)

@@ -72,8 +72,8 @@ class ShowAttendTell(nn.Module):
         self.decoder.fine_tune_embeddings(embeddings)
 
     def compile_training(self) -> None:
-        # dynamo counts the graphs of all blocks together: they share their code
-        torch._dynamo.config.recompile_limit = 256
+        # of all blocks together, as they share their code; since torch 2.7 also recompile_limit
+        torch._dynamo.config.cache_size_limit = 256
         for block in self.encoder.body:
             block.compile()
         self.decoder.compiled = True

@@ -20,41 +20,42 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 def enlarge(values: Tensor, regions: int) -> Tensor:
     """The regions float[B, P, X] of cells float[B, C, X]: each the mean of its cells."""
-    return values if values.shape[1] == regions else _pooling_matrix(values, regions) @ values
+    pooling = pooling_matrix(values, regions)
+    return values if pooling is None else pooling @ values
 
 
 def mean_of_regions(features: Tensor, regions: int) -> Tensor:
     """The mean float[B, D] over the regions of features float[B, C, D]."""
-    if features.shape[1] == regions:
-        return features.mean(dim=1)
-    return _pooling_matrix(features, regions).mean(dim=0) @ features
+    pooling = pooling_matrix(features, regions)
+    return features.mean(dim=1) if pooling is None else pooling.mean(dim=0) @ features
 
 
-def on_cells(weights: Tensor, features: Tensor) -> Tensor:
-    """The weights float[N, C] of the cells of features float[B, C, D], from those of the regions.
+def on_cells(weights: Tensor, pooling: Tensor | None) -> Tensor:
+    """The weights float[N, C] of the cells, from those of the regions.
 
     A sum over the regions with `weights` float[N, P] is a sum over the cells with the result.
     """
-    regions = weights.shape[-1]
-    return weights if regions == features.shape[1] else weights @ _pooling_matrix(features, regions)
+    return weights if pooling is None else weights @ pooling
 
 
-def from_cells(d_cells: Tensor, features: Tensor, regions: int) -> Tensor:
+def from_cells(d_cells: Tensor, pooling: Tensor | None) -> Tensor:
     """The gradient float[N, P] of the argument of `on_cells`, from `d_cells` float[N, C]."""
-    if regions == features.shape[1]:
-        return d_cells
-    return d_cells @ _pooling_matrix(features, regions).t()
+    return d_cells if pooling is None else d_cells @ pooling.t()
 
 
-def _pooling_matrix(cells: Tensor, regions: int) -> Tensor:
-    """float[P, C]: the weight of each cell in each region; rows sum to one."""
-    return _pooling_matrix_of(cells.shape[1], regions, cells.device, cells.dtype)
+def pooling_matrix(features: Tensor, regions: int) -> Tensor | None:
+    """float[P, C]: the weight of each cell of features float[B, C, D] in each region.
+
+    Rows sum to one. None where the cells are the regions. Cached: call it outside what
+    torch.compile captures.
+    """
+    if features.shape[1] == regions:
+        return None
+    return _pooling_matrix(features.shape[1], regions, features.device, features.dtype)
 
 
 @lru_cache(maxsize=8)
-def _pooling_matrix_of(
-    cells: int, regions: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def _pooling_matrix(cells: int, regions: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     side, larger = math.isqrt(cells), math.isqrt(regions)
     if side * side != cells or larger * larger != regions or side > larger:
         raise ValueError(

@@ -6,9 +6,8 @@ weight is one product over all words. `DecoderWithAttention.unroll_by_step` is t
 the same mathematics; a test holds the two equal.
 
 B captions sorted from long to short, n of them at a step, N words in all, P regions, C cells (fewer
-than regions only where a grid is enlarged, see `pooled_grid.py`), D features, A attention and H
-hidden units, G units of the gate on the context (D, 1, or 0 without a gate). Words are packed step
-by step, see `packed_captions.py`.
+where a grid is enlarged, see `pooled_grid.py`), D features, A attention and H hidden units, G units
+of the gate on the context (D, 1, or 0). Words are packed by step, see `packed_captions.py`.
 """
 
 from __future__ import annotations
@@ -75,11 +74,11 @@ class CellWeights(NamedTuple):
 
 
 class UnrollOptions(NamedTuple):
-    """The choices of the recurrence that are not tensors."""
+    """How a step computes."""
 
-    batch_sizes: list[int]  # captions at each step
     activation: str  # inside f_att: "tanh" or "relu"
     mode: str = "expected"  # of attention: "expected", "sampled" or "argmax"
+    pooling: Tensor | None = None  # float[P, C], of an enlarged grid
     compiled: bool = False  # by torch.compile: the small operations of a step become few kernels
 
 
@@ -92,17 +91,20 @@ class UnrolledSteps(NamedTuple):
     locations: Tensor | None  # float[N, P], one-hot; None for the expected context
 
 
-def unroll(inputs: UnrollInputs, weights: CellWeights, options: UnrollOptions) -> UnrolledSteps:
+def unroll(
+    inputs: UnrollInputs, weights: CellWeights, sizes: list[int], options: UnrollOptions
+) -> UnrolledSteps:
     """All steps of attention (eq. 4-6 of Xu et al. 2015) and LSTM (eq. 1-3).
 
-    Where `options.mode` selects one region, no gradient passes from the context to the map.
-    Products are computed in the precision of the features; maps, cells and sums in that of the
-    cell, at least single. Differentiable once.
+    `sizes` counts the captions at each step. Where `options.mode` selects one region, no gradient
+    passes from the context to the map. Products are computed in the precision of the features;
+    maps, cells and sums in that of the cell, at least single. Differentiable once.
     """
     weights = CellWeights(*(weight.to(inputs.features.dtype) for weight in weights))
-    cell = inputs.cell.to(torch.promote_types(inputs.cell.dtype, torch.float32))
+    wide = torch.promote_types(inputs.cell.dtype, torch.float32)
+    inputs = inputs._replace(cell=inputs.cell.to(wide))
     with torch.autocast(inputs.features.device.type, enabled=False):
-        return UnrolledSteps(*_Unroll.apply(options, *inputs._replace(cell=cell), *weights))
+        return UnrolledSteps(*_Unroll.apply(sizes, options, *inputs, *weights))
 
 
 class _Step(NamedTuple):
@@ -128,14 +130,14 @@ class _StepGradients(NamedTuple):
     gates: Tensor  # float[n, 4H]: of the LSTM, before their activations
 
 
-def _forward_step(inputs: UnrollInputs, w: CellWeights, activation: str, mode: str) -> _Step:
+def _forward_step(inputs: UnrollInputs, w: CellWeights, options: UnrollOptions) -> _Step:
     """One word of n captions: `inputs` are their features, state, and the word's part."""
     features, projected, word_gates, hidden, cell = inputs
     query = linear(hidden, w.query, w.query_bias)
-    scores = attention_scores(projected, query.unsqueeze(1), w.score, activation)
+    scores = attention_scores(projected, query.unsqueeze(1), w.score, options.activation)
     alpha = scores.squeeze(1).to(cell.dtype).softmax(dim=1)
-    attended = alpha if mode == "expected" else select_locations(alpha, mode)
-    on_features = on_cells(attended.to(features.dtype), features).unsqueeze(1)  # (n, 1, C)
+    attended = alpha if options.mode == "expected" else select_locations(alpha, options.mode)
+    on_features = on_cells(attended.to(features.dtype), options.pooling).unsqueeze(1)  # (n, 1, C)
     ungated = context = torch.bmm(on_features, features).squeeze(1)  # (n, D)
     beta = linear(hidden, w.beta, w.beta_bias).sigmoid_()
     if len(w.beta):
@@ -153,6 +155,7 @@ def _backward_step(
     d_alpha: Tensor,
     features: Tensor,
     w: CellWeights,
+    options: UnrollOptions,
     score_gradients: ScoreGradients,
 ) -> _StepGradients:
     """The gradients of a step from those of its hidden state and cell, context and map."""
@@ -170,7 +173,7 @@ def _backward_step(
         d_ungated = d_context * step.beta
     if step.attended is alpha:
         d_cells = torch.bmm(features, d_ungated.unsqueeze(2)).squeeze(2)  # (n, C)
-        d_alpha = d_alpha + from_cells(d_cells, features, alpha.shape[1])
+        d_alpha = d_alpha + from_cells(d_cells, options.pooling)
     d_scores = alpha * (d_alpha - (alpha * d_alpha).sum(1, keepdim=True))  # through the softmax
     d_query = score_gradients.add_step(d_scores.to(dtype), step.query)
     d_hidden = torch.addmm(d_hidden, d_query, w.query)
@@ -187,23 +190,21 @@ def step_functions(compiled: bool) -> tuple[Callable[..., _Step], Callable[..., 
 
 class _Unroll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, options: UnrollOptions, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, sizes: list[int], options: UnrollOptions, *tensors: Tensor) -> Any:
         forward_step, _ = step_functions(options.compiled)
         tensors = tuple(tensor.detach() for tensor in tensors)  # one kind of tensor to compile for
-        count, sizes = len(UnrollInputs._fields), options.batch_sizes
-        inputs, w = UnrollInputs(*tensors[:count]), CellWeights(*tensors[count:])
-        features, projected, word_gates, hidden, cell = inputs
-        hidden, steps = hidden.to(features.dtype), []
+        features, projected, word_gates, hidden, cell, *weights = tensors
+        w, hidden, steps = CellWeights(*weights), hidden.to(features.dtype), []
         for n, gates in zip(sizes, word_gates.split(sizes)):
             now = UnrollInputs(features[:n], projected[:n], gates, hidden[:n], cell[:n])
-            steps.append(forward_step(now, w, options.activation, options.mode))
+            steps.append(forward_step(now, w, options))
             hidden, cell = steps[-1].lstm.hidden, steps[-1].lstm.cell
         locations = None
         if options.mode != "expected":
             locations = torch.cat([step.attended for step in steps])
             ctx.mark_non_differentiable(locations)
         ctx.save_for_backward(features, projected, *w)
-        ctx.steps, ctx.options = steps, options
+        ctx.steps, ctx.sizes, ctx.options = steps, sizes, options
         return (
             torch.cat([step.lstm.hidden for step in steps]),
             torch.cat([step.context for step in steps]),
@@ -215,24 +216,23 @@ class _Unroll(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_hiddens: Tensor, d_contexts: Tensor, d_alphas: Tensor, _: Any) -> Any:
         features, projected, *weights = ctx.saved_tensors
-        w, steps, sizes = CellWeights(*weights), ctx.steps, ctx.options.batch_sizes
-        _, backward_step = step_functions(ctx.options.compiled)
-        d_cell = torch.zeros_like(steps[0].cell_before)
-        d_hidden = torch.zeros_like(d_cell)
-        scores = ScoreGradients(projected, w.score, ctx.options.activation, d_cell.dtype)
+        w, steps, sizes, options = CellWeights(*weights), ctx.steps, ctx.sizes, ctx.options
+        _, backward_step = step_functions(options.compiled)
+        d_hidden, d_cell = (torch.zeros_like(steps[0].cell_before) for _ in range(2))
+        scores = ScoreGradients(projected, w.score, options.activation, d_cell.dtype)
         found = []
         outputs = zip(d_hiddens.split(sizes), d_contexts.split(sizes), d_alphas.split(sizes))
         for step, (d_output, d_context, d_alpha) in reversed(list(zip(steps, outputs))):
             n = len(step.query)
             d_lstm = d_hidden[:n] + d_output, d_cell[:n]
-            d_step = backward_step(step, d_lstm, d_context, d_alpha, features[:n], w, scores)
-            d_hidden[:n], d_cell[:n] = d_step.hidden, d_step.cell
-            found.append(d_step)
+            d = backward_step(step, d_lstm, d_context, d_alpha, features[:n], w, options, scores)
+            d_hidden[:n], d_cell[:n] = d.hidden, d.cell
+            found.append(d)
         d = _StepGradients(*(torch.cat(parts) for parts in zip(*reversed(found))))
         d_features = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[2]:  # features
             attended = torch.cat([step.attended for step in steps]).to(features.dtype)
-            attended = pad_steps(on_cells(attended, features), sizes)  # (B, T, C)
+            attended = pad_steps(on_cells(attended, options.pooling), sizes)  # (B, T, C)
             d_features = torch.bmm(attended.transpose(1, 2), pad_steps(d.ungated, sizes))
         d_projected, d_score = scores.totals()
         hiddens = torch.cat([step.hidden_before for step in steps])
@@ -247,4 +247,4 @@ class _Unroll(torch.autograd.Function):
             beta=d.beta.t() @ hiddens,
             beta_bias=d.beta.sum(0),
         )
-        return None, *d_inputs, *d_weights
+        return None, None, *d_inputs, *d_weights

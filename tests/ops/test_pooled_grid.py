@@ -13,7 +13,7 @@ from sat.decoding.generate import generate
 from sat.models.decoder import DecoderWithAttention
 from sat.models.encoder import Encoder
 from sat.models.show_attend_tell import ShowAttendTell
-from sat.ops.pooled_grid import enlarge, from_cells, mean_of_regions, on_cells
+from sat.ops.pooled_grid import enlarge, from_cells, mean_of_regions, on_cells, pooling_matrix
 
 LENGTHS = torch.tensor([5, 9, 3, 8])
 each_size = pytest.mark.parametrize(("side", "larger"), [(1, 3), (2, 3), (3, 3), (3, 7), (8, 14)])
@@ -32,13 +32,14 @@ def test_pooled_grid_linear_maps_equal_those_of_enlarged_grid(side: int, larger:
     weights = torch.rand(2, larger**2, generator=random, dtype=torch.float64, requires_grad=True)
     regions = really_enlarged(cells, side, larger)
     expected = (weights.unsqueeze(1) @ regions).squeeze(1)
-    found = (on_cells(weights, cells).unsqueeze(1) @ cells).squeeze(1)
+    pooling = pooling_matrix(cells, larger**2)
+    found = (on_cells(weights, pooling).unsqueeze(1) @ cells).squeeze(1)
     torch.testing.assert_close(enlarge(cells, larger**2), regions)
     torch.testing.assert_close(mean_of_regions(cells, larger**2), regions.mean(1))
     torch.testing.assert_close(found, expected)
     d_cells = torch.randn(2, side**2, generator=random, dtype=torch.float64)
-    (through,) = torch.autograd.grad(on_cells(weights, cells), weights, d_cells)
-    torch.testing.assert_close(from_cells(d_cells, cells, larger**2), through)
+    (through,) = torch.autograd.grad(on_cells(weights, pooling), weights, d_cells)
+    torch.testing.assert_close(from_cells(d_cells, pooling), through)
 
 
 def both(**choices: str) -> tuple[DecoderWithAttention, DecoderWithAttention]:

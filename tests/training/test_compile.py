@@ -106,6 +106,18 @@ def test_compiled_steps_are_the_plain_ones(kind: str, backend: str) -> None:
     assert apart.norm() < 0.1 * moved.norm()
 
 
+def test_compiled_recurrence_of_enlarged_grid_has_no_graph_breaks(backend: str) -> None:
+    if backend != "eager" or not hasattr(torch.compiler, "is_exporting"):
+        pytest.skip("the same, or torch 2.6, which breaks elsewhere too")
+    captioner = tiny.captioner()
+    batch, model = batch_for(captioner), captioner.model
+    model.decoder.attention.encoded_image_size = 20  # more regions than cells
+    torch._dynamo.utils.counters.clear()
+    three_steps(model, [batch, shorter(batch), batch], compiled=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
 def test_compiled_run_is_resumed_without_and_loads(tmp_path, backend: str) -> None:
     if backend != "eager":
         pytest.skip("the same")
