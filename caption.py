@@ -1,6 +1,6 @@
 """Caption images and see where the model looked: python caption.py --img a.jpg"""
 
-from sat.commands.caption import main
+from sat.__main__ import run
 
 if __name__ == "__main__":
-    main()
+    run("caption")

@@ -1,6 +1,6 @@
 """Prepare images and captions for training: see python create_input_files.py --help"""
 
-from sat.commands.prepare import main
+from sat.__main__ import run
 
 if __name__ == "__main__":
-    main()
+    run("prepare")

@@ -1,6 +1,6 @@
 """Caption a split with beam search and score it: python eval.py --model runs/default/best"""
 
-from sat.commands.evaluate import main
+from sat.__main__ import run
 
 if __name__ == "__main__":
-    main()
+    run("eval")

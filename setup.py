@@ -55,12 +55,12 @@ setup(
     package_dir={"sat.recipes": "configs"},
     entry_points={
         "console_scripts": [
-            "sat-prepare = sat.commands.prepare:main",
-            "sat-train = sat.commands.train:main",
-            "sat-eval = sat.commands.evaluate:main",
-            "sat-caption = sat.commands.caption:main",
-            "sat-web = sat.commands.web:main",
-            "sat-export = sat.commands.export:main",
+            "sat-prepare = sat.__main__:prepare",
+            "sat-train = sat.__main__:train",
+            "sat-eval = sat.__main__:evaluate",
+            "sat-caption = sat.__main__:caption",
+            "sat-web = sat.__main__:web",
+            "sat-export = sat.__main__:export",
         ]
     },
     python_requires=">=3.10",

@@ -1,6 +1,6 @@
 """Train a captioner on prepared files: python train.py --config configs/flickr8k.yaml"""
 
-from sat.commands.train import main
+from sat.__main__ import run
 
 if __name__ == "__main__":
-    main()
+    run("train")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import partial
+
+from sat import torchrun
+from sat.stop_signals import exit_code, stop_signals
 
 COMMANDS = {
     "prepare": ("sat.commands.prepare", "prepare images and captions for training"),
@@ -27,8 +31,22 @@ def main() -> None:
         print(usage, file=sys.stdout if asked else sys.stderr)
         raise SystemExit(0 if asked else 2)
     sys.argv[0] = f"python -m sat {name}"  # what --help and errors call the command
-    importlib.import_module(COMMANDS[name][0]).main(arguments)
+    run(name, arguments)
 
+
+def run(name: str, arguments: list[str] | None = None) -> None:
+    """Run a command; a stop ends it in one word, in the seconds of its imports too."""
+    try:
+        with stop_signals():
+            importlib.import_module(COMMANDS[name][0]).main(arguments)
+    except KeyboardInterrupt as stop:
+        if torchrun.rank() == 0:
+            print("interrupted", file=sys.stderr)
+        raise SystemExit(exit_code(stop)) from None
+
+
+prepare, train, evaluate, caption, web, export = (partial(run, name) for name in COMMANDS)
+"""what the console scripts call"""
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
 import typing
 from argparse import SUPPRESS
@@ -30,7 +29,7 @@ from jsonargparse import (
 from sat import torchrun
 from sat.config.checks import SHORT, describe, field_types, nearest
 from sat.recipe_file import find_recipe, read_recipe
-from sat.stop_signals import Stopped, stop_signals
+from sat.stop_signals import exit_code, stop_signals
 
 T = TypeVar("T")
 
@@ -210,9 +209,8 @@ def cli_errors() -> Iterator[None]:
         with stop_signals(), torchrun.output_of_rank_zero():
             yield
     except KeyboardInterrupt as stop:
-        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         _print_once("interrupted")
-        raise SystemExit(128 + number) from None
+        raise SystemExit(exit_code(stop)) from None
     except USER_ERRORS as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

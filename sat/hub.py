@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 IN_CARD = re.compile(r'sat\.load\(".*?"\)')
 CARD, TRAINER = "README.md", "trainer.pt"
+OWN = (
+    *("config.json", TRAINER, CARD, "sat.json", "word_map.json", "vocab.*", "merges.txt"),
+    *("model*.safetensors*", "pytorch_model*", "tokenizer*", "special_tokens_map.json"),
+    *("added_tokens.json", "generation_config.json", "preprocessor_config.json"),
+)
+"""names of the files of a checkpoint of any family; what else lies in its folder is the user's"""
 NOT_DOWNLOADED = [TRAINER, "*.msgpack", "*.h5", "*.onnx", "*.ot", "*.gguf"]
 """weights of other libraries, and the state of a run"""
 
@@ -64,12 +71,16 @@ def push(
 ) -> str:
     """Upload a checkpoint without trainer.pt, and return the address of the repository.
 
-    The repository is created if it does not exist. The model card says how to load it from there.
+    What else lies in the folder stays here. The repository is created if it does not exist. The
+    model card says how to load it from there.
     """
     api = check_pushable(repository).HfApi(token=token)
     api.create_repo(repository, repo_type="model", private=private, exist_ok=True)
     target = {"repo_id": repository, "repo_type": "model", "commit_message": commit_message}
-    address = api.upload_folder(folder_path=str(folder), ignore_patterns=[TRAINER, CARD], **target)
+    names = [path.name for path in Path(folder).iterdir() if path.is_file()]
+    files = [name for name in names if any(fnmatch(name, pattern) for pattern in OWN)]
+    given = {"allow_patterns": files, "ignore_patterns": [TRAINER, CARD]}
+    address = api.upload_folder(folder_path=str(folder), **given, **target)
     card = (Path(folder) / CARD).read_text(encoding="utf-8")
     card = IN_CARD.sub(f'sat.load("{repository}")', card)
     api.upload_file(path_or_fileobj=card.encode(), path_in_repo=CARD, **target)

@@ -13,11 +13,16 @@ STOP_SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised where a stop signal arrives; shells expect the exit code 128 + `number`."""
+    """Raised where the stop signal `number` arrives."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """The code with which shells expect a command to end after a stop."""
+    return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 
 
 @contextmanager

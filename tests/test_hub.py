@@ -118,7 +118,9 @@ def test_snippet_of_the_model_card_runs(family, tmp_path, monkeypatch, capsys):
 CLIENT = """
 import sys
 from sat.captioner import Captioner
+from sat.hub import push
 found = Captioner.from_pretrained(sys.argv[1])
+push(sys.argv[1], "me/mine", token="hf_none")
 print(found.push_to_hub("me/mine", token="hf_none"), Captioner.from_pretrained("me/mine@main"))
 """
 
@@ -129,6 +131,10 @@ def test_push_to_hub_then_from_pretrained_gives_the_captioner_back(family, tmp_p
     captioner = captioner_of(family)
     native.save(tmp_path / "mine", captioner.model, captioner.vocabulary, captioner.config)
     (tmp_path / "mine" / "trainer.pt").write_bytes(b"state")
+    own = {path.name for path in (tmp_path / "mine").iterdir()}
+    for name in ("notes.txt", "captions_test_beam5_results.json", "tokenizer/old.json"):
+        (tmp_path / "mine" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).write_text("private")
     with hub_server.serve({}) as server:
         place = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home")}
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | place
@@ -138,7 +144,7 @@ def test_push_to_hub_then_from_pretrained_gives_the_captioner_back(family, tmp_p
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{server.address}/me/mine")
-    assert "trainer.pt" not in server.files
+    assert set(server.files) == own - {"trainer.pt"}
     assert 'sat.load("me/mine")' in server.files["README.md"].decode()
     weights = server.files["model.safetensors"]
     assert weights == (tmp_path / "mine" / "model.safetensors").read_bytes()

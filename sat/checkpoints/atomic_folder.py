@@ -10,16 +10,8 @@ from pathlib import Path
 
 from sat.atomic_io import flush
 
-CONFIG, WEIGHTS, TRAINER = "config.json", "model.safetensors", "trainer.pt"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HF_WEIGHTS = (f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-
-
-OWN = (
-    *(CONFIG, TRAINER, "README.md", "sat.json", "word_map.json", "vocab.*", "merges.txt"),
-    *("model*.safetensors*", "pytorch_model*", "tokenizer*", "special_tokens_map.json"),
-    *("added_tokens.json", "generation_config.json", "preprocessor_config.json"),
-)
-"""names of the files of a checkpoint of any family; what else lies in its folder is kept"""
 
 
 def folder_to_replace(folder: str | Path) -> Path:

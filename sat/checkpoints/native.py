@@ -18,8 +18,6 @@ from safetensors import SafetensorError
 from sat.atomic_io import check_space, naming_full_disk, write_json
 from sat.checkpoints.atomic_folder import (
     CONFIG,
-    OWN,
-    TRAINER,
     WEIGHTS,
     find_complete,
     folder_to_replace,
@@ -30,7 +28,7 @@ from sat.checkpoints.atomic_folder import remove as remove
 from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests
 from sat.config.checks import to_dict
 from sat.config.model import ModelConfig, Preprocessing
-from sat.hub import local_folder
+from sat.hub import OWN, TRAINER, local_folder
 from sat.models.base import CaptionModel
 from sat.reading import check_regular, read_object, reading
 

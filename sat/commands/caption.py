@@ -11,14 +11,14 @@ from typing import Any
 
 from sat.atomic_io import write_json
 from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given, name_figures
-from sat.config.decoding import DecodingConfig
+from sat.config.decoding import LONGEST, MOST_BEAMS, DecodingConfig
 from sat.config.figure import FigureConfig
 from sat.config.model import AttentionMode
 from sat.config.training import Precision, TrainConfig
 
 FEW = 16
 """images that need no progress bar"""
-LOOSEST: dict[str, Any] = {"beam_size": 1024, "max_length": 4096, "do_sample": True}
+LOOSEST: dict[str, Any] = {"beam_size": MOST_BEAMS, "max_length": LONGEST, "do_sample": True}
 """decoding options that allow all values of the others, until the model's own are known"""
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from sat.config.checks import check, check_fields
 
 SEEDS = "[0, 4294967295]"
+MOST_BEAMS, LONGEST = 1024, 4096
+"""largest beam_size and max_length"""
 BATCH_SEED_STEP = 2654435761
 """a prime, so that batches of near seeds draw apart"""
 SAMPLING = ("temperature", "top_k", "top_p")
@@ -81,10 +83,10 @@ class DecodingConfig:
         check_fields(
             self,
             {
-                "[1, 1024]": "beam_size",
+                f"[1, {MOST_BEAMS}]": "beam_size",
                 "[1, 10000]": "num_return_sequences",
-                "[1, 4096]": "max_length",
-                "[0, 4096]": "min_length no_repeat_ngram_size",
+                f"[1, {LONGEST}]": "max_length",
+                f"[0, {LONGEST}]": "min_length no_repeat_ngram_size",
                 "[-100, 100]": "length_penalty",
                 "(0, 1000]": "repetition_penalty",
                 "[1e-30, 1e6]": "temperature",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +18,7 @@ from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.recipe_file import find_recipe
 
+ROOT = Path(__file__).parents[2]
 KEPT = """
 import ctypes
 from sat.cli import keep_freed_memory
@@ -93,6 +96,33 @@ def test_python_m_sat_runs_the_command_by_its_name(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         sat.__main__.main()
     assert "python -m sat caption" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [[ROOT / "caption.py"], ["-m", "sat", "caption"]])
+def test_stop_while_a_command_is_imported_ends_it_in_one_word(tmp_path, command):
+    """A module that the command imports is one that stops it."""
+    stop = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n"
+    (tmp_path / "yaml.py").write_text(stop)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_each_console_script_runs_its_command(monkeypatch):
+    scripts = re.findall(r'"sat-(\w+) = sat.__main__:(\w+)"', (ROOT / "setup.py").read_text())
+    imported: list[str] = []
+
+    def import_module(name: str) -> SimpleNamespace:
+        imported.append(name)
+        return SimpleNamespace(main=lambda arguments: None)
+
+    monkeypatch.setattr(sat.__main__.importlib, "import_module", import_module)
+    for _, function in scripts:
+        getattr(sat.__main__, function)()
+    assert [name for name, _ in scripts] == list(sat.__main__.COMMANDS)
+    assert imported == [module for module, _ in sat.__main__.COMMANDS.values()]
 
 
 def test_find_recipe_takes_a_path_or_the_name_of_a_recipe(tmp_path, monkeypatch):
