@@ -215,7 +215,7 @@ def _images_in(folder: Path) -> list[Path]:
     images = [
         path for path in files if path.suffix.lower() in known and not path.name.startswith("._")
     ]
-    skipped = [path.name for path in files if path not in images]
+    skipped = sorted(path.name for path in set(files).difference(images))
     if skipped and images:
         logger.info("%s: no images, skipped: %s", folder, ", ".join(skipped[:MOST_NAMED]))
     return images

@@ -72,9 +72,9 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
-def _download(address: str) -> bytes:
+def _download(address: str) -> bytearray:
     """The bytes at an address; `ValueError` where it is silent, missing or too large."""
-    most, data = DOWNLOAD_MB * 2**20, b""
+    most, data = DOWNLOAD_MB * 2**20, bytearray()  # adding to bytes would copy them each time
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     try:
         with urllib.request.urlopen(address, timeout=DOWNLOAD_SECONDS) as reply:

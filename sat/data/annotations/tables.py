@@ -102,16 +102,18 @@ def metadata(folder: Path) -> list[Path]:
 def _table_rows(path: Path, source: Source) -> Iterator[Row]:
     """The rows of a table. Surplus fields are a caption's, if its column is the last."""
     text = read_text(path)
+    _, delimiter = read_header(text)
     rows = split_rows(text, path)
     names = [name.strip() for name in next(rows, ("", []))[1]]
     last = len(names) - 1
+    caption_is_last = _caption_columns(names, source) == names[last:]
     for where, fields in rows:
         if len(fields) > len(names):
-            if _caption_columns(names, source) != names[last:]:
+            if not caption_is_last:
                 raise ValueError(
                     f"{where} has {len(fields)} fields, the header {len(names)}: quote the captions"
                 )
-            fields[last:] = [read_header(text)[1].join(fields[last:])]
+            fields[last:] = [delimiter.join(fields[last:])]
         # Flickr30k's results.csv has one line that lacks its second bar
         if len(fields) == last and (cut := re.match(r"\s*(\d+)\s+(.+)", fields[-1])):
             fields[-1:] = [cut[1], cut[2]]
