@@ -2,9 +2,8 @@
 
 import errno
 import os
-import random
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -12,11 +11,14 @@ import pytest
 from PIL import Image
 
 from sat.config.model import Preprocessing
+from sat.data import image_writer
 from sat.data.image_files import read_image
 from sat.data.image_writer import in_order, write_images
 from sat.data.transforms import resize
 
 PREPROCESSING = Preprocessing(size=16, resize="crop")
+PATIENCE_SECONDS = 300
+"""how long a thread waits for another before the test fails"""
 
 
 @pytest.fixture
@@ -32,8 +34,13 @@ def photos(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_in_order_with_uneven_work_keeps_the_order(workers):
+    """Several workers end each even item after the odd one behind it."""
+    ended = [threading.Event() for _ in range(30)]
+
     def work(item):
-        time.sleep(random.Random(item).random() / 200)
+        if workers > 1 and item % 2 == 0:
+            assert ended[item + 1].wait(PATIENCE_SECONDS)
+        ended[item].set()
         return item * 10
 
     assert list(in_order(work, range(30), workers)) == [i * 10 for i in range(30)]
@@ -43,7 +50,7 @@ def test_in_order_workers_run_at_the_same_time():
     meeting = threading.Barrier(3)  # nobody gets on before all three are at work
 
     def work(item):
-        meeting.wait(timeout=10)
+        meeting.wait(PATIENCE_SECONDS)
         return item
 
     assert list(in_order(work, range(9), workers=3)) == list(range(9))
@@ -58,25 +65,29 @@ def test_in_order_with_a_slow_consumer_holds_two_items_per_worker():
             begun += 1
             yield item
 
-    ahead = []
-    for done, _ in enumerate(in_order(lambda item: item, items(), workers=3)):
-        time.sleep(0.001)
-        ahead.append(begun - done)
+    ahead = [begun - done for done, _ in enumerate(in_order(int, items(), workers=3))]
     assert max(ahead) == 6
 
 
-def test_in_order_after_an_error_drops_waiting_work():
-    done = []
+def test_in_order_after_an_error_drops_waiting_work(monkeypatch):
+    """No item but the first ends before the pool is left, when the waiting ones are dropped."""
+    left, done = threading.Event(), []
+
+    class Pool(ThreadPoolExecutor):
+        def __exit__(self, *error):
+            left.set()
+            return super().__exit__(*error)
 
     def work(item):
         if item == 0:
             raise ValueError("broken")
-        time.sleep(0.1)
+        assert left.wait(PATIENCE_SECONDS)
         done.append(item)
 
+    monkeypatch.setattr(image_writer, "ThreadPoolExecutor", Pool)
     with pytest.raises(ValueError, match="broken"):
         list(in_order(work, range(1000), workers=8))
-    assert len(done) < 12, "16 were taken, 8 of them waited in line"
+    assert len(done) <= 8, "16 were taken, 8 of them waited in line"
 
 
 def test_write_images_file_has_the_tutorials_layout(tmp_path, photos):

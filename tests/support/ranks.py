@@ -20,6 +20,10 @@ import torch.distributed as dist
 
 from sat.cli import cli_errors
 
+PATIENCE_SECONDS = 900
+"""after which a rank is given up: far more than any takes on a busy machine"""
+SILENT = "silent"
+
 
 class Outcome(NamedTuple):
     """How a rank ended."""
@@ -38,7 +42,7 @@ def run_ranks(
     count: int,
     function: Callable[..., Any],
     *args: Any,
-    seconds: int = 150,
+    seconds: int = PATIENCE_SECONDS,
     store: dist.TCPStore | None = None,
 ) -> list:
     """The values that `function(*args)` returns in `count` processes; all must end well."""
@@ -63,7 +67,7 @@ def end_of_ranks(
     count: int,
     function: Callable[..., Any],
     *args: Any,
-    seconds: int = 150,
+    seconds: int = PATIENCE_SECONDS,
     store: dist.TCPStore | None = None,
 ) -> list[Outcome]:
     """How `count` processes end that call `function(*args)` as a command does.
@@ -90,11 +94,11 @@ def end_of_ranks(
     for receiver, _ in pipes:
         try:
             came = receiver.poll(seconds)
-            found.append(pickle.loads(receiver.recv_bytes()) if came else (None, "silent"))
+            found.append(pickle.loads(receiver.recv_bytes()) if came else (None, SILENT))
         except EOFError:
             found.append((None, "killed"))
-    for process in ranks:
-        process.join(5)
+    for process, (_, said) in zip(ranks, found):
+        process.join(0 if said == SILENT else seconds)
         process.kill()
         process.join()
     return [Outcome(*pair[:1], one.exitcode, pair[1]) for pair, one in zip(found, ranks)]

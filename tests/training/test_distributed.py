@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import test_vit_gpt2_training
 import tiny
 import torch
+import torch.distributed as dist
 from ranks import end_of_ranks, new_store, run_ranks
 from test_resume import assert_same, states
 from torch.amp import GradScaler
@@ -42,7 +44,7 @@ from sat.training.trainer import fit
 from sat.training.validation import choose_decoding, validate
 
 vit_data = test_vit_gpt2_training.data
-TIMEOUT = 60.0
+TIMEOUT = 300.0
 SOFT: dict[str, Any] = {"decoder": {"dropout": 0.0}}
 TUNED = {"encoder_learning_rate": 1e-3, "learning_rate": 1e-3, "captions_per_sample": 2}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -199,7 +201,7 @@ def test_ranks_stop_together_and_go_on_bit_for_bit(data, tmp_path):
     assert [one.code for one in ends] == [1, 1, -signal.SIGKILL]
     errors = [line for one in ends for line in one.stderr.splitlines() if "error" in line]
     assert len(errors) == 1
-    assert "lost another of the 3 ranks, which ended or was silent for 60 s" in errors[0]
+    assert "lost another of the 3 ranks, which ended or was silent for 300 s" in errors[0]
     position = native.load_trainer(tmp_path / "run" / "last")["position"]
     assert position["global_step"] == 5
     run_ranks(3, fit, config)
@@ -207,6 +209,7 @@ def test_ranks_stop_together_and_go_on_bit_for_bit(data, tmp_path):
 
 
 def test_run_goes_on_with_another_number_of_ranks(data, tmp_path):
+    """Its losses do: what is counted of captions may jump by the rounding of other sums."""
     how = HOW | {"decoder": {"dropout": 0.0}}
     fit(tiny.config(data, tmp_path / "whole", **how))
     config = tiny.config(data, tmp_path / "run", **how)
@@ -214,8 +217,11 @@ def test_run_goes_on_with_another_number_of_ranks(data, tmp_path):
     ends = end_of_ranks(2, fit_and_stop, config, both)
     assert [one.code for one in ends] == [128 + signal.SIGINT] * 2
     fit(config)
+    names = ("stage", "epoch", "learning_rate", "cross_entropy", "penalty", "val_cross_entropy")
     for one, whole in zip(tiny.log(tmp_path / "run"), tiny.log(tmp_path / "whole"), strict=True):
-        assert one == pytest.approx(whole, rel=1e-4, abs=1e-5)
+        assert one.keys() == whole.keys()
+        for name in names:
+            assert one[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-5), name
 
 
 def fit_with_nan(config: TrainConfig) -> None:
@@ -233,17 +239,28 @@ def test_nan_of_one_rank_stops_all_with_one_sentence(data, tmp_path):
 
 
 def fit_silently(config: TrainConfig) -> None:
-    """Rank 1 says nothing after its first step, until rank 0 has ended."""
+    """Rank 1 says nothing after its first step, until rank 0 has ended.
+
+    Only then is rank 0 impatient: until they have met and made a step, both have all the time.
+    """
     step, number = trainer.training_step, itertools.count()
-    ended = Path(config.output_dir) / "ended"
+    ended, init = Path(config.output_dir) / "ended", dist.init_process_group
+
+    def checked(*args: Any, **how: Any) -> None:
+        assert how["timeout"] == timedelta(seconds=config.ddp_timeout)
+        init(*args, **how)
 
     def watched(*args: Any) -> Any:
-        if next(number) and distributed.rank() == 1:
+        if next(number) == 0:
+            return step(*args)
+        if distributed.rank() == 1:
             while not ended.exists():
                 time.sleep(0.1)
             os._exit(0)
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
         return step(*args)
 
+    dist.init_process_group = checked
     trainer.training_step = watched
     try:
         fit(config)
@@ -253,10 +270,10 @@ def fit_silently(config: TrainConfig) -> None:
 
 @pytest.mark.slow
 def test_silent_rank_stops_the_others(data, tmp_path):
-    config = tiny.config(data, tmp_path, **HOW | {"ddp_timeout": 10.0})
+    config = tiny.config(data, tmp_path, **HOW)
     ends = end_of_ranks(2, fit_silently, config)
     assert [one.code for one in ends] == [1, 0], ends[0].stderr
-    sentence = "rank 0 lost another of the 2 ranks, which ended or was silent for 10 s"
+    sentence = "rank 0 lost another of the 2 ranks, which ended or was silent for 300 s"
     assert sentence in ends[0].stderr
 
 
