@@ -12,18 +12,19 @@ from sat.folder_lock import LOCK, lock_folder
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from sat.folder_lock import lock_folder
 with lock_folder(Path(sys.argv[1])):
     print("locked", flush=True)
-    time.sleep(600)
+    sys.stdin.read()
 """
 
 
 def test_lock_folder_held_by_another_process_names_it_and_dies_with_it(tmp_path, caplog):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as other:
         try:
             assert other.stdout.readline() == "locked\n"
             with (

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import scripted
 import tiny
 
 from sat.config.decoding import DecodingConfig
@@ -100,20 +101,16 @@ def test_score_with_rouge_score_reports_mean_generated_length(tmp_path):
 
 
 def test_evaluate_with_rouge_score_equals_rouge_scores(tmp_path):
-    captioner = tiny.captioner()
-    dataset = CaptionDataset(tiny.prepare(tmp_path, known=2), tiny.NAME.format(2), "test")
-    (found,) = evaluate(
-        captioner,
-        dataset,
-        [DecodingConfig(beam_size=1, max_length=8)],
-        metrics=["rouge_score"],
-    )
+    folder = tiny.prepare(tmp_path, known=2)
+    dataset = CaptionDataset(folder, tiny.NAME.format(2), "test")
+    runs = [DecodingConfig(beam_size=1, max_length=8)]
+    (found,) = evaluate(scripted.captioner(folder), dataset, runs, metrics=["rouge_score"])
     ids = [result["image_id"] - 300 for result in found.results]
     captions = [result["caption"] for result in found.results]
     whole, _ = rouge_scores([[tiny.CAPTIONS[i], tiny.OTHERS[i]] for i in ids], captions)
     words = sum(len(text.split()) for text in captions)
     assert found.scores == whole | {"gen_len": words / 12}
-    assert 0 < whole["rouge1"] < 1
+    assert 0 < whole["rouge1"] < 1  # "the small red red" of "the small red dog runs"
 
 
 def test_rouge_scores_without_package_raise_with_pip_command(monkeypatch):

@@ -137,7 +137,26 @@ def test_compare_captions_of_other_words_raises_runtime_error() -> None:
 
 
 @each_reading
+def test_end_of_a_taught_decoder_counts_the_words_of_any_caption(reading: dict) -> None:
+    """Its logit is the same of all images and words, and three spreads between words 9 and 10."""
+    sizes = SIZES._replace(deep=reading["output"] == "deep")
+    ours = decode.decoder(pair.DecoderWithAttention, sizes, reading, CPU)
+    words = torch.randint(1, 57, (14, 16), generator=torch.Generator().manual_seed(0))
+    state, logits = ours.start(pair.random_features(16, sizes, CPU)), []
+    with torch.no_grad():
+        for tokens in words:
+            found, state = ours.step(tokens, state)
+            logits.append(found)
+    *others, end = torch.stack(logits)[..., 1:].unbind(2)
+    torch.testing.assert_close(end, end[:, :1].expand(-1, 16), rtol=0, atol=1e-4)
+    assert (end.diff(dim=0) > 0.3).all()
+    assert end[8, 0] + 0.3 < 9 < end[9, 0] - 0.3
+    assert 1 < torch.stack(others[:-1]).std() < 5  # the spread is 3; the last of them is <start>
+
+
+@each_reading
 def test_random_captions_end_as_they_were_taught(reading: dict) -> None:
+    """With 5 to 11 words, at least 7 of them distinct, under sixty seeds of the weights."""
     sizes = SIZES._replace(deep=reading["output"] == "deep")
     ours = decode.decoder(pair.DecoderWithAttention, sizes, reading, CPU)
     found = decode.together(ours, pair.random_features(16, sizes, CPU), 3, 16)

@@ -92,6 +92,7 @@ def model(vocabulary: object = None, *, seed: int = 0, **values: object) -> VitG
 
 
 def features(made: VitGpt2, images: int = 3, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    """float[B, P, D] of random images, in the precision of the weights."""
+    pixels = torch.randn(images, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        return made.encode(torch.randn(images, 3, SIZE, SIZE, generator=generator))
+        return made.encode(pixels.to(next(made.parameters()).dtype))

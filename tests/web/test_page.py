@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -30,7 +29,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 ROOT = Path(sat.__file__).parents[1]
-WAIT_MS = 60_000
+WAIT_SECONDS = 600
+"""for anything that the page or the server does: more than it takes on a busy machine"""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def server(model, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     assert line.startswith("open http://127.0.0.1:"), line
     yield line.split()[1], temporary
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) in (0, 130)
+    assert process.wait(WAIT_SECONDS) in (0, 130)
     assert not list(temporary.glob("sat-web-*"))  # nothing that was uploaded is left
 
 
@@ -89,7 +89,7 @@ def new_page(browser, server) -> Iterator[Callable[..., Any]]:
     def new(**options: Any) -> Any:
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
-        page.set_default_timeout(WAIT_MS)
+        page.set_default_timeout(1000 * WAIT_SECONDS)
         page.on("request", note)
         page.goto(server[0])
         page.wait_for_selector("#caption")
@@ -117,8 +117,13 @@ def caption(page: Any, *paths: Path) -> list[str]:
     return [" ".join(one.locator(".word").all_inner_texts()) for one in captions]
 
 
-def view(page: Any) -> bytes:
-    page.wait_for_timeout(400)  # the layer fades in
+def view(page: Any, *lit: int) -> bytes:
+    """The image on the page, once the layers of these words have faded in and the others out."""
+    page.wait_for_function(
+        "lit => [...document.querySelectorAll('#captions .map')].every((layer, i) => "
+        "getComputedStyle(layer).opacity == Number(lit.includes(i)))",
+        arg=list(lit),
+    )
     return page.locator("#captions .view").first.screenshot()
 
 
@@ -134,7 +139,7 @@ def test_page_pointing_at_a_word_lights_the_image(new_page, photos, point):
     page.mouse.move(0, 0)
     before = view(page)
     getattr(page.locator("#captions .word").nth(1), point)()
-    assert view(page) != before
+    assert view(page, 1) != before
 
 
 def test_page_downloads_figure_and_json(new_page, photos, tmp_path):
@@ -187,7 +192,7 @@ def test_server_refuses_paths_outside_the_uploads(server, tmp_path):
     shutil.copyfile(tiny.photos(tmp_path)[0], secret)
     address = server[0].rstrip("/")
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{address}/gradio_api/file={secret}", timeout=60)
+        urllib.request.urlopen(f"{address}/gradio_api/file={secret}", timeout=WAIT_SECONDS)
     assert refused.value.code in (403, 404)
     data = [[{"path": str(secret)}], str(secret), 1, 1, False, 0.9, 0, "png"]
     request = urllib.request.Request(
@@ -195,11 +200,10 @@ def test_server_refuses_paths_outside_the_uploads(server, tmp_path):
         json.dumps({"data": data}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as reply:
+    with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as reply:
         event = json.load(reply)["event_id"]
-    deadline = time.monotonic() + 60
-    with urllib.request.urlopen(f"{address}/gradio_api/call/caption/{event}", timeout=60) as reply:
+    events = f"{address}/gradio_api/call/caption/{event}"
+    with urllib.request.urlopen(events, timeout=WAIT_SECONDS) as reply:
         told = reply.read().decode()
-    assert time.monotonic() < deadline
     assert "event: error" in told
     assert "data:image" not in told
