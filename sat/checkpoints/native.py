@@ -72,45 +72,30 @@ def save(
 
     Other files in the folder are kept.
     """
-    folder = folder_to_replace(folder)
+    folder, scores = folder_to_replace(folder), scores or {}
+    check_finite(model, folder.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp")  # one name, so that no kill leaves many
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    new = folder.with_name(f".{folder.name}.tmp")  # one name, so that no kill leaves many
+    shutil.rmtree(new, ignore_errors=True)
+    needed = sum(value.nbytes for value in model.state_dict().values())
+    check_space(folder.parent, needed, f"the weights of {folder.name}", "make room, then --resume")
+    form = importlib.import_module(FORMATS[config.family])
+    new.mkdir()
     try:
         with naming_full_disk(folder):
-            parts = (model, vocabulary, config)
-            _write(temporary, folder.name, *parts, scores=scores or {}, trainer=trainer)
-            replace_folder(temporary, folder, OWN)
+            form.save(new, model, vocabulary, config)
+            card = (form.title(config), len(vocabulary), config.preprocessing, scores)
+            (new / "README.md").write_text(model_card(folder.name, *card), encoding="utf-8")
+            if trainer is not None:
+                torch.save(trainer, new / TRAINER)
+            header = {"family": config.family, "model": to_dict(config), "scores": scores}
+            header[KEY] = digests(new, (WEIGHTS, TRAINER))
+            write_json(new / form.HEADER, header)
+            replace_folder(new, folder, OWN)
     except (SafetensorError, RuntimeError) as error:  # raised by torch on a full disk
         raise OSError(f"{folder} cannot be written ({error}): make room, then --resume") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write(
-    folder: Path,
-    name: str,
-    model: CaptionModel,
-    vocabulary: Any,
-    config: ModelConfig,
-    *,
-    scores: dict[str, float],
-    trainer: dict[str, Any] | None,
-) -> None:
-    form = importlib.import_module(FORMATS[config.family])
-    check_finite(model, name)
-    needed = sum(value.nbytes for value in model.state_dict().values())
-    check_space(folder.parent, needed, f"the weights of {name}", "make room, then --resume")
-    form.save(folder, model, vocabulary, config)
-    words, title = len(vocabulary), form.title(config)
-    card = model_card(name, title, words, config.preprocessing, scores)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    if trainer is not None:
-        torch.save(trainer, folder / TRAINER)
-    header = {"family": config.family, "model": to_dict(config), "scores": scores}
-    header[KEY] = digests(folder, (WEIGHTS, TRAINER))
-    write_json(folder / form.HEADER, header)
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def load(folder: str | Path) -> Parts:

@@ -149,9 +149,7 @@ def _checkpoint(value: Any, read: ReadStorage) -> TutorialCheckpoint:
     pools = type(pool) is int and pool > 0
     require(pools, f"its enc_image_size is {reprlib.repr(pool)}, not positive: {RESAVE_HINT}")
     state = _state(decoder, "decoder")
-    sizes: dict[str, Any] = {
-        name: state.get(name) for name in ("attention_dim", "embed_dim", "decoder_dim")
-    }
+    sizes = {name: state.get(name) for name in ("attention_dim", "embed_dim", "decoder_dim")}
     weights = {
         name.replace("encoder.resnet.", "encoder.body."): read_tensor(name, tensor, read)
         for part, name in ((encoder, "encoder"), (decoder, "decoder"))
@@ -181,11 +179,9 @@ def _check_decoder(weights: dict[str, Tensor], **sizes: Any) -> None:
 
 def _state(module: Any, name: str) -> dict[str, Any]:
     """The attributes of a module."""
-    if isinstance(module, InertObject) and type(module.state) is dict:
-        return module.state
-    raise UnsafeCheckpointError(
-        f"its {name} is no module but {type(module).__name__}: {RESAVE_HINT}"
-    )
+    is_module = isinstance(module, InertObject) and type(module.state) is dict
+    require(is_module, f"its {name} is no module but {type(module).__name__}: {RESAVE_HINT}")
+    return module.state
 
 
 def _part(module: Any, name: str, part: str) -> dict[str, Any]:
@@ -193,9 +189,9 @@ def _part(module: Any, name: str, part: str) -> dict[str, Any]:
     found = _state(module, name).get(part)
     if type(found) is INERT_TYPES["collections", "OrderedDict"]:
         found = found.items
-    if type(found) is dict and all(type(key) is str for key in found):
-        return found
-    raise UnsafeCheckpointError(f"its {name} has no {part} by name: {RESAVE_HINT}")
+    by_name = type(found) is dict and all(type(key) is str for key in found)
+    require(by_name, f"its {name} has no {part} by name: {RESAVE_HINT}")
+    return found
 
 
 def _tensors(module: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
@@ -217,9 +213,7 @@ def _backbone(encoder: InertObject) -> tuple[str, int]:
     stages = [_part(layers.get(i), f"encoder.resnet.{i}", "_modules") for i in "4567"]
     kinds = {type(block).__name__ for stage in stages for block in stage.values()}
     kind, counts = "/".join(sorted(kinds)), tuple(map(len, stages))
-    if (kind, counts) in RESNETS:
-        return RESNETS[kind, counts], CHANNELS[kind]
-    raise UnsafeCheckpointError(
-        f"its encoder has {counts} blocks of kind {kind}: only ResNet-18, 34, 50, 101 and 152 can "
-        "be loaded"
-    )
+    remedy = "only ResNet-18, 34, 50, 101 and 152 can be loaded"
+    known = (kind, counts) in RESNETS
+    require(known, f"its encoder has {counts} blocks of kind {kind}: {remedy}")
+    return RESNETS[kind, counts], CHANNELS[kind]

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from sat.data import checks
 from sat.data.annotations.record import SPLITS
 from sat.data.manifest import SUFFIXES, check_manifest
-from sat.data.vocabulary import Vocabulary
+from sat.data.vocabulary import IDS_SUFFIX, Vocabulary
 from sat.reading import reading
 
 logger = logging.getLogger(__name__)
@@ -186,6 +186,7 @@ def find_data_name(folder: str | Path) -> str:
         path.stem.removeprefix(kind)
         for kind in ("WORDMAP_", "TOKENIZER_")
         for path in Path(folder).glob(f"{kind}*.json")
+        if not path.name.endswith(IDS_SUFFIX)
     )
     if len(names) == 1:
         return names[0]

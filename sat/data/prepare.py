@@ -33,7 +33,7 @@ from sat.data.caption_selection import (
 from sat.data.image_writer import Size, write_images
 from sat.data.manifest import SUFFIXES, begin_replacing, write_manifest
 from sat.data.progress import Progress
-from sat.data.vocabulary import Vocabulary
+from sat.data.vocabulary import IDS_SUFFIX, Vocabulary
 from sat.folder_lock import lock_folder
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ def check_output(output_folder: str | Path, config: InputFilesConfig) -> None:
 
 
 def _files(config: InputFilesConfig) -> list[str]:
-    """The names of all files of a prepared set."""
+    """The names of all files that a prepared set may have."""
     names = [_file(split, kind, config) for split in SPLITS for kind in SUFFIXES]
-    return [*names, config.vocabulary_file]
+    ids = Path(config.vocabulary_file).with_suffix(IDS_SUFFIX)
+    return [*names, config.vocabulary_file, ids.name]
 
 
 def _dropped_file(config: InputFilesConfig) -> str:

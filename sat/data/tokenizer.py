@@ -16,15 +16,23 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sat.atomic_io import atomic_write_text, write_json
 from sat.data.annotations.record import Record
 from sat.data.annotations.words import is_of_script_without_blanks
-from sat.data.tokenizer_files import FILE, PATTERNS, read_tokenizer, special_ids
+from sat.data.tokenizer_files import (
+    FILE,
+    PATTERNS,
+    is_token,
+    read_tokenizer,
+    read_values,
+    special_ids,
+)
+from sat.data.vocabulary import IDS_SUFFIX
 from sat.hub import local_folder
-from sat.reading import read_object
+from sat.reading import reading
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = {
-    "start": (END_OF_TEXT, "[CLS]", "<s>"),
-    "end": (END_OF_TEXT, "[SEP]", "</s>"),
-    "pad": (END_OF_TEXT, "[PAD]", "<pad>"),
+    "start_id": (END_OF_TEXT, "[CLS]", "<s>"),
+    "end_id": (END_OF_TEXT, "[SEP]", "</s>"),
+    "pad_id": (END_OF_TEXT, "[PAD]", "<pad>"),
 }
 UNKNOWNS = ("[UNK]", "<unk>")
 
@@ -34,7 +42,8 @@ class SubwordTokenizer:
 
     GPT-2 has one special token, `<|endoftext|>`, which starts, ends and pads; padding is known by
     the length alone. Tokens without one of the `ids` (start_id, end_id, pad_id) are found by the
-    names that GPT-2, BERT and RoBERTa give them. Raises `ValueError` for a tokenizer without them.
+    names that GPT-2, BERT and RoBERTa give them. Raises `ValueError` for a tokenizer without them,
+    and for ids that are not its own.
     """
 
     FILE = FILE
@@ -43,14 +52,15 @@ class SubwordTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
-        self._named = {
-            f"{purpose}_id": self._by_name(names) for purpose, names in SPECIAL_TOKENS.items()
-        }
+        self._named = {key: self._by_name(names) for key, names in SPECIAL_TOKENS.items()}
         found = self._named | dict(ids or {})
-        for purpose, names in SPECIAL_TOKENS.items():
-            if found[f"{purpose}_id"] is None:
+        for key, names in SPECIAL_TOKENS.items():
+            if found[key] is None:
+                purpose = key.removesuffix("_id")
                 raise ValueError(f"the tokenizer has no {purpose} token: it needs one of {names}")
-        self.start_id, self.end_id, self.pad_id = cast(Iterable[int], found.values())
+            if not is_token(tokenizer, found[key]):
+                raise ValueError(f"{key} is {found[key]!r}: the tokenizer has no such token")
+        self.start_id, self.end_id, self.pad_id = (cast(int, found[key]) for key in SPECIAL_TOKENS)
         self.unk_id = self._by_name(UNKNOWNS)
 
     @classmethod
@@ -79,20 +89,23 @@ class SubwordTokenizer:
         tokenizer = read_tokenizer(path)
         if path.is_dir():
             return cls(tokenizer, special_ids(path, tokenizer, generation))
-        beside = ids_file(path)
-        ids = read_object(beside, "prepare the data again") if beside.exists() else None
-        return cls(tokenizer, ids)
+        beside = path.with_suffix(IDS_SUFFIX)
+        if not beside.exists():
+            return cls(tokenizer)
+        with reading(beside, "prepare the data again"):
+            return cls(tokenizer, read_values(beside))
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer as JSON, whole or not at all.
 
-        Start, end and padding that are not found by name are written beside it (`ids_file`).
+        Start, end and padding that are not found by name are written beside it (`IDS_SUFFIX`).
         """
-        ids = {"start_id": self.start_id, "end_id": self.end_id, "pad_id": self.pad_id}
+        ids = {key: getattr(self, key) for key in SPECIAL_TOKENS}
+        beside = Path(path).with_suffix(IDS_SUFFIX)
         if ids == self._named:
-            ids_file(Path(path)).unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
         else:
-            write_json(ids_file(Path(path)), ids)
+            write_json(beside, ids)
         atomic_write_text(path, self.tokenizer.to_str(pretty=True))
 
     def split(self, words: Sequence[str]) -> tuple[str, ...]:
@@ -168,7 +181,7 @@ class SubwordTokenizer:
 
     def _by_name(self, names: tuple[str, ...]) -> int | None:
         """The id of the first of these names that the tokenizer has."""
-        ids = (self.tokenizer.token_to_id(name) for name in names)
+        ids = map(self.tokenizer.token_to_id, names)
         return next((number for number in ids if number is not None), None)
 
 
@@ -191,11 +204,6 @@ def tokenize_records(
         replace(record, captions=tuple(map(subwords.split, record.captions))) for record in records
     ]
     return tokenized, subwords
-
-
-def ids_file(tokenizer: Path) -> Path:
-    """The file beside a tokenizer's that holds the ids of its start, end and padding tokens."""
-    return tokenizer.with_name(f"{tokenizer.stem}.ids.json")
 
 
 def _is_word_border(before: str, text: str, longer: str) -> bool:

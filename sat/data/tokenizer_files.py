@@ -94,8 +94,7 @@ def special_ids(
 
     def known(*values: Any) -> list[int]:
         firsts = (value[0] if isinstance(value, list) and value else value for value in values)
-        numbers = (value for value in firsts if isinstance(value, int) and value >= 0)
-        return [number for number in numbers if tokenizer.id_to_token(number) is not None]
+        return [value for value in firsts if is_token(tokenizer, value)]
 
     found: dict[str, int] = {}
     for purpose, keys in ID_KEYS.items():
@@ -110,6 +109,12 @@ def special_ids(
         if ids:
             found[purpose] = ids[0]
     return found
+
+
+def is_token(tokenizer: Any, number: Any) -> bool:
+    """True for the id of a token of the `tokenizers.Tokenizer`."""
+    fits = type(number) is int and 0 <= number < 2**32
+    return fits and tokenizer.id_to_token(number) is not None
 
 
 def read_values(path: Path) -> dict[str, Any]:

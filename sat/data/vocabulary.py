@@ -12,6 +12,8 @@ from sat.reading import check_regular, reading
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 SPECIAL_WORDS = (PAD, UNKNOWN, START, END)
+IDS_SUFFIX = ".ids.json"
+"""of the file beside a tokenizer's that holds the ids of its start, end and padding tokens"""
 
 
 class Vocabulary:

@@ -236,6 +236,35 @@ def test_prepared_files_with_a_given_tokenizer_store_it(prepared, tmp_path):
         SubwordTokenizer.load(tmp_path / "nowhere")
 
 
+def test_prepared_files_know_the_special_tokens_of_their_own_tokenizer_alone(prepared, tmp_path):
+    """Ids that have no known names lie in a file of their own: it is no second data set, and none
+    of the next tokenizer's."""
+    plain = read_vocabulary(prepared, find_data_name(prepared))
+    odd = SubwordTokenizer(plain.tokenizer, {"start_id": 5, "end_id": 6, "pad_id": 7})
+    words = tuple(tiny_vit.CAPTIONS[0].split())
+    records = [
+        Record(0, tmp_path / "0.png", split, (words,), ("",), None)
+        for split in ("train", "val", "test")
+    ]
+    for subwords in (odd, plain):
+        subwords.save(tmp_path / "tokenizer.json")
+        config = InputFilesConfig(image_size=8, tokenizer=str(tmp_path / "tokenizer.json"))
+        create_input_files(records, tmp_path / "other", config, overwrite=True)
+        stored = read_vocabulary(tmp_path / "other", find_data_name(tmp_path / "other"))
+        ids = (subwords.start_id, subwords.end_id, subwords.pad_id)
+        assert (stored.start_id, stored.end_id, stored.pad_id) == ids
+
+
+@pytest.mark.parametrize("number", ["5", 5.0, True, -1, 10**6, 10**12])
+def test_special_id_that_is_no_token_raises(number, tmp_path):
+    path, beside = tmp_path / "tokenizer.json", tmp_path / "tokenizer.ids.json"
+    subwords = tiny_vit.subwords()
+    SubwordTokenizer(subwords.tokenizer, {"start_id": 5}).save(path)
+    beside.write_text(json.dumps({"start_id": number, "of another version": 0}))
+    with pytest.raises(ValueError, match=r"ids\.json cannot be read \(start_id is .*: prepare the"):
+        SubwordTokenizer.load(path)
+
+
 def test_tokenizer_and_vocabulary_have_the_same_methods():
     asked = {
         "encode",
