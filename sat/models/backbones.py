@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sat.config.model import IMAGENET_MEAN, IMAGENET_STD
@@ -34,12 +35,21 @@ OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 """torchvision's DenseNet files still say norm.1 where the module is called norm1"""
 
 
+FREE_SIDE = 64
+"""pixels a side of the smallest image that backbones of no fixed size are tried with"""
+FIXED_SIDES = {"maxvit_t": 224}
+"""pixels a side of the images that torchvision's others are for"""
+
+
 class Backbone(NamedTuple):
     """A classifier without its head, and what its weights expect."""
 
-    blocks: list[nn.Module]
+    blocks: dict[str, nn.Module]
+    """by name, in order"""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    side: int = FREE_SIDE
+    """pixels a side of an image that it takes"""
 
 
 def build_backbone(name: str, weights: str, blocks: int | None = None) -> Backbone:
@@ -55,16 +65,18 @@ def build_backbone(name: str, weights: str, blocks: int | None = None) -> Backbo
     return built._replace(blocks=_first_blocks(built.blocks, inner, blocks))
 
 
-def _first_blocks(every: list[nn.Module], backbone: str, blocks: int | None) -> list[nn.Module]:
+def _first_blocks(
+    every: dict[str, nn.Module], backbone: str, blocks: int | None
+) -> dict[str, nn.Module]:
     if blocks is None:
         return every
-    if not 1 <= blocks <= len(every):
-        n = len(every)
+    n, names = len(every), list(every)
+    if not 1 <= blocks <= n:
         raise ValueError(f"blocks is {blocks}: give 1 to {n}, {backbone} has {n} blocks")
-    kept = every[:blocks]
-    if backbone.startswith("swin") and blocks < len(every):
-        kept.append(every[-1])  # Swin keeps its channels last until its final permutation
-    return kept
+    kept = names[:blocks]
+    if backbone.startswith("swin") and blocks < n:
+        kept.append(names[-1])  # Swin keeps its channels last until its final permutation
+    return {name: every[name] for name in kept}
 
 
 def _lite(name: str, weights: str) -> Backbone:
@@ -74,7 +86,8 @@ def _lite(name: str, weights: str) -> Backbone:
         path = efficientnet_lite.weights_file(name) if weights == "default" else weights
         state = efficientnet_lite.our_names(read(path), name)
         fill(nn.Sequential(*blocks), state, backbone=name, source=path, head=HEADS)
-    return Backbone(blocks, efficientnet_lite.PIXEL_MEAN, efficientnet_lite.PIXEL_STD)
+    numbered = {str(number): block for number, block in enumerate(blocks)}
+    return Backbone(numbered, efficientnet_lite.PIXEL_MEAN, efficientnet_lite.PIXEL_STD)
 
 
 def _torchvision(name: str, weights: str) -> Backbone:
@@ -92,7 +105,7 @@ def _torchvision(name: str, weights: str) -> Backbone:
     normalized = (member or sets["DEFAULT"]).transforms()
     mean = tuple(getattr(normalized, "mean", IMAGENET_MEAN))
     std = tuple(getattr(normalized, "std", IMAGENET_STD))
-    return Backbone(_open(model, name), mean, std)
+    return Backbone(_open(model, name), mean, std, FIXED_SIDES.get(name, FREE_SIDE))
 
 
 def _timm(name: str, weights: str) -> Backbone:
@@ -109,11 +122,17 @@ def _timm(name: str, weights: str) -> Backbone:
         )
     options: dict[str, Any] = {"pretrained": weights != "none", "features_only": True}
     if weights not in ("default", "none"):
-        read(weights)  # says what is wrong with the file
+        whole: Any = timm.create_model(name)  # timm itself skips what does not fit
+        classifiers = whole.pretrained_cfg.get("classifier") or ()
+        classifiers = [classifiers] if isinstance(classifiers, str) else classifiers
+        head = tuple(part.partition(".")[0] for part in classifiers)
+        fill(whole, read(weights), backbone=f"timm:{name}", source=weights, head=head)
         options["pretrained_cfg_overlay"] = {"file": weights}
     try:
-        network = timm.create_model(name, **options)
-        blocks = _chain(network)
+        network = timm.create_model(name, **options).eval()
+        pixels = timm.data.resolve_model_data_config(network)
+        side = pixels["input_size"][-1]
+        blocks = _chain(network, side)
     except (OSError, RuntimeError, AttributeError, http.client.HTTPException) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -125,18 +144,28 @@ def _timm(name: str, weights: str) -> Backbone:
             f"backbone is 'timm:{name}': its features are not a chain of grids [C, h, w]; choose "
             "one such as timm:resnet50 or timm:convnext_tiny"
         )
-    pixels = timm.data.resolve_model_data_config(network)
-    return Backbone(blocks, tuple(pixels["mean"]), tuple(pixels["std"]))
+    return Backbone(blocks, tuple(pixels["mean"]), tuple(pixels["std"]), side)
 
 
-def _chain(network: Any) -> list[nn.Module] | None:
-    """The blocks of timm's feature extractor, each fed with the output of the one before."""
-    if hasattr(network, "conv_stem"):  # EfficientNet, MobileNet and their like
+@torch.no_grad()
+def _chain(network: Any, side: int) -> dict[str, nn.Module] | None:
+    """The blocks of timm's feature extractor, each fed with the output of the one before.
+
+    None where that does not give its last grid, which an image of `side` pixels tells.
+    """
+    if isinstance(network, nn.ModuleDict):
+        blocks = dict(network.items())
+    elif hasattr(network, "conv_stem"):  # EfficientNet, MobileNet and their like
         stem = [network.conv_stem, network.bn1, getattr(network, "act1", nn.Identity())]
-        return [nn.Sequential(*stem), *network.blocks]
-    formats = getattr(network, "output_fmt", None)
-    chained = isinstance(network, nn.ModuleDict) and str(formats).endswith("NCHW")
-    return list(network.children()) if chained else None
+        blocks = {"stem": nn.Sequential(*stem)}
+        blocks |= {f"stage{i}": stage for i, stage in enumerate(network.blocks)}
+    else:
+        return None
+    image = torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side)
+    grid, expected = nn.Sequential(*blocks.values())(image), network(image)[-1]
+    same = grid.shape == expected.shape and torch.allclose(grid, expected, equal_nan=True)
+    channels_first = str(getattr(network, "output_fmt", "NCHW")).endswith("NCHW")
+    return blocks if same and grid.ndim == 4 and channels_first else None
 
 
 def _check_name(name: str, known: list[str]) -> None:
@@ -153,15 +182,15 @@ def _check_name(name: str, known: list[str]) -> None:
         )
 
 
-def _open(model: nn.Module, name: str) -> list[nn.Module]:
+def _open(model: nn.Module, name: str) -> dict[str, nn.Module]:
     """The children up to the head, those that only hold blocks opened."""
-    blocks: list[nn.Module] = []
+    blocks: dict[str, nn.Module] = {}
     for child_name, child in model.named_children():
         if child_name in HEADS:
             break
-        blocks.extend(child.children() if child_name in CONTAINERS else [child])
+        blocks |= dict(child.named_children()) if child_name in CONTAINERS else {child_name: child}
     if name.startswith("densenet"):
-        blocks.append(nn.ReLU(inplace=True))  # part of its forward(), not of its children
+        blocks["relu"] = nn.ReLU(inplace=True)  # part of its forward(), not of its children
     return blocks
 
 

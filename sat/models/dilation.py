@@ -27,7 +27,7 @@ def dilate(blocks: Sequence[nn.Module], output_stride: int) -> None:
     finest = PROBE_SIDE // output_stride
     try:
         side = _dilate_beyond(blocks, finest)
-    except RuntimeError as error:  # the windows of MaxViT's attention
+    except (RuntimeError, AssertionError) as error:  # the windows of MaxViT's attention
         raise ValueError(
             f"output_stride is {output_stride}: this backbone takes images of one size alone; "
             "leave it out, or choose another"

@@ -16,11 +16,8 @@ from sat.config.checks import check_choice
 from sat.models.backbones import build_backbone
 from sat.models.dilation import dilate
 
-RESNET_FINE_TUNES_FROM = 5
-"""layer2: the tutorial leaves conv1, bn1 and layer1 as they are"""
-
-PROBE_SIDES = {"maxvit_t": 224}
-"""side of the image that probes D, where 64 pixels will not do"""
+RESNET_FINE_TUNES_FROM = "layer2"
+"""the tutorial leaves conv1, bn1 and layer1 as they are"""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -57,17 +54,18 @@ class Encoder(nn.Module):
         self.batch_norm = batch_norm
         built = build_backbone(backbone, weights, blocks)
         self.mean, self.std = built.mean, built.std
-        self.body = nn.Sequential(*built.blocks)
+        names = list(built.blocks)
+        self.body = nn.Sequential(*built.blocks.values())
         if output_stride is not None:
-            dilate(built.blocks, output_stride)
+            dilate(list(self.body), output_stride)
         native = encoded_image_size is None
         self.pool = nn.Identity() if native else nn.AdaptiveAvgPool2d(encoded_image_size)
-        resnet = "resn" in backbone and len(self.body) > RESNET_FINE_TUNES_FROM
-        self.default_from_block = RESNET_FINE_TUNES_FROM if resnet else len(self.body) // 2
+        resnet = RESNET_FINE_TUNES_FROM in names
+        self.default_from_block = names.index(RESNET_FINE_TUNES_FROM) if resnet else len(names) // 2
         self.fine_tune(False)
-        side = PROBE_SIDES.get(backbone, 64)
-        with torch.no_grad():
-            self.encoder_dim: int = self.body.eval()(torch.zeros(1, 3, side, side)).shape[1]
+        self.backbone, self.side = backbone, built.side
+        self.body.eval()
+        self.encoder_dim = self._channels(built.side)
 
     def forward(self, images: Tensor) -> Tensor:
         """float[B, h, w, D] from normalized float[B, 3, H, W]."""
@@ -81,6 +79,21 @@ class Encoder(nn.Module):
                 "the encoder's mean and std"
             )
         return self.body(images)
+
+    def check_side(self, side: int) -> None:
+        """Raise `ValueError` unless the backbone takes images of `side` × `side` pixels."""
+        try:
+            self._channels(side)
+        except (RuntimeError, AssertionError) as error:  # as MaxViT's windows do not divide it
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"image_size is {side}, which backbone {self.backbone!r} does not take ({reason}): "
+                f"prepare the data with --image_size {self.side}, or choose another backbone"
+            ) from error
+
+    @torch.no_grad()
+    def _channels(self, side: int) -> int:
+        return self.body(torch.zeros(1, 3, side, side)).shape[1]
 
     def fine_tune(self, fine_tune: bool = True, from_block: int | None = None) -> None:
         """Let the blocks of the body from `from_block` on learn, or none at all.

@@ -79,6 +79,7 @@ def _new_show_attend_tell(
         decoder = dataclasses.replace(decoder, embed_dim=vectors.shape[1])
     model_config = ModelConfig(encoder=config.encoder, decoder=decoder)
     model = _show_attend_tell(model_config, vocabulary)
+    model.encoder.check_side(images.size)
     if vectors is not None:
         model.decoder.load_pretrained_embeddings(vectors)
     mean, std = model.encoder.mean, model.encoder.std

@@ -209,3 +209,10 @@ def test_bad_calls_get_a_sentence() -> None:
         encoder.fine_tune()
     with pytest.raises(ValueError, match=r"batch_norm is 'wild': choose one of fixed, drifts"):
         small(batch_norm="wild")
+
+
+def test_images_of_a_size_that_the_backbone_does_not_take_are_refused() -> None:
+    encoder = Encoder(None, backbone="alexnet", weights="none")
+    encoder.check_side(64)
+    with pytest.raises(ValueError, match=r"image_size is 32, .*'alexnet' .*: .* --image_size 64"):
+        encoder.check_side(32)
