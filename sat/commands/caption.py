@@ -9,8 +9,9 @@ from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
-from sat.atomic_io import write_json
+from sat.atomic_io import check_writable, write_json
 from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given, name_figures
+from sat.config.checks import check
 from sat.config.decoding import LONGEST, MOST_BEAMS, DecodingConfig
 from sat.config.figure import FigureConfig
 from sat.config.model import AttentionMode
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         figure = dataclasses.replace(figure, smooth=False)
     images = find_images(flags.img)
     figures = name_figures([Path(image) for image in images], flags.output)
+    check_outputs(flags, figures)
     from sat.captioner import load
     from sat.device import resolve_dtype
 
@@ -81,6 +83,19 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"where it looked: {flags.output or figures[0]}")
     if captioned < len(images):
         raise SystemExit(1)
+
+
+def check_outputs(flags: Any, figures: list[Path | None]) -> None:
+    """Refuse files that cannot be written, before any image is captioned for them."""
+    from sat.visualize import check_output
+
+    if flags.json not in (None, "-"):
+        check(not Path(flags.json).is_dir(), "json", flags.json, "that is a folder, name a file")
+        check_writable(Path(flags.json).parent, "choose another --json")
+    if flags.output and figures[0]:
+        check_writable(figures[0].parent, "choose another --output")
+        if len(figures) == 1:
+            check_output(figures[0])
 
 
 def caption_images(

@@ -175,6 +175,21 @@ def test_wrong_options_are_refused_before_the_model_is_read(caption, photos, wro
     assert err.startswith(f"error: {wrong[0][2:]} is {wrong[1]}")
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--json", "photos"), "json is 'photos': that is a folder, name a file"),
+        (("--json", "photos/a.png/b.json"), "photos/a.png is no folder: choose another --json"),
+        (("--output", "a.doc"), "a.doc is no name for a figure: let it end in one of .png, "),
+        (("--output", "photos/a.png/b"), "photos/a.png is no folder: choose another --output"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_before_captioning(caption, photos, flags, told):
+    code, out, err = caption("-i", photos[0], "-m", "no model", *flags)
+    assert (code, out) == (1, "")
+    assert told in err
+
+
 @pytest.mark.parametrize("flag", ["--beam_size", "--num_beams", "-b"])
 def test_flags_of_the_tutorial_and_of_hugging_face_are_understood(flag):
     flags = script.parse(
