@@ -21,7 +21,6 @@ import sat.captioner
 from sat.caption_result import CaptionResult
 from sat.captioner import Captioner, PreparedImage
 from sat.checkpoints import native
-from sat.cli import name_figures
 from sat.commands import caption as script
 from sat.config.decoding import DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
@@ -309,12 +308,12 @@ def test_find_photos_takes_files_folders_and_globs_in_order(photos):
 
 def test_name_figures():
     one, two = Path("x/a.jpg"), Path("y/a.png")
-    assert name_figures([one], None) == [Path("a_att.png")]
-    assert name_figures([one, two], None) == [None, None]
-    assert name_figures([one], "b.pdf") == [Path("b.pdf")]
-    assert name_figures([one], "b") == [Path("b/a_att.png")]
+    assert script.name_figures([one], None) == [Path("a_att.png")]
+    assert script.name_figures([one, two], None) == [None, None]
+    assert script.name_figures([one], "b.pdf") == [Path("b.pdf")]
+    assert script.name_figures([one], "b") == [Path("b/a_att.png")]
     third = Path("z/a.gif")
-    names = [str(path) for path in name_figures([one, two, third], "b")]
+    names = [str(path) for path in script.name_figures([one, two, third], "b")]
     assert names == ["b/a_att.png", "b/a_2_att.png", "b/a_2_2_att.png"]
 
 
