@@ -9,12 +9,12 @@ import json
 import logging
 import os
 import re
+import select
 import sys
 import typing
 from argparse import SUPPRESS
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
@@ -156,34 +156,9 @@ def _flags_of(cls: type, kind: type) -> set[str]:
     }
 
 
-NO_FIGURE = "none"
-
-
-def name_figures(images: list[Path], output: str | None) -> list[Path | None]:
-    """The path of each image's figure: STEM_att.png in a folder, or `output` itself for one image.
-
-    `output` is a file if it has an extension, else a folder. Without it, the figure of one image
-    goes to the current folder, and several images get none, since they may be thousands; "none"
-    gives none. Images of the same name get different figures. Raises `ValueError` if one file
-    should hold many figures.
-    """
-    if output == NO_FIGURE or (output is None and len(images) != 1):
-        return [None] * len(images)
-    folder = Path(output or "")
-    if folder.suffix and not folder.is_dir():
-        if len(images) != 1:
-            raise ValueError(f"output is {output} for {len(images)} images: name a folder instead")
-        return [folder]
-    names: dict[str, None] = {}
-    for name in (image.stem for image in images):
-        while name in names:
-            name += "_2"
-        names[name] = None
-    return [folder / f"{name}_att.png" for name in names]
-
-
 TRACEBACK_VARIABLE = "SAT_TRACEBACK"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+SIGPIPE = 13
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 
@@ -193,7 +168,8 @@ def cli_errors() -> Iterator[None]:
 
     These are `USER_ERRORS`: a wrong value, a missing file, a full disk, a missing extra, a NaN.
     Others are bugs and keep their traceback; with SAT_TRACEBACK=1 in the environment all do. A
-    stop signal exits with 128 + its number, as shells expect (Ctrl-C: 130).
+    stop signal exits with 128 + its number, as shells expect (Ctrl-C: 130), and so does a command
+    whose output nobody reads any more (`| head`).
     """
     # All log lines of sat go to stderr, and the warnings of other packages; with torchrun only the
     # errors of torch's C++ part, which warns where all weights have gradients.
@@ -207,15 +183,33 @@ def cli_errors() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     try:
         with stop_signals(), torchrun.output_of_rank_zero():
-            yield
+            try:
+                yield
+            finally:  # of `--help` too
+                print(end="", flush=True)
     except KeyboardInterrupt as stop:
         _print_once("interrupted")
         raise SystemExit(exit_code(stop)) from None
     except USER_ERRORS as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise SystemExit(128 + SIGPIPE) from None
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         _print_once(f"error: {' '.join(str(error).split())}")
         raise SystemExit(1) from None
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe that was closed; what is left to print goes nowhere then."""
+    stdout = sys.stdout
+    if stdout is None or stdout is not sys.__stdout__ or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(stdout, 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    return closed
 
 
 def _print_once(line: str) -> None:

@@ -25,7 +25,7 @@ from sat.decoding.generate import generate
 from sat.decoding.hypothesis import Hypothesis
 from sat.distributed import in_rounds, merge, on_rank_zero, share
 from sat.metrics.bleu import bleu
-from sat.metrics.coco import Scores, coco_scores
+from sat.metrics.coco import Scores, check_metrics, coco_scores
 from sat.metrics.pointing_game import (
     cells_inside,
     centered_blob,
@@ -88,6 +88,7 @@ def evaluate(
     on_batch: Callable[[Tensor, dict[int, Hypothesis]], None] | None = None,
 ) -> list[Evaluation]:
     """Caption every image of the split with each of `runs`, as `caption_dataset`, and score it."""
+    check_metrics(metrics)
     check_preprocessing(captioner.preprocessing, dataset)
     loader = evaluation_loader(dataset, batch_size, workers=workers, share=share())
     captions = caption_dataset(captioner, loader, runs, progress, on_batch)

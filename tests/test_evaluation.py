@@ -201,6 +201,24 @@ def test_data_prepared_for_another_model_are_refused(captioner, test_split, chan
     )
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"metrics": ["bleu", "spice"]}, "metric 'spice' is unknown: choose from bleu, meteor"),
+        ({"batch_size": 0}, "batch_size is 0: give at least 1"),
+        ({"workers": -1}, "workers is -1: give 0 to read in this process, or more"),
+    ],
+)
+def test_wrong_options_of_an_evaluation_are_refused_before_captioning(
+    captioner, test_split, wrong, told
+):
+    def caption_all(loader: object) -> None:
+        pytest.fail("captions first")
+
+    with pytest.raises(ValueError, match=told):
+        run(captioner, test_split, GREEDY, progress=caption_all, **wrong)
+
+
 def test_data_that_fit_are_not_refused(test_split):
     check_preprocessing(Preprocessing(size=32, mean=(0.1, 0.2, 0.3)), test_split)
 

@@ -9,8 +9,9 @@ from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
-from sat.atomic_io import write_json
-from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given, name_figures
+from sat.atomic_io import check_writable, write_json
+from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given
+from sat.config.checks import check
 from sat.config.decoding import LONGEST, MOST_BEAMS, DecodingConfig
 from sat.config.figure import FigureConfig
 from sat.config.model import AttentionMode
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         figure = dataclasses.replace(figure, smooth=False)
     images = find_images(flags.img)
     figures = name_figures([Path(image) for image in images], flags.output)
+    check_outputs(flags, figures)
     from sat.captioner import load
     from sat.device import resolve_dtype
 
@@ -81,6 +83,45 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"where it looked: {flags.output or figures[0]}")
     if captioned < len(images):
         raise SystemExit(1)
+
+
+NO_FIGURE = "none"
+
+
+def name_figures(images: list[Path], output: str | None) -> list[Path | None]:
+    """The path of each image's figure: STEM_att.png in a folder, or `output` itself for one image.
+
+    `output` is a file if it has an extension, else a folder. Without it, the figure of one image
+    goes to the current folder, and several images get none, since they may be thousands; "none"
+    gives none. Images of the same name get different figures. Raises `ValueError` if one file
+    should hold many figures.
+    """
+    if output == NO_FIGURE or (output is None and len(images) != 1):
+        return [None] * len(images)
+    folder = Path(output or "")
+    if folder.suffix and not folder.is_dir():
+        if len(images) != 1:
+            raise ValueError(f"output is {output} for {len(images)} images: name a folder instead")
+        return [folder]
+    names: dict[str, None] = {}
+    for name in (image.stem for image in images):
+        while name in names:
+            name += "_2"
+        names[name] = None
+    return [folder / f"{name}_att.png" for name in names]
+
+
+def check_outputs(flags: Any, figures: list[Path | None]) -> None:
+    """Refuse files that cannot be written, before any image is captioned for them."""
+    from sat.visualize import check_output
+
+    if flags.json not in (None, "-"):
+        check(not Path(flags.json).is_dir(), "json", flags.json, "that is a folder, name a file")
+        check_writable(Path(flags.json).parent, "choose another --json")
+    if flags.output and figures[0]:
+        check_writable(figures[0].parent, "choose another --output")
+        if len(figures) == 1:
+            check_output(figures[0])
 
 
 def caption_images(

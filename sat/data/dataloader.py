@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, Subset
 
+from sat.config.checks import check
 from sat.data.dataset import CaptionDataset, Sample
 from sat.stop_signals import ignore_stop_signals
 
@@ -205,6 +206,8 @@ def evaluation_loader(
     share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Sample]:
     """A loader of every image once, in order; `share` (rank, ranks) takes every ranks-th batch."""
+    check(batch_size >= 1, "batch_size", batch_size, "give at least 1")
+    check(workers >= 0, "workers", workers, "give 0 to read in this process, or more")
     images = Subset(dataset, range(0, len(dataset), dataset.captions_per_image))
     rank, ranks = share
     starts = range(rank * batch_size, len(images), ranks * batch_size)

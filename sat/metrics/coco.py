@@ -61,12 +61,7 @@ def _coco_metric(key: str, module: str) -> Callable[[Captions], MetricScores]:
     """A metric of pycocoevalcap, under its key in the COCO evaluation."""
 
     def metric(captions: Captions) -> MetricScores:
-        try:
-            found = importlib.import_module(f"pycocoevalcap.{module}.{module}")
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"{key} needs pycocoevalcap: pip install 'sat-captioning[metrics]'"
-            ) from error
+        found = importlib.import_module(f"pycocoevalcap.{module}.{module}")
         scorer = getattr(found, module.capitalize())()
         corpus, each = scorer.compute_score(
             captions.tokenized_references, captions.tokenized_hypotheses
@@ -84,6 +79,24 @@ METRICS: dict[str, Callable[[Captions], MetricScores]] = {
     "rouge_score": lambda captions: rouge_scores(captions.references, captions.hypotheses),
 }
 """adding a metric is one entry"""
+PACKAGES = dict.fromkeys(("meteor", "rouge", "cider"), "pycocoevalcap") | {
+    "rouge_score": "rouge_score"
+}
+"""what these import, of the extra `[metrics]`"""
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raise what `coco_scores` would, before hours of captioning."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ValueError(f"metric {metric!r} is unknown: choose from {', '.join(METRICS)}")
+        package = PACKAGES.get(metric)
+        if package and not importlib.util.find_spec(package):
+            raise ModuleNotFoundError(
+                f"metric {metric!r} needs {package}: pip install 'sat-captioning[metrics]'"
+            )
+    if "meteor" in metrics and not shutil.which("java"):
+        raise OSError("METEOR needs Java, which was not found: install it, or leave meteor out")
 
 
 def coco_scores(
@@ -91,14 +104,10 @@ def coco_scores(
 ) -> Scores:
     """The chosen `METRICS` of one hypothesis per image against all its references.
 
-    Raises `ValueError` for an unknown metric, `ModuleNotFoundError` without pycocoevalcap, and
+    Raises `ValueError` for an unknown metric, `ModuleNotFoundError` without its package, and
     `OSError` for METEOR without Java.
     """
-    unknown = [metric for metric in metrics if metric not in METRICS]
-    if unknown:
-        raise ValueError(f"metric {unknown[0]!r} is unknown: choose from {', '.join(METRICS)}")
-    if "meteor" in metrics and not shutil.which("java"):
-        raise OSError("METEOR needs Java, which was not found: install it, or leave meteor out")
+    check_metrics(metrics)
     if "cider" in metrics and len(hypotheses) == 1:
         logger.warning("CIDEr of one image is 0.0 by definition: its words have no weight")
     ptb = _ptb_tokenizer()

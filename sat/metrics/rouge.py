@@ -22,14 +22,9 @@ def rouge_scores(
 
     As in that system, a hypothesis is compared with each of its references alone and every pair
     counts the same; no best reference is chosen. The mean is exact, where Hugging Face's
-    `evaluate` resamples it. Raises `ModuleNotFoundError` without rouge-score.
+    `evaluate` resamples it.
     """
-    try:
-        rouge_scorer = importlib.import_module("rouge_score.rouge_scorer")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "ROUGE-1, -2 and -Lsum need rouge-score: pip install 'sat-captioning[metrics]'"
-        ) from error
+    rouge_scorer = importlib.import_module("rouge_score.rouge_scorer")
     scorer = rouge_scorer.RougeScorer(KINDS, use_stemmer=True)
     pairs = [
         [scorer.score(_lines(reference), _lines(hypothesis)) for reference in captions]

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +92,17 @@ def test_coco_scores_corpus_is_mean_of_per_image(monkeypatch):
 def test_coco_scores_unknown_metric_raises_value_error():
     with pytest.raises(ValueError, match="metric 'spice' is unknown: choose from bleu, meteor"):
         coco_scores(REFERENCES, HYPOTHESES, ("bleu", "spice"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "package"), [("cider", "pycocoevalcap"), ("rouge_score", "rouge_score")]
+)
+def test_coco_scores_without_package_raise_with_pip_command(monkeypatch, metric, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        coco_scores(REFERENCES, HYPOTHESES, (metric,))
+    remedy = "pip install 'sat-captioning[metrics]'"
+    assert str(caught.value) == f"metric '{metric}' needs {package}: {remedy}"
 
 
 def test_coco_scores_cider_of_one_image_warns_that_it_is_zero(caplog):

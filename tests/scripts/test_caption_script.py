@@ -23,7 +23,6 @@ import sat.captioner
 from sat.caption_result import CaptionResult
 from sat.captioner import Captioner, PreparedImage
 from sat.checkpoints import native
-from sat.cli import name_figures
 from sat.commands import caption as script
 from sat.config.decoding import DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, ModelConfig, Preprocessing
@@ -191,6 +190,21 @@ def test_wrong_options_are_refused_before_the_model_is_read(caption, photos, wro
     assert err.startswith(f"error: {wrong[0][2:]} is {wrong[1]}")
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--json", "photos"), "json is 'photos': that is a folder, name a file"),
+        (("--json", "photos/a.png/b.json"), "photos/a.png is no folder: choose another --json"),
+        (("--output", "a.doc"), "a.doc is no name for a figure: let it end in one of .png, "),
+        (("--output", "photos/a.png/b"), "photos/a.png is no folder: choose another --output"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_before_captioning(caption, photos, flags, told):
+    code, out, err = caption("-i", photos[0], "-m", "no model", *flags)
+    assert (code, out) == (1, "")
+    assert told in err
+
+
 @pytest.mark.parametrize("flag", ["--beam_size", "--num_beams", "-b"])
 def test_flags_of_the_tutorial_and_of_hugging_face_are_understood(flag):
     flags = script.parse(
@@ -310,12 +324,12 @@ def test_find_photos_takes_files_folders_and_globs_in_order(photos):
 
 def test_name_figures():
     one, two = Path("x/a.jpg"), Path("y/a.png")
-    assert name_figures([one], None) == [Path("a_att.png")]
-    assert name_figures([one, two], None) == [None, None]
-    assert name_figures([one], "b.pdf") == [Path("b.pdf")]
-    assert name_figures([one], "b") == [Path("b/a_att.png")]
+    assert script.name_figures([one], None) == [Path("a_att.png")]
+    assert script.name_figures([one, two], None) == [None, None]
+    assert script.name_figures([one], "b.pdf") == [Path("b.pdf")]
+    assert script.name_figures([one], "b") == [Path("b/a_att.png")]
     third = Path("z/a.gif")
-    names = [str(path) for path in name_figures([one, two, third], "b")]
+    names = [str(path) for path in script.name_figures([one, two, third], "b")]
     assert names == ["b/a_att.png", "b/a_2_att.png", "b/a_2_2_att.png"]
 
 

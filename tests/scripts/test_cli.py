@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import sat.__main__
-from sat.cli import complete_flags
+from sat.cli import cli_errors, complete_flags
 from sat.config.decoding import DecodingConfig
 from sat.config.training import TrainConfig
 from sat.recipe_file import find_recipe
@@ -108,6 +108,34 @@ def test_stop_while_a_command_is_imported_ends_it_in_one_word(tmp_path, command)
         [sys.executable, *command], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes break otherwise there")
+@pytest.mark.parametrize("lines", [1, 10**5])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("end", ["", "raise SystemExit(0)"])
+def test_command_whose_reader_leaves_ends_without_a_word(lines, end, unbuffered):
+    code = f"""
+import time
+from sat.cli import cli_errors
+with cli_errors():
+    time.sleep(0.5)
+    for _ in range({lines}):
+        print("a dog runs")
+    {end}
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as command:
+        command.stdout.close()
+        assert (command.stderr.read(), command.wait()) == (b"", 141)
+
+
+def test_broken_pipe_of_another_file_is_an_error(capsys):
+    with pytest.raises(SystemExit) as end, cli_errors():
+        raise BrokenPipeError(32, "Broken pipe", "worker")
+    assert end.value.code == 1
+    assert "Broken pipe: 'worker'" in capsys.readouterr().err
 
 
 def test_each_console_script_runs_its_command(monkeypatch):
