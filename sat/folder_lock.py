@@ -25,7 +25,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes from writing to the folder while the block runs.
 
     The file `.lock` names the process. Raises `FileExistsError` if another one holds the lock; that
-    of a process that died is taken over, with a line in the log. Without effect on Windows.
+    of a process that died is taken over, with a line in the log. Without effect on Windows, and on
+    file systems that have no locks.
     """
     if fcntl is None:
         yield
@@ -33,12 +34,14 @@ def lock_folder(folder: Path) -> Iterator[None]:
     with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by workers
-        except OSError:
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             raise FileExistsError(
                 f"{folder}: {file.read() or 'another process'} writes to it: wait for its end, or "
                 "choose another folder"
             ) from None
+        except OSError as error:  # a file system without locks
+            logger.warning("%s: no lock (%s): let no other process write to it", folder, error)
         file.seek(0)
         if died := file.read():
             logger.info("%s: %s ended without a word; going on", folder, died)

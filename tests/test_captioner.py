@@ -307,6 +307,7 @@ def test_caption_of_any_form_of_an_image_is_the_same(captioner, paths):
         (np.zeros((4, 4, 3)), r"the array is float64\[4, 4, 3\]: give uint8"),
         (torch.full((3, 4, 4), 200.0), "floats from 200 to 200: give 0 to 1"),
         (torch.zeros(1, 3, 4, 4), r"the tensor is \[1, 3, 4, 4\]"),
+        (torch.zeros(3, 0, 4), r"the tensor is \[3, 0, 4\]"),
         (b"\xff\xd8" * 30000, r"the image \(60000 bytes\): cannot be read"),
         ("x" * 10000, "xxx…: there is no such image|File name too long"),
         ("http://127.0.0.1:9/a.jpg", "cannot be downloaded"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +46,14 @@ def test_lock_folder_when_the_block_fails_leaves_no_lock(tmp_path):
     with pytest.raises(ZeroDivisionError), lock_folder(tmp_path):
         raise ZeroDivisionError
     assert not (tmp_path / LOCK).exists()
+
+
+def test_lock_folder_of_a_file_system_without_locks_warns_and_goes_on(
+    tmp_path, monkeypatch, caplog
+):
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with lock_folder(tmp_path):
+        assert "no lock" in caplog.text

@@ -149,7 +149,8 @@ def _checkpoint(value: Any, read: ReadStorage) -> TutorialCheckpoint:
     pools = type(pool) is int and pool > 0
     require(pools, f"its enc_image_size is {reprlib.repr(pool)}, not positive: {RESAVE_HINT}")
     state = _state(decoder, "decoder")
-    sizes = {name: state.get(name) for name in ("attention_dim", "embed_dim", "decoder_dim")}
+    names = ("attention_dim", "embed_dim", "decoder_dim")
+    sizes: dict[str, Any] = {name: state.get(name) for name in names}
     weights = {
         name.replace("encoder.resnet.", "encoder.body."): read_tensor(name, tensor, read)
         for part, name in ((encoder, "encoder"), (decoder, "decoder"))
@@ -186,7 +187,7 @@ def _state(module: Any, name: str) -> dict[str, Any]:
 
 def _part(module: Any, name: str, part: str) -> dict[str, Any]:
     """One of the dictionaries of a module: `_parameters`, `_buffers` or `_modules`."""
-    found = _state(module, name).get(part)
+    found: Any = _state(module, name).get(part)
     if type(found) is INERT_TYPES["collections", "OrderedDict"]:
         found = found.items
     by_name = type(found) is dict and all(type(key) is str for key in found)

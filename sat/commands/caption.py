@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from argparse import SUPPRESS
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,10 @@ def name_figures(images: list[Path], output: str | None) -> list[Path | None]:
             raise ValueError(f"output is {output} for {len(images)} images: name a folder instead")
         return [folder]
     names: dict[str, None] = {}
-    for name in (image.stem for image in images):
+    count: Counter[str] = Counter()
+    for stem in (image.stem for image in images):
+        count[stem] += 1
+        name = stem if count[stem] == 1 else f"{stem}_{count[stem]}"
         while name in names:
             name += "_2"
         names[name] = None

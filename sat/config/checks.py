@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import operator
 import re
 import reprlib
 import sys
@@ -129,18 +130,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every field by its flag, "stage1.epochs", those of configs within this one included."""
-    found: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        name, value = prefix + item.name, getattr(config, item.name)
-        nested = dataclasses.is_dataclass(value)
-        found |= flatten(value, f"{name}.") if nested else {name: value}
-    return found
+def flatten(config: Any) -> dict[str, Any]:
+    """The value of every field by its flag, "stage1.epochs", where it is no config itself."""
+    values = {name: operator.attrgetter(name)(config) for name in field_types(type(config))}
+    return {name: value for name, value in values.items() if not dataclasses.is_dataclass(value)}
 
 
 def field_types(cls: Any, prefix: str = "") -> dict[str, Any]:
-    """The type of every field by its flag, as `flatten` names them, and of configs within."""
+    """The type of every field by its flag, "stage1.epochs", and of the configs within this one."""
     found: dict[str, Any] = {}
     for name, hint in _fields(cls).items():
         inner = field_types(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {}

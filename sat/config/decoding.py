@@ -123,7 +123,7 @@ class DecodingConfig:
             choices["beam_size"] = choices.pop("num_beams")
         if choices.get("do_sample") is False:
             choices = {name: getattr(DecodingConfig, name) for name in SAMPLING} | choices
-        known = {field.name for field in fields(self)}
+        known = {item.name for item in fields(self)}
         if unknown := sorted(set(choices) - known):
             remedy = f"choose from {', '.join(sorted(known))}"
             raise ValueError(f"{unknown[0]} is no decoding option: {remedy}")

@@ -78,18 +78,6 @@ def choose_references(records: Sequence[Record]) -> list[Record]:
     return [replace(r, references=tuple(map(" ".join, r.captions))) for r in records]
 
 
-def vocabulary_captions(
-    records: Iterable[Record], training: Iterable[Record], splits: str
-) -> Iterable[Sequence[str]]:
-    """The captions whose words are counted for the vocabulary.
-
-    "train": the captions of the filtered training records. "all": all captions of all splits, too
-    long ones included, as the tutorial does; the word map then holds words of the test captions.
-    """
-    counted = records if splits == "all" else training
-    return (words for record in counted for words in record.captions)
-
-
 def sample_captions(
     captions: Sequence[tuple[str, ...]], number: int, generator: random.Random
 ) -> list[tuple[str, ...]]:

@@ -6,7 +6,7 @@ B captions, I images, T tokens, P regions, D features, S side of the images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -193,8 +193,7 @@ def training_loader(
     dataset: CaptionDataset, batches: CaptionBatchSampler, *, workers: int = 0, pin: bool = False
 ) -> DataLoader[Sample]:
     """A loader of the sampler's batches, read by `workers` processes (0: this one)."""
-    stack = partial(collate, group_size=batches.group_size)
-    return _loader(dataset, stack, workers, pin, batch_sampler=batches)
+    return _loader(dataset, batches, batches.group_size, workers, pin)
 
 
 def evaluation_loader(
@@ -212,18 +211,18 @@ def evaluation_loader(
     rank, ranks = share
     starts = range(rank * batch_size, len(images), ranks * batch_size)
     batches = [list(range(i, min(i + batch_size, len(images)))) for i in starts]
-    return _loader(images, collate, workers, pin, batch_sampler=batches)
+    return _loader(images, batches, 1, workers, pin)
 
 
 def _loader(
-    dataset: Any, stack: Callable[..., Batch], workers: int, pin: bool, **order: Any
+    dataset: Any, batches: Any, group_size: int, workers: int, pin: bool
 ) -> DataLoader[Sample]:
     return DataLoader(
         dataset,
-        collate_fn=stack,
+        batch_sampler=batches,
+        collate_fn=partial(collate, group_size=group_size),
         num_workers=workers,
         worker_init_fn=ignore_stop_signals,
         pin_memory=pin,
         generator=torch.Generator(),  # its own, so that resuming finds the global one untouched
-        **order,
     )

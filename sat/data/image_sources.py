@@ -92,7 +92,7 @@ def _download(address: str) -> bytearray:
 def _channels_last(tensor: Any) -> np.ndarray:
     """uint8[H, W, 3] of a tensor [3, H, W] or [1, H, W]."""
     array = tensor.detach().cpu()
-    if array.ndim != 3 or array.shape[0] not in (1, 3):
+    if array.ndim != 3 or array.shape[0] not in (1, 3) or not array.numel():
         raise ValueError(f"the tensor is {list(array.shape)}: give [3, H, W], one image")
     if array.is_floating_point():
         low, high = float(array.min()), float(array.max())

@@ -28,7 +28,6 @@ from sat.data.caption_selection import (
     filter_by_length,
     present,
     sample_captions,
-    vocabulary_captions,
 )
 from sat.data.image_writer import Size, write_images
 from sat.data.manifest import SUFFIXES, begin_replacing, write_manifest
@@ -73,8 +72,9 @@ def create_input_files(
     splits = {split: filter_by_length(records, split, config.max_len) for split in present(records)}
     if config.on_bad_image == "error":
         check_images_exist(record for kept in splits.values() for record in kept)
+    counted = records if config.vocabulary_splits == "all" else splits["train"]
     vocabulary = tokenizer or Vocabulary.build(
-        vocabulary_captions(records, splits["train"], config.vocabulary_splits),
+        (words for record in counted for words in record.captions),
         config.min_word_freq,
         config.vocabulary_size,
     )

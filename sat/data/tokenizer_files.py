@@ -88,26 +88,22 @@ def special_ids(
     decoder = config.get("decoder") or {}
     if generation is None:
         generation = read_values(folder / "generation_config.json")
-    by_name = read_values(folder / "special_tokens_map.json") | read_values(
-        folder / "tokenizer_config.json"
-    )
-
-    def known(*values: Any) -> list[int]:
-        firsts = (value[0] if isinstance(value, list) and value else value for value in values)
-        return [value for value in firsts if is_token(tokenizer, value)]
-
+    by_name = read_values(folder / "special_tokens_map.json")
+    by_name |= read_values(folder / "tokenizer_config.json")
     found: dict[str, int] = {}
     for purpose, keys in ID_KEYS.items():
         tokens = (by_name.get(name) for name in TOKEN_KEYS[purpose])
         names = (token.get("content") if isinstance(token, dict) else token for token in tokens)
-        ids = known(
+        values = (
             *(generation.get(key) for key in keys),
             *(source.get(key) for key in keys for source in (config, decoder)),
             *(tokenizer.token_to_id(name) for name in names if name is not None),
-            *([found["end_id"]] if purpose == "pad_id" and "end_id" in found else []),
+            found.get("end_id") if purpose == "pad_id" else None,
         )
-        if ids:
-            found[purpose] = ids[0]
+        firsts = (value[0] if isinstance(value, list) and value else value for value in values)
+        known = [value for value in firsts if is_token(tokenizer, value)]
+        if known:
+            found[purpose] = known[0]
     return found
 
 

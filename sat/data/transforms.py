@@ -44,7 +44,8 @@ def resize(image: Image.Image | np.ndarray, preprocessing: Preprocessing) -> np.
     if view.width * view.height > MAX_SCALED_PIXELS:
         part = _part_scaled(image, view, seen, rule.resample)
     else:
-        whole = _scaled(np.array(image), view, rule.resample)  # torch wants it writable
+        pixels = np.require(image, requirements="W")  # torch wants it writable
+        whole = _scaled(pixels, view, rule.resample)
         part = whole[:, y : seen[3], x : seen[2]]
     if part.shape[1:] == (side, side):
         return np.ascontiguousarray(part)

@@ -330,7 +330,11 @@ def test_name_figures():
     assert script.name_figures([one], "b") == [Path("b/a_att.png")]
     third = Path("z/a.gif")
     names = [str(path) for path in script.name_figures([one, two, third], "b")]
-    assert names == ["b/a_att.png", "b/a_2_att.png", "b/a_2_2_att.png"]
+    assert names == ["b/a_att.png", "b/a_2_att.png", "b/a_3_att.png"]
+    clip = [Path(f"{i}/frame.jpg") for i in range(300)]
+    names = [path.name for path in script.name_figures([*clip, Path("frame_2.jpg")], "b")]
+    assert len(set(names)) == 301
+    assert max(map(len, names)) < 30  # a file system takes 255
 
 
 @pytest.mark.parametrize(

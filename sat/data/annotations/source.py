@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class ImageFolders:
             for folder in (*first, *others)
         ]
         self._name_of: dict[str, str] = {}
-        self._names_in = lru_cache(maxsize=None)(_names_in)  # lists each folder once
+        self._names_in = cache(_names_in)  # lists each folder once
 
     def find(self, name: object, where: str) -> Path:
         """The path of an image; if it is missing, the path that it should have.
@@ -97,7 +97,7 @@ class ImageFolders:
                             "give the folder that these names start from as the image folder"
                         )
                     return Path(found[0])
-        return Path([*self._groups[0], *self._groups[1]][0], wanted)
+        return Path(self._groups[0][0], wanted)
 
     def _relative(self, name: object, where: str) -> str:
         """The name relative to the folders, with forward slashes."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 from sat.data.annotations.record import SPLIT_OF, SPLITS, Record, split_of
@@ -149,9 +151,5 @@ def parse_fractions(text: str) -> list[float]:
 def _drawn(name: str, shares: Sequence[float]) -> str:
     """The split of a name, the same on every machine and whatever other images there are."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    position, total = int.from_bytes(digest, "big") / 2**64, 0.0
-    for split, share in zip(SPLITS, shares):
-        total += share
-        if position < total:
-            return split
-    return SPLITS[len(shares) - 1]
+    position = int.from_bytes(digest, "big") / 2**64
+    return SPLITS[bisect.bisect(list(accumulate(shares[:-1])), position)]
