@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
-from ranks import run_ranks
+from ranks import PATIENCE_SECONDS, new_store, run_ranks
 from test_distributed import HOW
 from test_resume import assert_same, states
 
@@ -44,7 +44,7 @@ def test_torchrun_evaluates_as_one_process(data, tmp_path, capsys):
     told = capsys.readouterr().out.replace("/one", "/two")
     flags += ["--results_dir", str(tmp_path / "two")]
     run = torchrun("--standalone", "--nproc_per_node", "2", str(ROOT / "eval.py"), *flags)
-    assert run.communicate(timeout=300)[0] == told
+    assert run.communicate(timeout=PATIENCE_SECONDS)[0] == told
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
@@ -68,12 +68,13 @@ def test_run_on_two_nodes_whose_rank_dies_restarts_and_ends_in_the_same_bytes(da
     run_ranks(2, fit, tiny.config(data, tmp_path / "whole", **HOW))
     script = tmp_path / "train.py"
     script.write_text(DIES_ONCE)
-    port = 20_000 + os.getpid() % 10_000
+    store = new_store()  # at a port that is free
     where = ("--nnodes", "2", "--nproc_per_node", "1", "--max_restarts", "2", "--rdzv_backend")
-    where += ("c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "test")
+    where += ("c10d", "--rdzv_endpoint", f"127.0.0.1:{store.port}", "--rdzv_id", "test")
+    where += ("--rdzv_conf", "is_host=false")
     what = (str(script), str(data), str(tmp_path / "run"))
     nodes = [torchrun(*where, *what) for _ in range(2)]
-    ends = [node.communicate(timeout=300)[1] for node in nodes]
+    ends = [node.communicate(timeout=PATIENCE_SECONDS)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], ends
     assert_same(states(tmp_path / "whole"), states(tmp_path / "run"))
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
