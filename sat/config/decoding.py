@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from typing import Any, Literal
 
 from sat.config.checks import check, check_fields
@@ -38,6 +39,16 @@ class TokenRules:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        remedy = "give at least one token a sequence"
+        check(all(self.bad_words_ids), "bad_words_ids", self.bad_words_ids, remedy)
+
+    def check_tokens(self, vocabulary_size: int) -> None:
+        """Raise `ValueError` for a token that is none of so many."""
+        first = () if self.forced_bos_token_id is None else (self.forced_bos_token_id,)
+        lines = (self.eos_token_id, first, self.forced_eos_token_id, self.suppress_tokens)
+        for token in chain(*lines, self.begin_suppress_tokens, *self.bad_words_ids):
+            remedy = f"the model has tokens 0 to {vocabulary_size - 1}"
+            check(0 <= token < vocabulary_size, "a token in the rules of decoding", token, remedy)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ def _best_of_each_image(
 
     `log_p` float[N, V] of the next words, `scores` float[N] so far. K is the largest number of
     `beams_left` int[B]; missing candidates have the score -inf.
+    Raises `FloatingPointError` where a best one is NaN.
     """
     device, width = log_p.device, int(beams_left.max())
     best, word = log_p.topk(min(width, log_p.shape[1]), dim=1)  # an image takes no more of one row
@@ -91,4 +92,10 @@ def _best_of_each_image(
     row = rows.gather(1, position // word.shape[1])
     word = ragged.pad(word).flatten(1).gather(1, position)
     found = torch.stack([row.int(), word.int(), best.view(torch.int32)]).cpu().numpy()  # one wait
-    return found[0].astype(np.int64), found[1].astype(np.int64), found[2].view(np.float32)
+    totals = found[2].view(np.float32)
+    if np.isnan(totals).any():
+        raise FloatingPointError(
+            "log-probabilities are NaN: weights or features of the model are not finite, or too "
+            "large for its precision (try float32)"
+        )
+    return found[0].astype(np.int64), found[1].astype(np.int64), totals

@@ -39,9 +39,12 @@ def apply_constraints(
     """Set the forbidden entries of log_p float[N, V] to -inf, in place, after words int[N, t].
 
     The other entries are not normalized again: the score of a caption stays the model's own. A
-    forced token has the log-probability 0.
+    forced token has the log-probability 0. Raises `ValueError` for a rule on a token that the model
+    does not have.
     """
     ends, tokens, length = end_ids(model, options), options.tokens, words.shape[1]
+    if length == 0:
+        tokens.check_tokens(log_p.shape[1])
     banned = {*tokens.suppress_tokens}
     if options.rule == "tutorial":
         banned |= {model.pad_id, model.start_id} - {*ends}

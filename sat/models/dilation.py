@@ -21,15 +21,16 @@ PROBE_SIDE = 128
 def dilate(blocks: Sequence[nn.Module], output_stride: int) -> None:
     """Let the grid have cells of `output_stride` pixels a side, in place.
 
-    Raises `ValueError` where the strides beyond it are not those of convolutions, or where
+    Raises `ValueError` where the strides beyond it are not those of convolutions alone, or where
     blocks take grids of one size alone.
     """
     finest = PROBE_SIDE // output_stride
     try:
         side = _dilate_beyond(blocks, finest)
-    except (RuntimeError, AssertionError) as error:  # the windows of MaxViT's attention
+    except (RuntimeError, AssertionError) as error:  # MaxViT's windows, a ResNet-D's shortcuts
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"output_stride is {output_stride}: this backbone takes images of one size alone; "
+            f"output_stride is {output_stride}: this backbone takes no other grid ({reason}); "
             "leave it out, or choose another"
         ) from error
     if side != finest:

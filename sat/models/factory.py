@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from sat.config.checks import check
-from sat.config.decoding import DecodingConfig
 from sat.config.model import ModelConfig, Preprocessing
 from sat.config.training import TrainConfig
 from sat.data.vocabulary import Vocabulary
@@ -138,9 +137,9 @@ def _new_vit_gpt2(
         preprocessing=dataclasses.replace(images, mean=mean, std=std),
     )
     model = _vit_gpt2(model_config, vocabulary)
-    longest = min(model.positions - 1, DecodingConfig.max_length)
-    decoding = DecodingConfig(max_length=longest)
-    return model, dataclasses.replace(model_config, decoding=decoding)
+    longest, remedy = config.validation.max_length, f"the decoder has {model.positions} positions"
+    check(longest <= model.positions, "validation.max_length", longest, remedy)
+    return model, model_config
 
 
 def _special_ids(vocabulary: Vocabulary) -> dict[str, Any]:

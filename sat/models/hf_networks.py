@@ -39,7 +39,7 @@ UNUSED = re.compile(
     r"^(encoder\.)?(vision_model\.)?(pooler|head)\.|\.position_ids$|\.attn\.(masked_)?bias$"
 )
 """weights that no caption depends on: older folders lack them, or hold more of them"""
-JOINT = re.compile("crossattention|cross_attn|encoder_attn")
+JOINT = re.compile("crossattention|cross_attn|encoder_attn|enc_to_dec_proj")
 """weights of the attention to the image, which a language model alone does not have"""
 
 
@@ -148,6 +148,13 @@ def _pretrained(family: Any, name: str | Path, **options: Any) -> Any:
     return part
 
 
+def first_position(decoder: torch.nn.Module) -> int:
+    """The position of a decoder's first token: RoBERTa and its kin begin after the padding's."""
+    tables = [getattr(part, "position_embeddings", None) for part in decoder.modules()]
+    paddings = [getattr(table, "padding_idx", None) for table in tables]
+    return max(0 if padding is None else padding + 1 for padding in paddings)
+
+
 def build_encoder_decoder(
     encoder: str,
     decoder: str,
@@ -183,6 +190,10 @@ def build_encoder_decoder(
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.is_decoder = config.add_cross_attention = True
         language = _pretrained(AutoModelForCausalLM, folder, config=config)
+    remedy = "it hides random parts of each image, give one such as google/vit-base-patch16-224"
+    check(vision.config.model_type != "vit_mae", "hf.encoder", encoder, remedy)
+    remedy = "it has no attention to an image, give one such as gpt2, bert or roberta"
+    check(any(map(JOINT.search, language.state_dict())), "hf.decoder", decoder, remedy)
     expected, known = vision.config.image_size, language.config.vocab_size
     remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"
     check(expected == image_size, "image_size", image_size, remedy)

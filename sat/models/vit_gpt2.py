@@ -20,13 +20,11 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache, VisionEncoder
 from sat.config.checks import check
 from sat.config.training import StageConfig
 from sat.models.base import FrozenPart, Normalize, Output
-from sat.models.hf_networks import FRESH_MEAN, FRESH_STD
+from sat.models.hf_networks import FRESH_MEAN, FRESH_STD, JOINT, first_position
 from sat.models.image_cache import SHARED, ImageLayer, copy_cache
 from sat.ops.packed_captions import captions_per_image
 from sat.ops.ragged_rows import RaggedRows, from_host, is_identity
 
-CROSS_ATTENTION = ("crossattention", "ln_cross_attn", "encoder_attn", "enc_to_dec_proj")
-"""in the names of its weights"""
 ATTENTION_LOCK = threading.RLock()
 """held where a decoder's config says how it attends: threads share it"""
 
@@ -74,6 +72,9 @@ class VitGpt2(nn.Module):
         inside = attention_head is None or 0 <= attention_head < heads
         check(inside, "attention_head", attention_head, remedy)
         self.attention_layer, self.attention_head = attention_layer, attention_head
+        self._first_position = first_position(network.decoder)
+        self.positions: int = config.max_position_embeddings - self._first_position
+        """the most tokens that a caption may have, the start included"""
         names = inspect.signature(network.decoder.forward).parameters
         self.cache_name = "cache" if "cache" in names else "past_key_values"  # transformers < 5.24
         self.train(network.training)
@@ -88,11 +89,11 @@ class VitGpt2(nn.Module):
 
     def set_trainable(self, stage: StageConfig, *, embeddings: bool = True) -> None:
         """Let the stage's parts learn: cross-attention, decoder or all; `embeddings` is unused."""
-        decoder = stage.trainable == "decoder"
         for name, weight in self.network.named_parameters():
-            joins = any(part in name for part in CROSS_ATTENTION)
             in_decoder = not name.startswith("encoder.")
-            weight.requires_grad_(joins or stage.trainable == "all" or (decoder and in_decoder))
+            joins = in_decoder and JOINT.search(name) is not None
+            learns = {"cross_attention": joins, "decoder": in_decoder, "all": True}
+            weight.requires_grad_(learns[stage.trainable])
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VitGpt2:
@@ -136,10 +137,8 @@ class VitGpt2(nn.Module):
 
     def set_attention_mode(self, mode: str) -> None:
         """Raises `ValueError`: this family always uses the whole attention map."""
-        raise ValueError(
-            f"test_attention is {mode!r}: a captioner of family vit_gpt2 always uses the whole "
-            "attention map, leave it out"
-        )
+        remedy = "a captioner of family vit_gpt2 always uses the whole attention map, leave it out"
+        raise ValueError(f"test_attention is {mode!r}: {remedy}")
 
     def shared_attention_mode(self) -> AbstractContextManager[None]:
         """A block without effect: attention is always soft here."""
@@ -167,6 +166,7 @@ class VitGpt2(nn.Module):
                 encoder_hidden_states=state.features,
                 use_cache=True,
                 **{self.cache_name: cache},
+                **self._position_ids(tokens.unsqueeze(1), past_length),
             )
         words, patches = cache.self_attention_cache, cache.cross_attention_cache
         return output.logits[:, -1], State(state.features, state.rows, words, patches)
@@ -194,6 +194,12 @@ class VitGpt2(nn.Module):
             return words.new_ones(words.shape[0], past + words.shape[1])  # not len: exported
         sees = words.new_ones(words.shape[1], past + words.shape[1], dtype=torch.bool)
         return sees.tril_(past)[None, None]
+
+    def _position_ids(self, words: Tensor, past: int) -> dict[str, Tensor]:
+        """Those of int[B, T] after `past` ones, for RoBERTa: its own count no start that pads."""
+        first = self._first_position + past
+        ids = torch.arange(first, first + words.shape[1], device=words.device)
+        return {"position_ids": ids[None]} if self._first_position else {}
 
     @property
     def _shares_keys(self) -> bool:
@@ -223,6 +229,7 @@ class VitGpt2(nn.Module):
                 encoder_hidden_states=self._project(features).repeat_interleave(repeats, dim=0),
                 output_attentions=output_attentions,
                 use_cache=False,
+                **self._position_ids(words, 0),
             )
         if not output_attentions:
             return Output(output.logits, None)
@@ -231,13 +238,6 @@ class VitGpt2(nn.Module):
         heads = output.cross_attentions[self.attention_layer]  # (B, H, T-1, P)
         maps = heads.mean(1) if self.attention_head is None else heads[:, self.attention_head]
         return Output(output.logits, _patches(maps) * real.unsqueeze(2))
-
-    @property
-    def positions(self) -> int:
-        """The most tokens that a caption may have, the start included."""
-        config: Any = self.decoder.config
-        taken = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-        return config.max_position_embeddings - taken
 
     def _check_length(self, words: int) -> None:
         remedy = f"the decoder has positions for {self.positions} tokens: lower max_length"

@@ -15,8 +15,8 @@ from sat.ops.ragged_rows import from_host, is_identity
 
 
 def captions_per_image(captions: int, images: int) -> int:
-    """The captions that each image has; `ValueError` unless each has as many."""
-    repeats = captions // images
+    """The captions that each image has; `ValueError` unless each has as many, one at least."""
+    repeats = captions // max(images, 1)
     if repeats * images != captions or not repeats:
         raise ValueError(f"{captions} captions of {images} images: give as many of each image")
     return repeats

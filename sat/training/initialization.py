@@ -42,7 +42,22 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
 def initial_captioner(
     config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
 ) -> Captioner:
-    """The captioner that the run resumes, continues or starts from; else a new one."""
+    """The captioner that the run resumes, continues or starts from; else a new one.
+
+    Raises `ValueError` where it does not fit the data, or samples attention that a later draw of
+    the self-critical objective would not repeat.
+    """
+    captioner = _starting_captioner(config, train, vocabulary)
+    draws_words = any(config.stage(i).objective == "self_critical" for i in config.stages)
+    remedy = "self-critical training would learn words from other regions, choose expected"
+    both = draws_words and captioner.model.samples_attention
+    check(not both, "decoder.test_attention", "sampled", remedy)
+    return captioner
+
+
+def _starting_captioner(
+    config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
+) -> Captioner:
     start = f"{config.output_dir}/last" if config.resume else config.init
     if start is None and config.stages[0] > 1:
         start = f"{config.output_dir}/best"

@@ -164,8 +164,8 @@ def training_step(
 ) -> Metrics:
     """Make one step of the optimizer on a batch, the stage's `number`-th from 0, with all ranks.
 
-    Returns the step's metrics: those of the objective, and the gradient's norm. Raises
-    `FloatingPointError`, before anything is changed, when loss or gradient is not finite.
+    Returns the step's metrics: those of the objective, and the gradient's norm. A gradient that is
+    not finite changes nothing; `read_metrics` raises for it.
     """
     parts = microbatches(batch, stage.config.accumulate)
     key = (config.seed, stage.number, number)

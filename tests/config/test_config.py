@@ -148,6 +148,7 @@ REFUSED = [
     (DecodingConfig, {"tokens": {}}, "tokens is {}: give TokenRules"),
     (TokenRules, {"suppress_tokens": ("a",)}, "suppress_tokens is ('a',): give a list, each"),
     (TokenRules, {"bad_words_ids": (1,)}, "bad_words_ids is (1,): give a list, each a list, eac"),
+    (TokenRules, {"bad_words_ids": ((1,), ())}, "bad_words_ids is ((1,), ()): give at least one"),
     (Preprocessing, {"mean": (math.nan, 0, 0)}, "mean is (nan, 0, 0): give a list of 3, each"),
     (Preprocessing, {"mean": (0.5, 0.5)}, "mean is (0.5, 0.5): give a list of 3, each a"),
     (Preprocessing, {"resize": "size=99999x99999"}, "resize is 'size=99999x99999': give squas"),

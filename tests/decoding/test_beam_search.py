@@ -215,6 +215,36 @@ def test_generate_token_rules_hold_in_every_caption(rule: str, width: int) -> No
     assert max(map(len, ended)) == 5, "the sixth token is the end"
 
 
+@pytest.mark.parametrize("sampling", [False, True])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"eos_token_id": (-1,)},
+        {"forced_bos_token_id": 6},
+        {"suppress_tokens": (1, 6)},
+        {"bad_words_ids": ((1, 6),)},
+    ],
+    ids=str,
+)
+def test_generate_rule_on_a_token_that_the_model_lacks_raises(rule: dict, sampling: bool) -> None:
+    options = DecodingConfig(tokens=TokenRules(**rule), do_sample=sampling)
+    with pytest.raises(ValueError, match=r"decoding is (-1|6): the model has tokens 0 to 5"):
+        generate(Toy(words=3), photos(2), options)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_beam_search_of_a_model_that_gives_nan_raises(monkeypatch, width: int) -> None:
+    step = Toy.step
+
+    def broken(self: Toy, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        logits, state = step(self, tokens, state)
+        return logits.index_fill(1, torch.tensor([1]), float("nan")), state
+
+    monkeypatch.setattr(Toy, "step", broken)
+    with pytest.raises(FloatingPointError, match="log-probabilities are NaN: weights or features"):
+        generate(Toy(words=3), photos(2, NEVER), DecodingConfig(beam_size=width))
+
+
 def test_beam_search_repetition_penalty_makes_repeats_rarer() -> None:
     toy, images = Toy(words=4), photos(*[NEVER] * 8)
 

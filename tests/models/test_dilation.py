@@ -34,9 +34,14 @@ def test_stride_that_is_no_convolutions_is_refused():
         Encoder(None, backbone="vgg11", weights="none", output_stride=16)
 
 
-def test_output_stride_of_a_backbone_with_fixed_windows_raises_value_error():
-    with pytest.raises(ValueError, match="output_stride is 16: this backbone takes images of one"):
-        Encoder(None, backbone="maxvit_t", weights="none", output_stride=16)
+@pytest.mark.parametrize(
+    "backbone", ["maxvit_t", "timm:maxvit_pico_rw_256", "timm:resnet10t"], ids=str
+)
+def test_output_stride_of_fixed_windows_or_pooled_shortcuts_raises_value_error(backbone):
+    if backbone.startswith("timm"):
+        pytest.importorskip("timm")
+    with pytest.raises(ValueError, match="output_stride is 16: this backbone takes no other grid"):
+        Encoder(None, backbone=backbone, weights="none", output_stride=16)
 
 
 def test_native_stride_changes_nothing():

@@ -13,6 +13,9 @@ from sat.commands.train import parse
 from sat.config.model import ModelConfig, Preprocessing
 from sat.models.factory import build_model
 
+OPT = {"hidden_size": 8, "word_embed_proj_dim": 8, "ffn_dim": 8}
+OPT |= {"num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 8}
+"""takes features of images without an error, and leaves them aside"""
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,6 +48,11 @@ def test_fresh_parts_start_from_weights_that_suit_their_width():
     ("values", "sentence"),
     [
         ({"decoder": "fresh:gpt5"}, "hf.decoder is 'fresh:gpt5': give fresh: and a model type"),
+        (
+            {"decoder": "fresh:opt", "decoder_config": OPT},
+            "hf.decoder is 'fresh:opt': it has no attention to an image",
+        ),
+        ({"encoder": "fresh:vit_mae"}, "hf.encoder is 'fresh:vit_mae': it hides random parts"),
         (
             {"decoder_config": {"n_layers": 3}},
             "hf.decoder_config.n_layers is 3: gpt2 has no such key, the nearest are n_layer, ",

@@ -12,6 +12,7 @@ import torch
 from tiny_vit import DECODERS, ENCODERS, OTHER_DECODERS
 
 from sat.config.training import StageConfig
+from sat.models.vit_gpt2 import VitGpt2
 from sat.training.losses import cross_entropy
 
 CAPTIONS = torch.tensor([[2, 4, 5, 6, 7, 3], [2, 8, 3, 1, 1, 1], [2, 9, 10, 4, 3, 1]])
@@ -24,7 +25,17 @@ PAIRS += [("fresh:vit", name) for name in [*DECODERS, *OTHER_DECODERS] if name !
 @torch.inference_mode()
 def test_stepping_with_the_cache_is_the_whole_pass(encoder, decoder):
     """Beams reordered on the way, and an older state that must survive the newer ones."""
-    model = tiny_vit.model(encoder=encoder, decoder=decoder)
+    check_steps(tiny_vit.model(encoder=encoder, decoder=decoder))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@torch.inference_mode()
+def test_stepping_from_a_start_that_pads_is_the_whole_pass(decoder):
+    """GPT-2's tokens have one special: RoBERTa counted the start among the padding."""
+    check_steps(tiny_vit.model(tiny_vit.Words(one_special=True, special=2), decoder=decoder))
+
+
+def check_steps(model: VitGpt2) -> None:
     features = tiny_vit.features(model)
     whole = model(features, CAPTIONS, LENGTHS)
     order = torch.tensor([2, 0, 1, 0])
@@ -205,12 +216,14 @@ def test_unlearnable_choices_are_named():
         tiny_vit.model(attention_head=2)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", [*DECODERS, "fresh:xlm-roberta", "fresh:camembert"])
 @torch.inference_mode()
 def test_a_caption_longer_than_the_positions_is_named(decoder):
+    """XLM-RoBERTa and CamemBERT count from after the padding, as RoBERTa."""
     key = "n_positions" if decoder == "fresh:gpt2" else "max_position_embeddings"
-    positions = 5 + tiny_vit.DECODERS[decoder][key] - 24
-    model = tiny_vit.model(decoder=decoder, decoder_config={key: positions})
+    sizes = tiny_vit.DECODERS.get(decoder, tiny_vit.DECODERS["fresh:roberta"])
+    changed = sizes | {key: 5 + sizes[key] - 24}
+    model = tiny_vit.model(decoder=decoder, decoder_config=changed)
     features = tiny_vit.features(model)
     model(features, CAPTIONS, LENGTHS)
     with pytest.raises(ValueError, match="caption is 6: the decoder has positions for 5 tokens"):

@@ -37,7 +37,7 @@ def test_packed_captions_repeat_gives_rows_of_each_captions_image() -> None:
     assert packed.repeat(features).flatten().tolist() == [2, 1, 1, 2]
 
 
-@pytest.mark.parametrize("images", [2, 6])
+@pytest.mark.parametrize("images", [0, 2, 6])
 def test_packed_captions_uneven_per_image_raises(images: int) -> None:
     with pytest.raises(ValueError, match=f"3 captions of {images} images: give as many of each"):
         PackedCaptions(LENGTHS, CAPTIONS.shape, torch.zeros(images, 1))

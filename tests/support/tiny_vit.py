@@ -46,11 +46,12 @@ OTHER_DECODERS: dict[str, dict] = {"fresh:mbart": BART, "fresh:trocr": BART}
 
 
 class Words:
-    """A vocabulary of a few nameless words; `one_special`: start, end and padding are one."""
+    """A vocabulary of a few nameless words; `one_special`: start, end and padding are `special`."""
 
-    def __init__(self, size: int = 11, *, one_special: bool = False) -> None:
+    def __init__(self, size: int = 11, *, one_special: bool = False, special: int = 0) -> None:
         self.size = size
-        self.start_id, self.end_id, self.pad_id = (0, 0, 0) if one_special else (2, 3, 1)
+        one = (special, special, special)
+        self.start_id, self.end_id, self.pad_id = one if one_special else (2, 3, 1)
         self.unk_id = None
 
     def __len__(self) -> int:

@@ -5,9 +5,11 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 from steps import parts_and_loss, self_critical_objective, step
 
+from sat.config.decoding import DecodingConfig
 from sat.config.training import StageConfig, TrainConfig
 from sat.data.dataloader import Batch
 from sat.metrics.cider import CiderD
@@ -16,6 +18,7 @@ from sat.models.show_attend_tell import ShowAttendTell
 from sat.training.losses import policy_gradient
 from sat.training.objectives import self_critical
 from sat.training.objectives.self_critical import SelfCriticalObjective, reward_of
+from sat.training.trainer import fit
 
 PAD, UNK, START, END, WORDS = 0, 4, 5, 6, (1, 2, 3)
 IMAGES = 128
@@ -109,6 +112,21 @@ def test_steps_estimate_that_gradient_within_their_standard_error(
     assert far[exact.abs() > 1e-6].square().mean().item() < 5**2
 
 
+@pytest.mark.parametrize("baseline", ["leave_one_out", "greedy"])
+def test_captions_drawn_are_no_longer_than_those_of_validation(model, baseline):
+    """A decoder of few positions has none for 22 words."""
+    asked = []
+    reward = SimpleNamespace(score=lambda image, words: asked.append(words) or 0.0)
+    config = TrainConfig(validation=DecodingConfig(beam_size=1, max_length=4))
+    with torch.no_grad():
+        model.decoder.fc.bias[END] -= 100
+    stage = StageConfig(samples=2, baseline=baseline)
+    objective = SelfCriticalObjective(model, config, stage, reward)
+    features = torch.randn(2, 3, 4)
+    objective.expected_loss(features, Batch(features, None, None, torch.tensor([7, 9])))
+    assert {len(words) for words in asked} == {4}
+
+
 def test_each_caption_is_judged_by_what_the_model_says_without_drawing(model, monkeypatch):
     """Worked out from the rewards that were asked for: the draws, then the greedy caption.
 
@@ -190,3 +208,12 @@ def test_drawn_words_that_name_objects_are_looked_at(model):
     assert drawn.indices.tolist() == [7, 9]
     assert drawn.views.tolist() == [0, 1]
     assert loss.item() == pytest.approx(3 * alphas[..., 0].sum().item() / 4)
+
+
+def test_sampled_attention_is_refused_before_training(tmp_path):
+    """The regions of a caption drawn would be others than those that its words learn from."""
+    data = tiny.prepare(tmp_path / "data")
+    sampled = {"decoder": {"test_attention": "sampled"}, "stages": (1, 3)}
+    with pytest.raises(ValueError, match=r"decoder.test_attention is 'sampled': self-cr"):
+        fit(tiny.config(data, tmp_path / "run", **sampled))
+    assert not (tmp_path / "run").exists()

@@ -221,6 +221,10 @@ def test_what_cannot_work_is_said_before_anything_is_done(data, tmp_path):
         ({"data_folder": str(words)}, "holds the words of a word map: prepare .* --tokenizer"),
         ({"alpha_c": 0.1}, "alpha_c is 0.1: vit_gpt2 has no such penalty"),
         ({"embeddings": "glove.txt"}, "embeddings is 'glove.txt': vit_gpt2 brings its own"),
+        (
+            {"validation": DecodingConfig(beam_size=1, max_length=17)},
+            "validation.max_length is 17: the decoder has 16 positions",
+        ),
     ]
     for changes, sentence in refused:
         with pytest.raises(ValueError, match=sentence):

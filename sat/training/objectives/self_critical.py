@@ -47,8 +47,8 @@ class SelfCriticalObjective:
 
     A caption is measured against the mean of the image's other ones ("leave_one_out", which needs
     no caption beside them) or against its "greedy" one. Dropout is off, so that captions are drawn
-    from exactly the distribution that learns. With `boxes`, attention is supervised at the words
-    drawn that name objects.
+    from exactly the distribution that learns; they are no longer than those of validation. With
+    `boxes`, attention is supervised at the words drawn that name objects.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class SelfCriticalObjective:
         self.boxes, self.box_weight = boxes, config.box_weight
         self.samples, self.baseline = stage.samples, stage.baseline
         self.reward = reward
+        longest = min(DRAWING.max_length, config.validation.max_length)
+        self.drawing = replace(DRAWING, max_length=longest, num_return_sequences=stage.samples)
 
     @contextmanager
     def step(self, batch: Batch, number: int) -> Iterator[Loss]:
@@ -79,12 +81,13 @@ class SelfCriticalObjective:
     def expected_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, float]:
         """A loss whose gradient is, on average, that of minus the expected reward; mean reward."""
         model, device = self.model, features.device
-        options = replace(DRAWING, num_return_sequences=self.samples)
         with torch.no_grad(), autocast(self.precision, device):
-            drawn = _token_lists(sample(model, features, options), model.end_id)
+            drawn = _token_lists(sample(model, features, self.drawing), model.end_id)
             rewards = self._rewards(batch, drawn).to(device)  # (B, S)
             if self.baseline == "greedy":
-                options = replace(DRAWING, do_sample=False, beam_size=1)
+                options = replace(
+                    self.drawing, do_sample=False, beam_size=1, num_return_sequences=1
+                )
                 greedy = _token_lists(beam_search(model, features, options), model.end_id)
                 level = self._rewards(batch, greedy).to(device)  # (B, 1)
             else:
