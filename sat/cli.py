@@ -201,8 +201,8 @@ def cli_errors() -> Iterator[None]:
 
 def _nobody_reads() -> bool:
     """Whether stdout is a pipe that was closed; what is left to print goes nowhere then."""
-    stdout = sys.stdout
-    if stdout is None or stdout is not sys.__stdout__ or not hasattr(select, "poll"):
+    stdout: Any = sys.__stdout__
+    if stdout is None or sys.stdout is not stdout or not hasattr(select, "poll"):
         return False
     poll = select.poll()
     poll.register(stdout, 0)
