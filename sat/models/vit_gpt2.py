@@ -32,7 +32,7 @@ ATTENTION_LOCK = threading.RLock()
 class State(NamedTuple):
     """The state of the decoder between two tokens."""
 
-    features: Tensor  # float[I, P, W]
+    features: Tensor  # float[I, P, W]; of the N rows where they do not share keys
     rows: RaggedRows  # the image of each of the N rows
     words: DynamicCache  # keys and values of the words so far
     patches: Cache  # those of the patches
