@@ -131,7 +131,9 @@ class DecodingConfig:
         `do_sample=False` switches all sampling off that the other choices do not ask for.
         """
         if "num_beams" in choices:
-            choices["beam_size"] = choices.pop("num_beams")
+            beams = choices.pop("num_beams")
+            check("beam_size" not in choices, "num_beams", beams, "it is beam_size: give one")
+            choices["beam_size"] = beams
         if choices.get("do_sample") is False:
             choices = {name: getattr(DecodingConfig, name) for name in SAMPLING} | choices
         known = {item.name for item in fields(self)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from sat.config.checks import check
-from sat.config.model import ModelConfig, Preprocessing
+from sat.config.model import ModelConfig, Preprocessing, VitGpt2Config
 from sat.config.training import TrainConfig
 from sat.data.vocabulary import Vocabulary
 from sat.data.word_vectors import load_embeddings
@@ -137,9 +137,25 @@ def _new_vit_gpt2(
         preprocessing=dataclasses.replace(images, mean=mean, std=std),
     )
     model = _vit_gpt2(model_config, vocabulary)
+    _check_that_parts_run(model, config.hf, images.size)
     longest, remedy = config.validation.max_length, f"the decoder has {model.positions} positions"
     check(longest <= model.positions, "validation.max_length", longest, remedy)
     return model, model_config
+
+
+def _check_that_parts_run(model: VitGpt2, hf: VitGpt2Config, side: int) -> None:
+    """Raise `ValueError` unless one image passes through both parts, at once and in steps."""
+    words = torch.tensor([[model.start_id, model.end_id, model.end_id]])
+    try:
+        with torch.inference_mode():
+            features = model.encode(torch.zeros(1, 3, side, side))
+            model(features, words, torch.tensor([words.shape[1]]))
+            model.step(words[:, 0], model.start(features))
+    except Exception as error:  # of any kind: the parts are transformers' own
+        raise ValueError(
+            f"hf.encoder {hf.encoder} and hf.decoder {hf.decoder} do not run together "
+            f"({type(error).__name__}: {error}): choose others, as fresh:vit and fresh:gpt2"
+        ) from error
 
 
 def _special_ids(vocabulary: Vocabulary) -> dict[str, Any]:

@@ -190,6 +190,9 @@ def build_encoder_decoder(
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.is_decoder = config.add_cross_attention = True
         language = _pretrained(AutoModelForCausalLM, folder, config=config)
+    sees = vision.main_input_name == "pixel_values" and hasattr(vision.config, "image_size")
+    remedy = "it is no vision transformer, give one such as google/vit-base-patch16-224"
+    check(sees, "hf.encoder", encoder, remedy)
     remedy = "it hides random parts of each image, give one such as google/vit-base-patch16-224"
     check(vision.config.model_type != "vit_mae", "hf.encoder", encoder, remedy)
     remedy = "it has no attention to an image, give one such as gpt2, bert or roberta"

@@ -32,7 +32,7 @@ ATTENTION_LOCK = threading.RLock()
 class State(NamedTuple):
     """The state of the decoder between two tokens."""
 
-    features: Tensor  # float[I, P, W]
+    features: Tensor  # float[I, P, W]; of the N rows where they do not share keys
     rows: RaggedRows  # the image of each of the N rows
     words: DynamicCache  # keys and values of the words so far
     patches: Cache  # those of the patches
@@ -166,7 +166,6 @@ class VitGpt2(nn.Module):
                 encoder_hidden_states=state.features,
                 use_cache=True,
                 **{self.cache_name: cache},
-                **self._position_ids(tokens.unsqueeze(1), past_length),
             )
         words, patches = cache.self_attention_cache, cache.cross_attention_cache
         return output.logits[:, -1], State(state.features, state.rows, words, patches)
@@ -195,11 +194,11 @@ class VitGpt2(nn.Module):
         sees = words.new_ones(words.shape[1], past + words.shape[1], dtype=torch.bool)
         return sees.tril_(past)[None, None]
 
-    def _position_ids(self, words: Tensor, past: int) -> dict[str, Tensor]:
-        """Those of int[B, T] after `past` ones, for RoBERTa: its own count no start that pads."""
-        first = self._first_position + past
+    def _position_ids(self, words: Tensor) -> dict[str, Tensor]:
+        """Those of RoBERTa's steps for int[B, T]; its whole pass leaves a start that pads out."""
+        first = self._first_position
         ids = torch.arange(first, first + words.shape[1], device=words.device)
-        return {"position_ids": ids[None]} if self._first_position else {}
+        return {"position_ids": torch.where(words == first - 1, first - 1, ids)} if first else {}
 
     @property
     def _shares_keys(self) -> bool:
@@ -229,7 +228,7 @@ class VitGpt2(nn.Module):
                 encoder_hidden_states=self._project(features).repeat_interleave(repeats, dim=0),
                 output_attentions=output_attentions,
                 use_cache=False,
-                **self._position_ids(words, 0),
+                **self._position_ids(words),
             )
         if not output_attentions:
             return Output(output.logits, None)

@@ -22,7 +22,7 @@ def digest(module: nn.Module, salt: str = "") -> str:
     return found.hexdigest()
 
 
-def read(path: str, choices: tuple[str, ...] = ("DEFAULT",)) -> dict[str, Tensor]:
+def read(path: str, choices: tuple[str, ...] = ("default",)) -> dict[str, Tensor]:
     """The state dict in a local file, read without executing anything in it."""
     if not Path(path).is_file():
         raise FileNotFoundError(

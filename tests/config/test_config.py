@@ -287,6 +287,11 @@ def test_changed_with_do_sample_false_switches_off_the_sampling_that_was_not_ask
     assert (asked.temperature, asked.top_k, asked.top_p) == (1.0, 7, 1.0)
 
 
+def test_changed_with_both_names_of_the_beam_size_raises():
+    with pytest.raises(ValueError, match="num_beams is 5: it is beam_size: give one"):
+        DecodingConfig().changed(beam_size=3, num_beams=5)
+
+
 def test_fine_tunes_with_an_encoder_rate_is_true():
     assert not TrainConfig().stage1.fine_tunes
     assert TrainConfig().stage2.fine_tunes

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 import tiny_vit
-from transformers import GPT2Config, RobertaConfig, SwinConfig, ViTConfig
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    GPT2Config,
+    ResNetConfig,
+    ResNetModel,
+    RobertaConfig,
+    SwinConfig,
+    ViTConfig,
+)
 
 from sat.commands.train import parse
 from sat.config.model import ModelConfig, Preprocessing
@@ -73,6 +82,20 @@ def test_fresh_parts_start_from_weights_that_suit_their_width():
 def test_fresh_part_that_cannot_be_built_raises_one_sentence(values, sentence):
     with pytest.raises(ValueError, match=sentence):
         tiny_vit.model(**values)
+
+
+def test_encoder_that_is_no_vision_transformer_is_refused(tmp_path, monkeypatch):
+    """A network of words, one of convolutions, and both halves of CLIP at once."""
+    monkeypatch.setitem(tiny_vit.ENCODERS, "fresh:bert", tiny_vit.BERT)
+    sizes = [8, 8]
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=sizes, depths=[1, 1], layer_type="basic")
+    ResNetModel(resnet).save_pretrained(tmp_path / "resnet")
+    text, vision = (tiny_vit.VISION | {"vocab_size": 11}, tiny_vit.VISION | {"image_size": 32})
+    clip = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    CLIPModel(clip).save_pretrained(tmp_path / "clip")
+    for name in ("fresh:bert", str(tmp_path / "resnet"), str(tmp_path / "clip")):
+        with pytest.raises(ValueError, match=f"hf.encoder is '{name}': it is no vision transf"):
+            tiny_vit.model(encoder=name)
 
 
 @pytest.mark.parametrize(("recipe", "size"), [("shapes", 112), ("flickr8k", 224)])

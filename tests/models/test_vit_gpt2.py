@@ -31,7 +31,7 @@ def test_stepping_with_the_cache_is_the_whole_pass(encoder, decoder):
 @pytest.mark.parametrize("decoder", DECODERS)
 @torch.inference_mode()
 def test_stepping_from_a_start_that_pads_is_the_whole_pass(decoder):
-    """GPT-2's tokens have one special: RoBERTa counted the start among the padding."""
+    """GPT-2's tokens have one special: RoBERTa's whole pass counts words from after that start."""
     check_steps(tiny_vit.model(tiny_vit.Words(one_special=True, special=2), decoder=decoder))
 
 

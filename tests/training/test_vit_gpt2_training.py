@@ -25,6 +25,7 @@ from sat.data.dataloader import Batch, CaptionBatchSampler
 from sat.data.dataset import CaptionDataset, find_data_name
 from sat.data.prepare import create_input_files
 from sat.data.tokenizer import SubwordTokenizer
+from sat.models.vit_gpt2 import VitGpt2
 from sat.training.losses import doubly_stochastic_penalty
 from sat.training.objectives.cross_entropy import CrossEntropyObjective
 from sat.training.optim import warm_up
@@ -234,6 +235,20 @@ def test_what_cannot_work_is_said_before_anything_is_done(data, tmp_path):
         recipe(data, tmp_path, stage1=StageConfig(trainable="all"))
     with pytest.raises(ValueError, match=r"stage1.captions_per_sample is 2: captions random"):
         recipe(data, tmp_path, captions="random", stage1=StageConfig(captions_per_sample=2))
+
+
+@pytest.mark.parametrize("part", ["encode", "forward", "step"])
+def test_parts_that_do_not_run_together_are_refused_before_training(
+    data, tmp_path, monkeypatch, part
+):
+    def fail(*_: object, **how: object) -> None:
+        raise RuntimeError("4 is not 3")
+
+    monkeypatch.setattr(VitGpt2, part, fail)
+    sentence = r"fresh:vit and hf.decoder fresh:gpt2 do not run together \(RuntimeError: 4 is not 3"
+    with pytest.raises(ValueError, match=sentence):
+        fit(recipe(data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
