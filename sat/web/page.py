@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -12,7 +13,7 @@ import gradio
 
 from sat.atomic_io import write_json
 from sat.captioner import Captioner, CaptionResult, load
-from sat.data.image_sources import SAMPLES
+from sat.data.image_sources import SAMPLES, shortened
 from sat.visualize import visualize_att
 from sat.web.view import STYLE, caption_html, error_html
 
@@ -97,7 +98,7 @@ def answer(
     number: int,
     sample: bool,
     top_p: float,
-    seed: int,
+    seed: int | None,
     kind: str,
     *,
     progress: Any,
@@ -113,7 +114,7 @@ def answer(
         raise gradio.Error(f"{len(paths)} images are given: caption {MOST_IMAGES} at a time")
     options: dict[str, Any] = {"num_return_sequences": int(number)}
     if sample:
-        options |= {"do_sample": True, "top_p": top_p, "seed": int(seed), "beam_size": 1}
+        options |= {"do_sample": True, "top_p": top_p, "seed": int(seed or 0), "beam_size": 1}
     else:
         options |= {"do_sample": False, "beam_size": max(int(beam_size), int(number))}
     try:
@@ -127,7 +128,9 @@ def answer(
         try:
             results = captioner.candidates([path], **options)[0]
         except (ValueError, OSError) as error:
-            shown.append(error_html(name, error))
+            reason = str(error).removeprefix(f"{shortened(path)}: ")
+            folder = f"{Path(path).parent}{os.sep}"  # the server's, which no visitor may see
+            shown.append(error_html(name, reason.replace(folder, "")))
             continue
         shown.append(caption_html(name, results))
         captioned.append((name, results))

@@ -67,9 +67,9 @@ def caption_html(name: str, results: Sequence[CaptionResult]) -> str:
     )
 
 
-def error_html(name: str, error: Exception) -> str:
+def error_html(name: str, reason: str) -> str:
     """One sentence on the page about an image that cannot be captioned."""
-    return f'<p class="sat-error" role="alert">{html.escape(f"{name}: {error}")}</p>'
+    return f'<p class="sat-error" role="alert">{html.escape(f"{name}: {reason}")}</p>'
 
 
 def _layer(i: int, result: CaptionResult) -> str:
