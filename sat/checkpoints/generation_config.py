@@ -9,6 +9,7 @@ import dataclasses
 import logging
 from typing import Any
 
+from sat.config.checks import from_dict
 from sat.config.decoding import SAMPLING, DecodingConfig, TokenRules
 
 logger = logging.getLogger(__name__)
@@ -87,11 +88,9 @@ def _token_rules(values: dict[str, Any]) -> TokenRules:
             value = value[1:] if isinstance(value, list) else None
         elif isinstance(value, int) and item.name != "forced_bos_token_id":
             value = [value]
-        if isinstance(value, list):
-            value = tuple(tuple(part) if isinstance(part, list) else part for part in value)
         if value is not None:
             rules[item.name] = value
-    return TokenRules(**rules)
+    return from_dict(TokenRules, rules)
 
 
 def _lists(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, Sampler
 
 from sat.config.checks import check
 from sat.data.dataset import CaptionDataset, Sample
@@ -207,15 +207,15 @@ def evaluation_loader(
     """A loader of every image once, in order; `share` (rank, ranks) takes every ranks-th batch."""
     check(batch_size >= 1, "batch_size", batch_size, "give at least 1")
     check(workers >= 0, "workers", workers, "give 0 to read in this process, or more")
-    images = Subset(dataset, range(0, len(dataset), dataset.captions_per_image))
+    captions = range(0, len(dataset), dataset.captions_per_image)  # the first of each image
     rank, ranks = share
-    starts = range(rank * batch_size, len(images), ranks * batch_size)
-    batches = [list(range(i, min(i + batch_size, len(images)))) for i in starts]
-    return _loader(images, batches, 1, workers, pin)
+    starts = range(rank * batch_size, len(captions), ranks * batch_size)
+    batches = [captions[start : start + batch_size] for start in starts]
+    return _loader(dataset, batches, 1, workers, pin)
 
 
 def _loader(
-    dataset: Any, batches: Any, group_size: int, workers: int, pin: bool
+    dataset: CaptionDataset, batches: Any, group_size: int, workers: int, pin: bool
 ) -> DataLoader[Sample]:
     return DataLoader(
         dataset,

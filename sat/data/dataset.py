@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -107,7 +107,7 @@ class CaptionDataset(Dataset[Sample]):
     def __getitem__(self, index: int | tuple[int, int]) -> Sample:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: list[int | tuple[int, int]]) -> list[Sample]:
+    def __getitems__(self, indices: Iterable[int | tuple[int, int]]) -> list[Sample]:
         """The samples of a batch; captions in a row that share an image read it once."""
         samples: list[Sample] = []
         last: tuple[int, int] | None = None  # image and view
