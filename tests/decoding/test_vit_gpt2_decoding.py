@@ -4,8 +4,8 @@ The rules agree for greedy decoding, and for beams as long as none has ended. Th
 goes on with one beam fewer (the tutorial's rule), while Hugging Face keeps the width. Ours never
 produces start or padding, unless they are also the end, as in GPT-2.
 
-The networks compute in double precision: no processor's rounding comes near to the distance of
-two words (0.0001 of noise in the logits changes no caption).
+The networks compute in double precision, and the images are some whose best captions are well
+apart: noise of 0.0003 in every logit changes none of them, a hundred times what rounding does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sat.config.decoding import DecodingConfig
 from sat.decoding.generate import generate
 from sat.models.vit_gpt2 import VitGpt2
 
-IMAGES = 8
+IMAGES, SEED = 8, 2
 
 
 def decoder_model(decoder: str = "fresh:gpt2") -> VitGpt2:
@@ -52,7 +52,7 @@ def cut(line: list[int]) -> list[int]:
 @pytest.mark.parametrize("decoder", tiny_vit.DECODERS)
 def test_vit_gpt2_greedy_equals_hugging_face(decoder):
     model = decoder_model(decoder)
-    features = tiny_vit.features(model, IMAGES)
+    features = tiny_vit.features(model, IMAGES, SEED)
     ours = generate(model, features, DecodingConfig(beam_size=1, max_length=12))
     found = theirs(model, features, num_beams=1, max_new_tokens=12)
     expected = [cut(line) for line in found.sequences.tolist()]
@@ -66,7 +66,7 @@ def test_vit_gpt2_greedy_equals_hugging_face(decoder):
 @pytest.mark.parametrize("width", [2, 4])
 def test_vit_gpt2_beams_before_any_end_equal_hugging_face(decoder, width):
     model = decoder_model(decoder)
-    features = tiny_vit.features(model, IMAGES)
+    features = tiny_vit.features(model, IMAGES, SEED)
     options = DecodingConfig(
         beam_size=width, max_length=6, min_length=6, num_return_sequences=width
     )
@@ -86,7 +86,7 @@ def test_vit_gpt2_beams_before_any_end_equal_hugging_face(decoder, width):
 @pytest.mark.parametrize("width", [1, 3])
 def test_vit_gpt2_beams_that_end_equal_textbook_search(width):
     model = decoder_model()
-    features = tiny_vit.features(model, IMAGES)
+    features = tiny_vit.features(model, IMAGES, SEED)
     options = DecodingConfig(beam_size=width, max_length=7, num_return_sequences=width)
     ours = generate(model, features, options)
     ends = 0
@@ -160,7 +160,7 @@ def test_vit_gpt2_sampling_draws_from_the_probabilities_of_hugging_face(
 ):
     """Those of every token, after temperature, top-k and nucleus; both go on with given tokens."""
     model, length = decoder_model(decoder), 4
-    features = tiny_vit.features(model, IMAGES)
+    features = tiny_vit.features(model, IMAGES, SEED)
     tokens = torch.randint(1, 11, (length, IMAGES), generator=torch.Generator().manual_seed(3))
     drawn_from: list[torch.Tensor] = []
 
