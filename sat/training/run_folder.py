@@ -31,7 +31,8 @@ MAY_CHANGE = {
 """settings that may be others when a run is resumed"""
 OF_THE_MODEL = ("family", "encoder", "decoder", "hf", "embeddings", "init")
 """settings that last/ brings, and no resuming changes"""
-FIXED = ("stages", "fingerprint of the data")
+FIXED = ("stages", "optimizer", "fingerprint of the data")
+"""others that no resuming changes: of another optimizer there is no state"""
 
 
 def resume_where_possible(config: TrainConfig) -> TrainConfig:
@@ -93,7 +94,7 @@ def _check_settings(config: TrainConfig, before: dict[str, Any], now: dict[str, 
     for name, value in before.items():
         if (value is None and name == "fingerprint of the data") or now.get(name, value) == value:
             continue  # earlier versions knew other names, and no manifests
-        fixed = name in FIXED or name.partition(".")[0] in OF_THE_MODEL
+        fixed = name.rpartition(".")[2] in FIXED or name.partition(".")[0] in OF_THE_MODEL
         if fixed or name not in config.resume_changed:
             ways = "start another one"
             if not fixed:

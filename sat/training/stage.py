@@ -54,10 +54,13 @@ class Stage:
         return {"optimizer": self.optimizer.state_dict(), "average": average}
 
     def load_state_dict(self, saved: dict[str, Any], lr_scale: float) -> None:
-        """Go on from a `state_dict`, with the learning rates of the config times `lr_scale`."""
+        """Go on from a `state_dict`, with the learning rates of the config times `lr_scale`.
+
+        A moving average that the saved stage did not take begins here.
+        """
         self.optimizer.load_state_dict(saved["optimizer"])
         set_learning_rates(self.optimizer, self.config, lr_scale)
-        if self.ema is not None:
+        if self.ema is not None and saved["average"] is not None:
             self.ema.load_state_dict(saved["average"])
 
     def averaged(self, captioner: Captioner) -> Captioner:

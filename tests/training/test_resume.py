@@ -312,6 +312,13 @@ def test_what_has_been_run_cannot_be_another_run_when_resumed(data, tmp_path):
         ),
         ({"alpha_c": 0.0, "resume_changed": ("seed",)}, "alpha_c is 0.0, but the run in .* 0.1"),
         ({"decoder": {"dropout": 0.1}, "resume_changed": ("decoder.dropout",)}, "another one$"),
+        (
+            {
+                "stage1": {"epochs": 2, "optimizer": "rmsprop"},
+                "resume_changed": ("stage1.optimizer",),
+            },
+            "stage1.optimizer is rmsprop, but the run in .* has adam: .*start another one$",
+        ),
         ({"resume_changed": ("alpha_d",)}, "resume_changed is 'alpha_d': .*, try alpha_c$"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -325,6 +332,22 @@ def test_settings_that_may_change_or_are_named_are_resumed_with(data, tmp_path):
     fit(tiny.config(data, tmp_path / "run", **changes, **named))
     assert [line["learning_rate"] for line in tiny.log(tmp_path / "run")] == [0.01, 0.5]
     fit(tiny.config(data, tmp_path / "run", **changes, resume=True))  # it is the run's own now
+
+
+def test_moving_average_may_begin_where_a_run_is_resumed(data, tmp_path, monkeypatch):
+    fit(tiny.config(data, tmp_path / "run", stage1={"epochs": 1}))
+    before = tiny.weights(native.load(tmp_path / "run" / "last")[0])
+    seen, update = [], MovingAverage.update_parameters
+
+    def watched(average: MovingAverage, model: torch.nn.Module) -> None:
+        seen.append(tiny.weights(average.module))
+        update(average, model)
+
+    monkeypatch.setattr(MovingAverage, "update_parameters", watched)
+    changes = {"stage1": {"epochs": 2, "ema": 0.9}, "resume_changed": ("stage1.ema",)}
+    fit(tiny.config(data, tmp_path / "run", **changes, resume=True))
+    assert len(seen) == 3
+    assert tiny.equal(seen[0], before)
 
 
 def test_every_setting_that_may_change_is_one():
