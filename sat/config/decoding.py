@@ -120,7 +120,10 @@ class DecodingConfig:
         `do_sample=False` switches all sampling off that the other choices do not ask for.
         """
         if "num_beams" in choices:
-            choices["beam_size"] = choices.pop("num_beams")
+            beams = choices.pop("num_beams")
+            both = "that is another name of beam_size: give one of them"
+            check("beam_size" not in choices, "num_beams", beams, both)
+            choices["beam_size"] = beams
         if choices.get("do_sample") is False:
             choices = {name: getattr(DecodingConfig, name) for name in SAMPLING} | choices
         known = {field.name for field in fields(self)}

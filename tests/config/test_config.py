@@ -324,3 +324,9 @@ def test_add_flags_of_a_dict_field_parses_keys_and_json(flags):
     parser = ArgumentParser(prog="toy")
     add_flags(parser, VitGpt2Config)
     assert parser.parse_args(flags).decoder_config == {"n_layer": 2, "attn_pdrop": 0.3}
+
+
+def test_decoding_with_both_names_of_the_beam_size_is_refused():
+    assert DecodingConfig().changed(num_beams=4) == DecodingConfig(beam_size=4)
+    with pytest.raises(ValueError, match="num_beams is 4: that is another name of beam_size"):
+        DecodingConfig().changed(beam_size=3, num_beams=4)
