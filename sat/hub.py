@@ -72,18 +72,25 @@ def push(
     """Upload a checkpoint without trainer.pt, and return the address of the repository.
 
     What else lies in the folder stays here. The repository is created if it does not exist. The
-    model card says how to load it from there.
+    model card says how to load it from there. Raises `OSError` if the Hub does not take it.
     """
     api = check_pushable(repository).HfApi(token=token)
-    api.create_repo(repository, repo_type="model", private=private, exist_ok=True)
     target = {"repo_id": repository, "repo_type": "model", "commit_message": commit_message}
     names = [path.name for path in Path(folder).iterdir() if path.is_file()]
     files = [name for name in names if any(fnmatch(name, pattern) for pattern in OWN)]
     given = {"allow_patterns": files, "ignore_patterns": [TRAINER, CARD]}
-    address = api.upload_folder(folder_path=str(folder), **given, **target)
     card = (Path(folder) / CARD).read_text(encoding="utf-8")
     card = IN_CARD.sub(f'sat.load("{repository}")', card)
-    api.upload_file(path_or_fileobj=card.encode(), path_in_repo=CARD, **target)
+    try:
+        api.create_repo(repository, repo_type="model", private=private, exist_ok=True)
+        address = api.upload_folder(folder_path=str(folder), **given, **target)
+        api.upload_file(path_or_fileobj=card.encode(), path_in_repo=CARD, **target)
+    except Exception as error:  # its kind differs between versions of huggingface_hub
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(
+            f"{folder} could not be uploaded to the Hub as {repository} ({reason}): check the "
+            "connection and the token, then push_to_hub of the captioner that sat.load reads there"
+        ) from error
     return str(address)
 
 

@@ -104,6 +104,26 @@ def test_parts_of_a_vit_gpt2_captioner_are_read_from_the_hub_by_name(cache):
     assert not tiny.changed(tiny.weights(captioner.model.encoder), built.encoder)
 
 
+def test_push_without_a_connection_is_one_sentence(cache, monkeypatch):
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            """Take a token."""
+
+        def create_repo(self, *args: object, **how: object) -> None:
+            class ConnectError(Exception):
+                """As httpx has it: no OSError."""
+
+            raise ConnectError("[Errno -2] Name or service not known\nmore")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    captioner_of("show_attend_tell").save_pretrained("mine")
+    with pytest.raises(OSError) as caught:
+        hub.push("mine", "me/mine")
+    told = "mine could not be uploaded to the Hub as me/mine ([Errno -2] Name or service not known)"
+    assert str(caught.value).startswith(f"{told}: check the connection and the token")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_snippet_of_the_model_card_runs(family, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
