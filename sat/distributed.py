@@ -32,6 +32,9 @@ _arrived: list[int] = []
 """stop signals that this rank got"""
 _agreed: list[int] = []
 """stop signals that some rank got, as of the latest sum"""
+_ended: list[Any] = []
+"""groups that ended, kept: where torch 2.6 deletes one, it holds Python's lock while it waits for
+the group's threads, and one of these may wait for that lock"""
 
 
 def rank() -> int:
@@ -75,6 +78,7 @@ def process_group(timeout: float) -> Iterator[None]:
         dist.init_process_group(backend, timeout=limit, **how)
         yield
         barrier()
+        _ended.append(dist.group.WORLD)
         dist.destroy_process_group()
 
 
