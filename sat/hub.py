@@ -38,12 +38,14 @@ def local_folder(
         return path
     repository, _, version = text.partition("@")
     try:
-        folder = _package(f"give a folder that exists ({text} does not)").snapshot_download(
+        package = _package(f"give a folder that exists ({text} does not)")
+        folder = package.snapshot_download(
             repository,
             revision=revision or version or None,
             cache_dir=cache_dir,
             allow_patterns=only,
             ignore_patterns=NOT_DOWNLOADED,
+            local_files_only=package.constants.HF_HUB_OFFLINE,  # of a commit, 1.31 asks the Hub
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
