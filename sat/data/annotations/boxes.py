@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sat.data.annotations.names import Names
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import read_json
 
@@ -22,9 +23,11 @@ def add_boxes(records: list[Record], path: Path, side: int) -> list[Record]:
     layout, boxes in pixels without the sizes, or a file that knows no image of the records.
     """
     known = read_boxes(path)
+    names = Names(known)
     found = []
     for record in records:
-        objects = known.get(str(record.image_id), known.get(record.path.name))
+        key = names.find(str(record.image_id)) or names.find(record.path.name)
+        objects = known[key] if key else None
         boxes = [
             {"words": kind.split(), "box": [round(side * value, 2) for value in box]}
             for kind, box in objects or []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from sat.data.annotations.names import Names
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source, read_text
 from sat.data.annotations.splits import read_splits, split_by_names
@@ -28,6 +29,7 @@ def read(source: Source) -> Iterator[Record]:
     """
     lists = sorted(source.path.parent.glob(SPLIT_LISTS))
     splits, named = read_splits(lists), split_by_names(source.path)
+    listed = Names(splits)
     images: dict[str, list[str]] = {}
     for number, line in enumerate(read_text(source.path).split("\n"), start=1):
         if not line.strip():
@@ -41,5 +43,5 @@ def read(source: Source) -> Iterator[Record]:
         images.setdefault(ODD_ENDING.sub(r"\1", match[1]), []).append(match[3])
     for name, captions in images.items():
         path = source.images.find(name, str(source.path))
-        split = splits.get(name, "none") if lists else named(name)
+        split = splits.get(listed.find(name) or name, "none") if lists else named(name)
         yield Record(name, path, split, (), tuple(captions))

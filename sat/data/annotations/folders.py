@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import orjson
 
+from sat.data.annotations.names import Names
 from sat.data.annotations.record import Record
 from sat.data.annotations.source import Source, read_text
 from sat.data.annotations.splits import split_by_names
@@ -24,9 +25,7 @@ CAPTION_BYTES = 2**24
 
 def recognize_texts(source: Source) -> bool:
     """True for a folder in which an image has a .txt of its name."""
-    return source.path.is_dir() and any(
-        image.with_suffix(".txt").is_file() for image in _images(source.path)
-    )
+    return source.path.is_dir() and any(text.is_file() for _, text in _images(source.path))
 
 
 def read_texts(source: Source) -> Iterator[Record]:
@@ -35,17 +34,16 @@ def read_texts(source: Source) -> Iterator[Record]:
     Folders named as splits (train, val, test) give the split.
     """
     split = split_by_names(source.path)
-    for image in _images(source.path):
+    for image, text in _images(source.path):
         below = image.relative_to(source.path).as_posix()
-        text = image.with_suffix(".txt")
         lines = read_text(text).splitlines() if text.is_file() else []
         captions = tuple(line for line in lines if line)
         yield Record(below, image, split(below), (), captions)
 
 
-def _images(folder: Path) -> list[Path]:
-    """The images of a folder and those below it, then those of links to folders elsewhere."""
-    found: list[Path] = []
+def _images(folder: Path) -> list[tuple[Path, Path]]:
+    """The images of a folder, those below it and those of links, each with the path of its text."""
+    found: list[tuple[Path, Path]] = []
     seen: set[str] = set()
     pending = [folder]
     while pending:
@@ -56,9 +54,13 @@ def _images(folder: Path) -> list[Path]:
                 continue
             seen.add(real)
             links += [path for name in below if (path := Path(place, name)).is_symlink()]
-            found += [Path(place, name) for name in names if not name.startswith(".")]
+            stored = Names(names)
+            for image in (Path(place, name) for name in names if not name.startswith(".")):
+                if image.suffix.lower() in SUFFIXES:
+                    text = image.with_suffix(".txt")
+                    found.append((image, text.with_name(stored.find(text.name) or text.name)))
         pending = links
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    return sorted(found)
 
 
 def read_shards(source: Source) -> Iterator[Record]:

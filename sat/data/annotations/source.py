@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from sat.data.annotations.names import Names, normalize
+
 COCO_NAME = re.compile(r"(?:COCO_\w+?20\d\d_)?(\d{12}\.\w+)")
 COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
 HEAD_BYTES = 65536
@@ -60,6 +62,7 @@ class ImageFolders:
 
     An image is looked for in the folders `first`, then in `others`: under its whole name, then its
     last part, then COCO's other name for it (000000123456.jpg, COCO_train2014_000000123456.jpg).
+    One that is nowhere is looked for with its accents in the other Unicode form, NFC or NFD.
     """
 
     def __init__(self, first: Sequence[Path], others: Sequence[Path] = ()) -> None:
@@ -78,26 +81,43 @@ class ImageFolders:
         or for the same file as another name did.
         """
         wanted = self._relative(name, where)
+        found = self._paths(wanted, exact=True)
+        if not found and not wanted.isascii():
+            found = self._paths(wanted, exact=False)
+        if len(found) > 1:
+            raise ValueError(
+                f"{where}: {name!r} is both {found[0]} and {found[1]}: give their common"
+                " parent as the image folder, and names with their folder"
+            )
+        if not found:
+            return Path(self._groups[0][0], wanted)
+        earlier = self._name_of.setdefault(found[0], wanted)
+        if earlier != wanted:
+            raise ValueError(
+                f"{where}: {earlier!r} and {wanted!r} are both found at {found[0]}: "
+                "give the folder that these names start from as the image folder"
+            )
+        return Path(found[0])
+
+    def _paths(self, wanted: str, exact: bool) -> list[str]:
+        """The paths of the likeliest name that is in the first folders, or else in the others."""
         for candidate in _candidates(wanted):
-            below, last = posixpath.split(candidate)
             for folders in self._groups:
-                places = {os.path.join(folder, below) for folder in folders}
-                holding = (place for place in places if last in self._names_in(place))
-                found = sorted(os.path.join(place, last) for place in holding)
-                if len(found) > 1:
-                    raise ValueError(
-                        f"{where}: {name!r} is both {found[0]} and {found[1]}: give their common"
-                        " parent as the image folder, and names with their folder"
-                    )
-                if found:
-                    earlier = self._name_of.setdefault(found[0], wanted)
-                    if earlier != wanted:
-                        raise ValueError(
-                            f"{where}: {earlier!r} and {wanted!r} are both found at {found[0]}: "
-                            "give the folder that these names start from as the image folder"
-                        )
-                    return Path(found[0])
-        return Path(self._groups[0][0], wanted)
+                paths = {self._path(folder, candidate, exact) for folder in folders}
+                if found := sorted(path for path in paths if path):
+                    return found
+        return []
+
+    def _path(self, folder: str, name: str, exact: bool) -> str | None:
+        """The path of an image in a folder, as the names on the way to it are stored."""
+        below, last = posixpath.split(name)
+        place = os.path.join(folder, below)
+        if not exact and not os.path.isdir(place):
+            place = folder
+            for part in below.split("/"):
+                place = os.path.join(place, self._names_in(place).find(part) or part)
+        stored = self._names_in(place).find(last, exact=exact)
+        return os.path.join(place, stored) if stored else None
 
     def _relative(self, name: object, where: str) -> str:
         """The name relative to the folders, with forward slashes."""
@@ -106,6 +126,8 @@ class ImageFolders:
         text = name.strip().replace("\\", "/")
         for root in self._roots:
             text = text.removeprefix(root)
+            if not text.isascii() and normalize(text).startswith(normalize(root)):
+                text = normalize(text).removeprefix(normalize(root))
         if text.startswith("/") or ".." in text.split("/") or re.match("[A-Za-z]:", text):
             raise ValueError(
                 f"{where}: {name!r} leads out of the image folder: name images relative to it"
@@ -113,10 +135,10 @@ class ImageFolders:
         return posixpath.normpath(text)
 
 
-def _names_in(folder: str) -> frozenset[str]:
+def _names_in(folder: str) -> Names:
     with suppress(OSError, ValueError):  # no folder, or a name that no file system takes
-        return frozenset(os.listdir(folder))
-    return frozenset()
+        return Names(os.listdir(folder))
+    return Names(())
 
 
 def _candidates(name: str) -> Iterator[str]:

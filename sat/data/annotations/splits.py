@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
+from sat.data.annotations.names import Names
 from sat.data.annotations.record import SPLIT_OF, SPLITS, Record, split_of
 from sat.data.annotations.source import read_json, read_text
 
@@ -98,14 +99,14 @@ def assign_splits(
     order. Raises `ValueError` if none is left.
     """
     shares = parse_fractions(fractions or FRACTIONS)
-    order = {key: number for number, key in enumerate(splits)}
+    order, listed = {key: number for number, key in enumerate(splits)}, Names(splits)
     count_of = Counter(record.path.name for record in records)
     kept: list[tuple[int, Record]] = []
     left_out: Counter[str] = Counter()
     drawn = 0
     for record in records:
         names = (str(record.image_id), record.path.name, record.path.stem)
-        key = next((name for name in names if name in order), "")
+        key = next(filter(None, map(listed.find, names)), "")
         name = splits.get(key) if splits else record.split
         if fractions or (name is None and not splits):
             own = record.path.name if count_of[record.path.name] == 1 else str(record.image_id)
