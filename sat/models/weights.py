@@ -18,7 +18,8 @@ def digest(module: nn.Module, salt: str = "") -> str:
     found = hashlib.sha256(salt.encode())
     for name, value in sorted(module.state_dict().items()):
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        values = value.detach().cpu().flatten().view(torch.uint8)  # numpy has no bfloat16
+        found.update(values.numpy().tobytes())
     return found.hexdigest()
 
 

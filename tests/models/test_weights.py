@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from sat.models.encoder import Encoder
+from sat.models.weights import digest
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -132,3 +135,23 @@ def test_a_pickled_model_is_not_executed(tmp_path: Path) -> None:
 def test_bad_arguments_get_a_sentence(kwargs: dict, error: type, sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         Encoder(**{"backbone": "resnet18", "weights": "none", **kwargs})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_digest_is_of_the_names_and_bytes_in_any_precision(dtype: torch.dtype) -> None:
+    module = nn.BatchNorm1d(2).to(dtype)  # with an int64 that has no dimension
+    bits = {torch.float32: 0x3F800000, torch.bfloat16: 0x3F80, torch.float16: 0x3C00}[dtype]
+    one, zero = bits.to_bytes(dtype.itemsize, sys.byteorder), bytes(dtype.itemsize)
+    expected = hashlib.sha256(b"salt")
+    for name, content in (
+        ("bias", 2 * zero),
+        ("num_batches_tracked", bytes(8)),
+        ("running_mean", 2 * zero),
+        ("running_var", 2 * one),
+        ("weight", 2 * one),
+    ):
+        expected.update(name.encode() + content)
+    assert digest(module, "salt") == expected.hexdigest()
+    with torch.no_grad():
+        module.weight[1] = 2
+    assert digest(module, "salt") != expected.hexdigest()
