@@ -109,7 +109,7 @@ def _check_size(image: Image.Image, name: object, max_megapixels: float) -> None
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
         raise ValueError(
-            f"{name}: has {megapixels:.0f} megapixels, more than {max_megapixels:g}: {SMALLER}"
+            f"{name}: has {megapixels:.12g} megapixels, more than {max_megapixels:.12g}: {SMALLER}"
         )
 
 

@@ -226,7 +226,22 @@ def test_read_image_of_too_many_megapixels_is_refused_unless_allowed(tmp_path):
     Image.new("L", (2000, 1000)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="has 2 megapixels, more than 1: shrink it"):
         read_image(tmp_path / "a.png", max_megapixels=1)
+    with pytest.raises(ValueError, match=r"has 2 megapixels, more than 1\.9999: shrink it"):
+        read_image(tmp_path / "a.png", max_megapixels=1.9999)
     assert read_image(tmp_path / "a.png", max_megapixels=2).size == (2000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "told"),
+    [
+        ((30, 20), 0.0001, r"has 0\.0006 megapixels, more than 0\.0001"),
+        ((1000, 621), 0.62, r"has 0\.621 megapixels, more than 0\.62"),
+        ((1001, 1000), 1, r"has 1\.001 megapixels, more than 1"),
+    ],
+)
+def test_read_image_of_too_many_megapixels_tells_a_number_above_the_limit(size, limit, told):
+    with pytest.raises(ValueError, match=f"{told}: shrink it"):
+        read_image(Image.new("L", size), max_megapixels=limit)
 
 
 def test_find_images_in_a_folder_names_what_it_skips(tmp_path, caplog):

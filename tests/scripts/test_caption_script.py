@@ -407,7 +407,7 @@ def test_name_of_a_sample_stands_for_the_image_that_comes_with_the_library(capti
 def test_max_megapixels_refuses_a_larger_image(caption, model, photos):
     code, _, err = caption("--img", photos[0], "--model", model, "--max_megapixels", 0.001)
     assert code == 1
-    assert "has 0 megapixels, more than 0.001" in err
+    assert "has 0.0024 megapixels, more than 0.001" in err
 
 
 @pytest.mark.parametrize(
