@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sat.atomic_io import atomic_write_text, write_json
+from sat.config.checks import to_dict
 from sat.config.decoding import DecodingConfig
 from sat.evaluation import Evaluation
 
@@ -30,11 +31,13 @@ def write_results(
     """Write captions_SPLIT_beamK_results.json (COCO's layout) and ..._scores.json for each run.
 
     The scores of all runs go to table_SPLIT.csv and .tex too, and the result of the `pointing` game
-    to pointing_SPLIT.json. With `per_image` the scores file holds each caption's own scores too,
-    under "imgToEval".
+    to pointing_SPLIT.json, with the options of its captions, those of the last run, under
+    "decoding". With `per_image` the scores file holds each caption's own scores too, under
+    "imgToEval".
     """
     if pointing is not None:
-        write_json(folder / f"pointing_{split}.json", pointing)
+        decoding = {"decoding": to_dict(runs[-1])}
+        write_json(folder / f"pointing_{split}.json", pointing | decoding)
     for options, evaluation in zip(runs, evaluations):
         stem = f"captions_{split}_beam{options.beam_size}"
         write_json(folder / f"{stem}_results.json", evaluation.results)
@@ -80,10 +83,11 @@ def _cells(runs: Sequence[DecodingConfig], evaluations: Sequence[Evaluation]) ->
     return rows
 
 
-def pointing_report(pointing: dict[str, float]) -> str:
-    """The scores of a `PointingGame` as one line."""
+def pointing_report(pointing: dict[str, float], runs: Sequence[DecodingConfig]) -> str:
+    """The scores of a `PointingGame`, which got the captions of the last run, as one line."""
     return (
-        f"all objects named in {pointing['all_named']:.0%} of the images; "
+        f"all objects named in {pointing['all_named']:.0%} of the images with beam "
+        f"{runs[-1].beam_size}; "
         f"attention at the {pointing['nouns']} nouns that name an object: peak in its box "
         f"{pointing['peak_inside']:.0%} (of a blob in the center {pointing['center_inside']:.0%}), "
         f"mass in its box {pointing['mass_inside']:.0%} (blob {pointing['center_mass']:.0%}, "

@@ -17,9 +17,10 @@ import tiny
 import sat
 from sat.checkpoints import native
 from sat.commands import caption, evaluate
+from sat.config.checks import from_dict
 from sat.config.decoding import DecodingConfig
 from sat.evaluation import Evaluation
-from sat.results import csv_table, latex_table, table, write_results
+from sat.results import csv_table, latex_table, pointing_report, table, write_results
 
 ROOT = Path(sat.__file__).parents[1]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
@@ -79,6 +80,19 @@ def test_results_and_tables_are_written_side_by_side(tmp_path):
     assert names == {*stems, "table_val.csv", "table_val.tex"}
     assert (tmp_path / "new" / "table_val.csv").read_text() == csv_table(RUNS, EVALUATIONS)
     assert (tmp_path / "new" / "table_val.tex").read_text() == latex_table(RUNS, EVALUATIONS)
+
+
+def test_result_of_the_pointing_game_says_how_its_captions_were_decoded(tmp_path):
+    names = ("peak_inside", "mass_inside", "center_inside", "center_mass", "chance", "movement")
+    pointing = {"nouns": 7, "all_named": 0.5} | dict.fromkeys(names, 0.25)
+    write_results(tmp_path, "val", RUNS, EVALUATIONS, pointing)
+    written = json.loads((tmp_path / "pointing_val.json").read_text())
+    decoding = written.pop("decoding")
+    assert written == pointing
+    assert from_dict(DecodingConfig, decoding) == RUNS[-1]  # whose captions the game gets
+    assert pointing_report(pointing, RUNS).startswith(
+        "all objects named in 50% of the images with beam 3; attention at the 7 nouns"
+    )
 
 
 @pytest.fixture

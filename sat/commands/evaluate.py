@@ -83,7 +83,7 @@ def evaluate(flags: Any) -> None:
     print(f"the model's own decoding: beam {own.beam_size}, length penalty {own.length_penalty:g}")
     pointing = game.scores() if game else None
     if pointing and pointing["nouns"]:
-        print(results.pointing_report(pointing))
+        print(results.pointing_report(pointing, runs))
     folder = Path(flags.output_dir or (flags.model if Path(flags.model).is_dir() else "."))
     parts = (flags.split, runs, evaluations, pointing)
     try:

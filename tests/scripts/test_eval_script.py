@@ -118,7 +118,9 @@ def test_eval_says_nothing_of_pointing_where_no_noun_is_named(
     monkeypatch.setattr("sat.evaluation.PointingGame.scores", lambda game: pointing)
     evaluate(model, data, "--output_dir", tmp_path, "-b", 1)
     assert ("3 nouns" in capsys.readouterr().out) == (nouns == 3)
-    assert json.loads((tmp_path / "pointing_test.json").read_text()) == pointing
+    written = json.loads((tmp_path / "pointing_test.json").read_text())
+    assert written["decoding"]["beam_size"] == 1
+    assert written == pointing | {"decoding": written["decoding"]}
 
 
 def test_eval_of_images_with_boxes_encodes_each_once(model, data, tmp_path, monkeypatch):
@@ -130,4 +132,5 @@ def test_eval_of_images_with_boxes_encodes_each_once(model, data, tmp_path, monk
     )
     evaluate(model, data, "--output_dir", tmp_path, "--batch_size", 5)
     assert batches == [5, 5, 2]
-    assert (tmp_path / "pointing_test.json").exists()
+    decoding = json.loads((tmp_path / "pointing_test.json").read_text())["decoding"]
+    assert (decoding["beam_size"], decoding["length_penalty"]) == (5, 0.5)
