@@ -7,6 +7,7 @@ global state, is imported only to open windows.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from sat.figure_layout import (
     TITLE_POINTS,
     WORD_POINTS,
     AttentionResult,
+    Layout,
     arrange,
     headings,
 )
@@ -35,6 +37,10 @@ from sat.figure_layout import (
 SETTINGS = threading.Lock()
 """held while a figure is saved: matplotlib's settings are those of the whole process"""
 FORMATS = ("png", "pdf", "svg", "jpg", "jpeg", "tif", "tiff", "webp")
+MOST_MEGAPIXELS = 500
+"""of a figure: it is held in memory, at 4 bytes a pixel"""
+LONGEST_SIDE = {"webp": 16383, "jpg": 65500, "jpeg": 65500}
+"""pixels of width and height that a format has room for"""
 
 
 def visualize_att(
@@ -65,8 +71,10 @@ def visualize_att(
     config = FigureConfig(smooth=smooth, **choices)
     _check(result)
     path = None if output is None else check_output(output)
+    layout = arrange(result, config)
+    _check_size(layout, config.dpi, path)
     plt = pyplot_with_windows() if show else None
-    figure = _draw(result, plt.figure if plt else Figure, config)
+    figure = _draw(result, layout, plt.figure if plt else Figure, config)
     if path:
         _save(figure, path, config.dpi)
     if plt:
@@ -128,10 +136,28 @@ def _check(result: AttentionResult) -> None:
         raise ValueError(f"alphas hold {odd[0]}: give weights, finite and not below 0")
 
 
+def _check_size(layout: Layout, dpi: int, path: Path | None) -> None:
+    """Raise `ValueError` for a figure that memory, or the format of its file, has no room for."""
+    width, height = (int(side * dpi) for side in layout.size)
+    kind = path.suffix[1:].lower() if path else ""
+    limit, other = "", ""
+    if width * height > MOST_MEGAPIXELS * 1e6:
+        limit = f"over {MOST_MEGAPIXELS} megapixels"
+    elif max(width, height) > (longest := LONGEST_SIDE.get(kind, math.inf)):
+        limit, other = f".{kind} takes {longest} a side", ", or a .png"
+    if limit:
+        raise ValueError(
+            f"dpi is {dpi}: the figure of {layout.columns} columns would have {width} x {height} "
+            f"pixels, {limit}: choose a smaller dpi or other columns{other}"
+        )
+
+
 def _draw(
-    result: AttentionResult, new_figure: Callable[..., Figure], config: FigureConfig
+    result: AttentionResult,
+    layout: Layout,
+    new_figure: Callable[..., Figure],
+    config: FigureConfig,
 ) -> Figure:
-    layout = arrange(result, config)
     w, h = (max(round(side * config.dpi), 1) for side in layout.panel)
     image = result.photo.convert("RGB").resize((w, h), Image.Resampling.LANCZOS, reducing_gap=3.0)
     x, y = w / result.photo.width, h / result.photo.height

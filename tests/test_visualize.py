@@ -236,6 +236,38 @@ def test_visualize_att_wrong_arguments_raise_with_remedy(tmp_path, monkeypatch, 
     assert sorted(os.listdir()) == ["file", "folder.png"]
 
 
+@pytest.mark.parametrize(
+    ("output", "columns", "dpi", "message"),
+    [
+        ("x.png", 1000, 2400, r"dpi is 2400: the figure of 1000 columns would have \d{7} x \d{4} "),
+        ("x.pdf", 1000, 2400, r"pixels, over 500 megapixels: choose a smaller dpi or other column"),
+        (None, 1, 2400, r"dpi is 2400: the figure of 1 columns would have \d{4} x \d{6} pixels"),
+        ("x.webp", 110, 100, r"x 192 pixels, \.webp takes 16383 a side: .* columns, or a \.png"),
+        ("x.jpg", 420, 100, r"x 192 pixels, \.jpg takes 65500 a side: choose a smaller dpi or oth"),
+    ],
+)
+def test_visualize_att_too_large_to_draw_raises_at_once(
+    tmp_path, monkeypatch, output, columns, dpi, message
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["a"] * (40 if columns == 1 else 2)
+    with pytest.raises(ValueError, match=message):
+        visualize_att(result(words), output, smooth=False, columns=columns, dpi=dpi)
+    assert os.listdir() == []
+
+
+def test_visualize_att_of_as_many_pixels_as_there_may_be_is_drawn(tmp_path, monkeypatch):
+    with Image.open(SAMPLES / "cat.jpg") as photo:
+        one = result(["dog", "cat"], photo=photo)
+        visualize_att(one, tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as drawn_whole:
+            pixels = math.prod(drawn_whole.size)
+        monkeypatch.setattr("sat.visualize.MOST_MEGAPIXELS", pixels / 1e6)
+        visualize_att(one, tmp_path / "b.png")
+        with pytest.raises(ValueError, match="choose a smaller dpi"):
+            visualize_att(one, tmp_path / "c.png", dpi=102)
+
+
 def test_visualize_att_locks_the_settings_of_matplotlib_while_it_saves(tmp_path, monkeypatch):
     """They are of the whole process: two threads would leave each other's."""
     locked, real = [], Figure.savefig
