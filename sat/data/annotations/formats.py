@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from sat.config.checks import check
 from sat.data.annotations import coco, flickr, folders, karpathy, tables
 from sat.data.annotations.boxes import add_boxes
 from sat.data.annotations.clean import clean
@@ -59,9 +60,10 @@ def read_annotations(
     add objects in pixels of images of `side` pixels.
     `workspace` gives a folder for images that have to be unpacked. The rest is told by the flags of
     sat-prepare. Ids that several files use get the name of the file before them. Raises
-    `ValueError` for files of no known layout or given twice and `FileNotFoundError` for missing
-    ones.
+    `ValueError` for no files, files of no known layout or given twice and `FileNotFoundError` for
+    missing ones.
     """
+    check(len(paths) > 0, "annotations", paths, "give at least one file or folder")
     if boxes and len(boxes) != len(paths):
         raise ValueError(
             f"boxes are {len(boxes)} files, annotations {len(paths)}: give one for each, or none"
@@ -85,7 +87,10 @@ def read_annotations(
             if boxes and str(boxes[number]) != "none":
                 records = add_boxes(records, Path(boxes[number]), side)
             groups.append((path, records))
-        return clean(assign_splits(_join(groups), read_splits(splits), fractions))
+        named = read_splits(splits)
+        remedy = "it names no image, give ids or file names"
+        check(bool(named) or not splits, "splits", [str(path) for path in splits], remedy)
+        return clean(assign_splits(_join(groups), named, fractions))
     finally:
         gc.enable()
 

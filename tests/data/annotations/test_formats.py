@@ -56,6 +56,18 @@ def test_file_given_twice_is_refused(tmp_path):
             read([path, again], tmp_path, tmp_path / "b")
 
 
+def test_no_file_at_all_is_refused():
+    with pytest.raises(ValueError, match=r"annotations is \[\]: give at least one file or folder"):
+        read([])
+
+
+@pytest.mark.parametrize(("name", "text"), [("train.txt", "\n"), ("s.json", '{"train": []}')])
+def test_splits_that_name_no_image_are_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=r"splits is .*: it names no image, give ids or file name"):
+        read(table(tmp_path / "a.csv", "1.jpg"), tmp_path, splits=[tmp_path / name])
+
+
 def test_one_image_in_two_files_raises(tmp_path):
     touch(tmp_path, "1.jpg")
     files = [table(tmp_path / "one.csv", "1.jpg"), table(tmp_path / "two.csv", "1.jpg")]
