@@ -109,7 +109,6 @@ RULES: list[dict] = [  # the words are 1 to 14, <unk>, <start> and <end> 15 to 1
     {"tokens": TokenRules(bad_words_ids=((1,), (9, 9, 10), *PAIRS))},
     {"tokens": TokenRules(bad_words_ids=tuple((16, i) for i in range(12))), "rule": "hugging_face"},
     {"tokens": TokenRules(suppress_tokens=tuple(range(17))), "min_length": 1},
-    {"tokens": TokenRules(suppress_tokens=tuple(range(18)))},
 ]
 
 
@@ -125,10 +124,23 @@ def test_reader_by_any_rules_of_decoding_says_what_the_captioner_says(networks, 
     with torch.inference_mode():
         features = encode_batch(original.model, torch.from_numpy(pixels))
         found = generate(original.model, features, options.changed(beam_size=1))
-    said = [captions[0].words if captions else [] for captions in found]
+    said = [captions[0].words for captions in found]
     expected = [(original.vocabulary.decode(words), len(words)) for words in said]
     read = [reader.caption(one[None]) for one in pixels]
     assert [(text, len(maps)) for text, maps in read] == expected
+
+
+@pytest.mark.slow
+def test_reader_by_rules_that_forbid_every_token_raises_as_the_captioner(networks):
+    original = captioner("show_attend_tell")
+    none = TokenRules(suppress_tokens=tuple(range(18)))
+    original.config = dataclasses.replace(original.config, decoding=DecodingConfig(tokens=none))
+    write_json(networks / "captioner.json", description(original))
+    side = original.preprocessing.size
+    with pytest.raises(ValueError, match="forbid every token after 0 words: let caption"):
+        Reader(networks).caption(np.zeros((1, 3, side, side), np.uint8))
+    with pytest.raises(ValueError, match=r"\(suppress_tokens, rule tutorial\) forbid every token"):
+        original.caption(np.zeros((side, side, 3), np.uint8))
 
 
 def test_export_onnx_leaves_the_captioner_as_it_is(tmp_path, monkeypatch):
