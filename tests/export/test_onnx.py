@@ -211,6 +211,27 @@ def test_export_resize_rule_that_the_reader_has_not_raises_value_error(tmp_path)
     assert not (tmp_path / "exported").exists()
 
 
+def test_export_of_sampled_attention_is_refused_unless_another_is_chosen(
+    tmp_path, monkeypatch, capsys
+):
+    made = tiny.captioner()
+    made.model.set_attention_mode("sampled")
+    modes = []
+    monkeypatch.setattr("sat.captioner.load", lambda *_: made)
+    monkeypatch.setattr(
+        "sat.export.onnx.export_networks",
+        lambda captioner, _: modes.append(captioner.model.decoder.test_attention),
+    )
+    arguments = ["--onnx", str(tmp_path / "exported")]
+    with pytest.raises(SystemExit):
+        export.main(arguments)
+    assert "test_attention is 'sampled': ONNX files draw nothing, choose" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    for mode in ("expected", "argmax"):
+        export.main([*arguments, "--test_attention", mode])
+    assert modes == ["expected", "argmax"]
+
+
 def test_export_script_without_onnxscript_names_the_extra(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setattr("sat.captioner.load", lambda *_: tiny.captioner())
