@@ -40,7 +40,7 @@ def main(config: TrainConfig) -> float:
     torch.manual_seed(config.seed)
     folder, device = Path(config.output_dir), resolve_device(config.device)
     train, val, vocabulary = open_data(config)
-    start_from = initial_captioner(config, train, vocabulary)
+    start_from = initial_captioner(config, train, val, vocabulary)
     sighted, model_config = start_from.model, start_from.config
     speaker = build_model(dataclasses.replace(model_config, hf=config.hf), vocabulary).to(device)
     read_captions(speaker, train, config)

@@ -10,9 +10,9 @@ from typing import Any
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 IN_CARD = re.compile(r'sat\.load\(".*?"\)')
-CARD, TRAINER = "README.md", "trainer.pt"
+CONFIG, CARD, TRAINER = "config.json", "README.md", "trainer.pt"
 OWN = (
-    *("config.json", TRAINER, CARD, "sat.json", "word_map.json", "vocab.*", "merges.txt"),
+    *(CONFIG, TRAINER, CARD, "sat.json", "word_map.json", "vocab.*", "merges.txt"),
     *("model*.safetensors*", "pytorch_model*", "tokenizer*", "special_tokens_map.json"),
     *("added_tokens.json", "generation_config.json", "preprocessor_config.json"),
 )
@@ -74,14 +74,20 @@ def push(
     """Upload a checkpoint without trainer.pt, and return the address of the repository.
 
     What else lies in the folder stays here. The repository is created if it does not exist. The
-    model card says how to load it from there. Raises `OSError` if the Hub does not take it.
+    model card says how to load it from there; a folder without one gets a short one. Raises
+    `FileNotFoundError` for a folder that is no checkpoint, `OSError` if the Hub does not take it.
     """
     api = check_pushable(repository).HfApi(token=token)
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint (no {CONFIG}): give a run's best/")
     target = {"repo_id": repository, "repo_type": "model", "commit_message": commit_message}
-    names = [path.name for path in Path(folder).iterdir() if path.is_file()]
+    names = [path.name for path in folder.iterdir() if path.is_file()]
     files = [name for name in names if any(fnmatch(name, pattern) for pattern in OWN)]
     given = {"allow_patterns": files, "ignore_patterns": [TRAINER, CARD]}
-    card = (Path(folder) / CARD).read_text(encoding="utf-8")
+    card = model_card(repository, repository.split("/")[1])
+    if (folder / CARD).exists():
+        card = (folder / CARD).read_text(encoding="utf-8")
     card = IN_CARD.sub(f'sat.load("{repository}")', card)
     try:
         api.create_repo(repository, repo_type="model", private=private, exist_ok=True)
@@ -94,6 +100,17 @@ def push(
             "connection and the token, then push_to_hub of the captioner that sat.load reads there"
         ) from error
     return str(address)
+
+
+def model_card(name: str, title: str, about: str = "", table: str = "") -> str:
+    """The README.md that the Hub shows: title, description, how to load `name`, and a table."""
+    return (
+        "---\nlibrary_name: sat\npipeline_tag: image-to-text\n---\n\n"
+        f"# {title}\n\n" + (f"{about}\n\n" if about else "") + "```python\nimport sat\n\n"
+        f'captioner = sat.load("{name}")\n'
+        'result = captioner.caption("photo.jpg")\n'
+        "print(result.text)\n```\n" + (f"\n{table}" if table else "")
+    )
 
 
 def _package(otherwise: str) -> Any:

@@ -124,6 +124,45 @@ def test_push_without_a_connection_is_one_sentence(cache, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("cache")
+def test_push_of_a_folder_without_a_model_card_brings_a_short_one(monkeypatch, capsys):
+    sent: dict[str, str] = {}
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            """Take a token."""
+
+        def create_repo(self, *args: object, **how: object) -> None:
+            """Make nothing."""
+
+        def upload_folder(self, allow_patterns: list[str], **how: object) -> str:
+            return " ".join(sorted(allow_patterns))
+
+        def upload_file(self, path_or_fileobj: bytes, path_in_repo: str, **how: object) -> None:
+            sent[path_in_repo] = path_or_fileobj.decode()
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    captioner = captioner_of("show_attend_tell")
+    captioner.save_pretrained("me/mine")
+    Path("me/mine/README.md").unlink()
+    assert hub.push("me/mine", "me/mine") == "config.json model.safetensors word_map.json"
+    assert sent["README.md"].startswith("---\nlibrary_name: sat\n")
+    Image.new("RGB", (40, 30), "red").save("photo.jpg")
+    exec(SNIPPET.search(sent["README.md"])[1], {})
+    assert capsys.readouterr().out == captioner.caption("photo.jpg").text + "\n"
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("folder", ["run", "nowhere"])
+def test_push_of_a_folder_that_is_no_checkpoint_uploads_nothing(monkeypatch, folder):
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda token: None)
+    captioner_of("show_attend_tell").save_pretrained("run/best")
+    with pytest.raises(
+        FileNotFoundError, match=rf"^{folder} is no checkpoint \(no config.json\): "
+    ):
+        hub.push(folder, "me/mine")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_snippet_of_the_model_card_runs(family, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -9,8 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from sat.atomic_io import flush
+from sat.hub import CONFIG as CONFIG
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 HF_WEIGHTS = (f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 

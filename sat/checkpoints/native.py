@@ -28,7 +28,7 @@ from sat.checkpoints.atomic_folder import remove as remove
 from sat.checkpoints.integrity import KEY, check_digests, check_finite, digests
 from sat.config.checks import to_dict
 from sat.config.model import ModelConfig, Preprocessing
-from sat.hub import OWN, TRAINER, local_folder
+from sat.hub import CARD, OWN, TRAINER, local_folder, model_card
 from sat.models.base import CaptionModel
 from sat.reading import check_regular, read_object, reading
 
@@ -85,7 +85,7 @@ def save(
         with naming_full_disk(folder):
             form.save(new, model, vocabulary, config)
             card = (form.title(config), len(vocabulary), config.preprocessing, scores)
-            (new / "README.md").write_text(model_card(folder.name, *card), encoding="utf-8")
+            (new / CARD).write_text(_card(folder.name, *card), encoding="utf-8")
             if trainer is not None:
                 torch.save(trainer, new / TRAINER)
             header = {"family": config.family, "model": to_dict(config), "scores": scores}
@@ -165,17 +165,10 @@ def _open(folder: str | Path) -> Opened:
     return Opened(folder, form, family, config)
 
 
-def model_card(
+def _card(
     name: str, title: str, words: int, preprocessing: Preprocessing, scores: dict[str, float]
 ) -> str:
-    """The README.md that the Hub shows: title, use of the folder `name`, preprocessing, scores."""
+    """The model card: title, preprocessing, use of the folder `name`, scores."""
+    about = f"{words} words; {preprocessing.size} px images ({preprocessing.resize})."
     rows = "".join(f"| {metric} | {value:.4f} |\n" for metric, value in scores.items())
-    return (
-        "---\nlibrary_name: sat\npipeline_tag: image-to-text\n---\n\n"
-        f"# {title}\n\n"
-        f"{words} words; {preprocessing.size} px images ({preprocessing.resize}).\n\n"
-        "```python\nimport sat\n\n"
-        f'captioner = sat.load("{name}")\n'
-        'result = captioner.caption("photo.jpg")\n'
-        "print(result.text)\n```\n" + (f"\n| validation | |\n| --- | --- |\n{rows}" if rows else "")
-    )
+    return model_card(name, title, about, rows and f"| validation | |\n| --- | --- |\n{rows}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from sat.cli import FlagParser, cli_errors
 
@@ -15,6 +15,8 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument(
         "--onnx", type=str, required=True, help="folder of two ONNX files and their reader"
     )
+    modes = Literal["expected", "argmax"]
+    parser.add_argument("--test_attention", type=modes, help="expected, argmax; the model's own")
     return parser.parse_args(arguments)
 
 
@@ -24,5 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
     from sat.captioner import load
     from sat.export.onnx import export_onnx
 
-    export_onnx(load(flags.model, flags.word_map), flags.onnx)
+    captioner = load(flags.model, flags.word_map)
+    if flags.test_attention:
+        captioner.model.set_attention_mode(flags.test_attention)
+    export_onnx(captioner, flags.onnx)
     print(f"exported: python {flags.onnx}/caption_onnx.py photo.jpg")

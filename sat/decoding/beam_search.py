@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
 from sat.decoding.constraints import apply_constraints, end_ids, next_log_probabilities
+from sat.decoding.errors import nan_error
 from sat.decoding.hypothesis import NEG_INF, Hypothesis, is_settled, rank_hypotheses
 from sat.models.base import CaptionModel
 from sat.ops.ragged_rows import RaggedRows, from_host
@@ -27,7 +28,8 @@ def beam_search(
     set aside, the width of its image shrinks by one, and the best total log-probability wins; an
     image without a finished caption returns its best unfinished one. Hugging Face's rule: the best
     captions that ended or were cut off win, and the width stays until `is_settled`. Beam size one
-    is greedy decoding.
+    is greedy decoding. A beam whose next words are all forbidden is dropped; raises `ValueError`
+    where an image has no other.
     """
     device, num_images = features.device, len(features)
     done: list[list[Hypothesis]] = [[] for _ in range(num_images)]
@@ -94,8 +96,5 @@ def _best_of_each_image(
     found = torch.stack([row.int(), word.int(), best.view(torch.int32)]).cpu().numpy()  # one wait
     totals = found[2].view(np.float32)
     if np.isnan(totals).any():
-        raise FloatingPointError(
-            "log-probabilities are NaN: weights or features of the model are not finite, or too "
-            "large for its precision (try float32)"
-        )
+        raise nan_error()
     return found[0].astype(np.int64), found[1].astype(np.int64), totals

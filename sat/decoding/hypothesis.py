@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sat.config.decoding import DecodingConfig
+from sat.decoding.errors import no_token_error
 
 NEG_INF = float("-inf")
 
@@ -46,8 +47,11 @@ def rank_hypotheses(
 ) -> list[list[Hypothesis]]:
     """Sort the captions of each image, best first, and keep `num_return_sequences`.
 
-    Finished captions come before those cut off, except where the width stays.
+    Finished captions come before those cut off, except where the width stays. Raises `ValueError`
+    where an image has none: the rules forbade all words of its captions.
     """
+    if not all(done):
+        raise no_token_error(options)
 
     def key(caption: Hypothesis) -> tuple[bool, float]:
         first = caption.finished and not options.keeps_width

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sat.config.decoding import DecodingConfig
 from sat.decoding.constraints import apply_constraints, end_ids, next_log_probabilities
+from sat.decoding.errors import nan_error, no_token_error
 from sat.decoding.hypothesis import NEG_INF, Hypothesis, rank_hypotheses
 from sat.models.base import CaptionModel
 
@@ -21,6 +23,8 @@ def sample(
 
     The distribution is filtered by temperature, top-k and nucleus (Holtzman et al. 2020); the
     score of a caption is its log-probability before that. The global generator draws by default.
+    Raises `ValueError` where the rules forbid all words of a caption, and `FloatingPointError`
+    where the model's probabilities are NaN.
     """
     repeats = options.num_return_sequences
     images, device = torch.arange(len(features)).repeat_interleave(repeats), features.device
@@ -37,12 +41,16 @@ def sample(
         log_p = next_log_probabilities(logits, words[rows, :t], model, options)
         allowed = apply_constraints(log_p.clone(), words[rows, :t], model, options)
         p = filter_logits(allowed, options)
-        drawn = torch.multinomial(p, 1, generator=generator).squeeze(1)
+        stuck = p[:, 0].isnan() & ~ended[rows]  # a row is NaN as a whole, or nowhere
+        drawn = torch.multinomial(p.nan_to_num(1.0), 1, generator=generator).squeeze(1)
         tokens = torch.where(ended[rows], model.pad_id, drawn)
         scores[rows] += log_p.gather(1, drawn.unsqueeze(1)).squeeze(1).masked_fill(ended[rows], 0)
         words[rows, t] = tokens
         ended[rows] |= torch.isin(tokens, ends)
-        active = (~ended[rows]).cpu().nonzero().flatten()  # the one wait for the device
+        over, failed = torch.stack([ended[rows], stuck]).cpu().numpy()  # the one wait
+        if failed.any():
+            raise nan_error() if log_p[stuck].isnan().any() else no_token_error(options)
+        active = torch.from_numpy(np.flatnonzero(~over))
         if len(active) == 0:
             break
         if len(active) <= len(rows) / 2:  # not more often, since it copies the state

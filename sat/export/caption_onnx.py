@@ -39,7 +39,10 @@ class Reader:
         return np.asarray(small).transpose(2, 0, 1)[None]
 
     def caption(self, pixels: np.ndarray) -> tuple[str, np.ndarray]:
-        """The greedy caption, and the attention map float[T, h, w] of each token."""
+        """The greedy caption, and the attention map float[T, h, w] of each token.
+
+        Raises `ValueError` where the rules of decoding forbid every token.
+        """
         names = [output.name for output in self.encoder.get_outputs()]
         state = dict(zip(names, self.encoder.run(None, {"images": pixels})))
         words: list[int] = []
@@ -50,8 +53,15 @@ class Reader:
             output = dict(zip((one.name for one in self.step.get_outputs()), outputs))
             logits = self.constrained(output["logits"][0], words)
             token = int(logits.argmax())
-            if token in self.about["end_ids"] or logits[token] == -np.inf:  # none is allowed
+            if token in self.about["end_ids"]:
                 break
+            if logits[token] == -np.inf:  # none is allowed
+                if len(words) < self.about["min_length"]:  # then it may end early
+                    break
+                raise ValueError(
+                    f"the rules of decoding forbid every token after {len(words)} words: let "
+                    "captioner.json allow one"
+                )
             words.append(token)
             maps.append(output["alphas"][0])
             state |= {name: output[f"next_{name}"] for name in state if f"next_{name}" in output}

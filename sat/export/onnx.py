@@ -35,12 +35,15 @@ def export_onnx(captioner: Captioner, folder: str | Path) -> None:
     """Write the captioner's folder of ONNX files; it appears whole or not at all.
 
     Other files in the folder are kept. Raises `ImportError` without the extra [onnx], `ValueError`
-    for a resize rule that `caption_onnx.py` does not have, or for the current folder.
+    for a resize rule that `caption_onnx.py` does not have, for attention that is sampled (the files
+    draw nothing), or for the current folder.
     """
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error}: pip install 'sat-captioning[onnx]'") from None
+    remedy = "ONNX files draw nothing, choose expected or argmax (--test_attention)"
+    check(not captioner.model.samples_attention, "test_attention", "sampled", remedy)
     about = description(captioner)
     folder = folder_to_replace(folder)
     new = folder.with_name(f".{folder.name}.new")

@@ -44,6 +44,10 @@ class CaptionModel(Protocol):
     @property
     def encoder(self) -> nn.Module: ...
     @property
+    def positions(self) -> int | None:
+        """The most tokens that a caption may have, the start included; None where any fits."""
+
+    @property
     def samples_attention(self) -> bool:
         """True where captioning samples a region for each word."""
 

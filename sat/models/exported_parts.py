@@ -46,9 +46,7 @@ class _Step(_Part):
         rows = RaggedRows.one_each(tokens.shape[0], tokens.device)
         state = State(features, projected, hidden, cell, rows)
         decoder = self.model.decoder
-        # Sampled attention would make two runs differ.
-        mode = "argmax" if decoder.test_attention == "argmax" else "expected"
-        output, state = decoder.step_with_map(tokens, state, mode)
+        output, state = decoder.step_with_map(tokens, state, decoder.test_attention)
         return output.logits, output.alphas, state.hidden, state.cell
 
 

@@ -138,8 +138,6 @@ def _new_vit_gpt2(
     )
     model = _vit_gpt2(model_config, vocabulary)
     _check_that_parts_run(model, config.hf, images.size)
-    longest, remedy = config.validation.max_length, f"the decoder has {model.positions} positions"
-    check(longest <= model.positions, "validation.max_length", longest, remedy)
     return model, model_config
 
 

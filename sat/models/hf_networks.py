@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ UNUSED = re.compile(
 """weights that no caption depends on: older folders lack them, or hold more of them"""
 JOINT = re.compile("crossattention|cross_attn|encoder_attn|enc_to_dec_proj")
 """weights of the attention to the image, which a language model alone does not have"""
+
+REGISTERS = ("num_register_tokens", "num_registers", "num_cls_tokens", "n_cls_tokens")
+"""numbers of special tokens in the configs of encoders; a single class token has none"""
 
 
 def read(folder: str | Path) -> VisionEncoderDecoderModel:
@@ -121,6 +125,8 @@ def _build_fresh(
     remedy = "give fresh: and a model type of Hugging Face, as fresh:vit or fresh:gpt2"
     check(kind in CONFIG_MAPPING, f"hf.{part}", name, remedy)
     default = CONFIG_MAPPING[kind]()
+    if isinstance(getattr(default, "image_size", None), (list, tuple)):  # height and width
+        data = {key: [value] * 2 if key == "image_size" else value for key, value in data.items()}
     known = {*default.to_dict(), *default.attribute_map}
     for key, value in values.items():
         check(key not in data, f"{field}.{key}", value, "leave it out, the data decide it")
@@ -153,6 +159,25 @@ def first_position(decoder: torch.nn.Module) -> int:
     tables = [getattr(part, "position_embeddings", None) for part in decoder.modules()]
     paddings = [getattr(table, "padding_idx", None) for table in tables]
     return max(0 if padding is None else padding + 1 for padding in paddings)
+
+
+def patch_places(encoder: Any, tokens: int) -> slice:
+    """The places of the square of patches among the tokens of an encoder.
+
+    Before them stand its registers and up to two class tokens (DeiT's second one is for
+    distillation), after them YOLOS's detection tokens. Raises `ValueError` for other numbers.
+    """
+    config = encoder.config
+    after = getattr(config, "num_detection_tokens", 0)
+    registers = sum(getattr(config, name, 0) for name in REGISTERS)
+    registers += getattr(getattr(encoder, "timm_model", None), "num_prefix_tokens", 0)
+    rest = tokens - after - registers  # at most one square is up to two below it
+    patches = math.isqrt(max(rest, 0)) ** 2
+    remedy = f"which of them are patches is not known of {config.model_type}, choose another one"
+    check(
+        patches > 0 and rest - patches <= 2, "the number of tokens of the encoder", tokens, remedy
+    )
+    return slice(tokens - after - patches, tokens - after)
 
 
 def build_encoder_decoder(
@@ -198,8 +223,12 @@ def build_encoder_decoder(
     remedy = "it has no attention to an image, give one such as gpt2, bert or roberta"
     check(any(map(JOINT.search, language.state_dict())), "hf.decoder", decoder, remedy)
     expected, known = vision.config.image_size, language.config.vocab_size
-    remedy = f"{encoder} sees {expected} px: prepare the data with --image_size {expected}"
-    check(expected == image_size, "image_size", image_size, remedy)
+    sides = {*expected} if isinstance(expected, (list, tuple)) else {expected}
+    check(
+        len(sides) == 1, "hf.encoder", encoder, f"it sees no squares ({expected} px), give others"
+    )
+    remedy = f"{encoder} sees {{0}} px: prepare the data with --image_size {{0}}".format(*sides)
+    check(sides == {image_size}, "image_size", image_size, remedy)
     remedy = f"{decoder} has {known}: prepare the data with --tokenizer {decoder}"
     check(vocab_size <= known, "the number of tokens", vocab_size, remedy)
     network = VisionEncoderDecoderModel(encoder=vision, decoder=language)

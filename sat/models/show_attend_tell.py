@@ -23,6 +23,9 @@ class ShowAttendTell(nn.Module):
     `std` (RGB, of values in 0..1) normalize the pixels.
     """
 
+    positions = None
+    """captions may have any length"""
+
     def __init__(
         self,
         *,

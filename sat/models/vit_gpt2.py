@@ -1,13 +1,12 @@
 """VitGpt2: any vision transformer and language model that `transformers` can join.
 
-B images (or captions of them), in a search I images and N rows (beams), P patches (class tokens
-among them), D features, W width of the decoder, T words, V vocabulary, H heads.
+B images (or captions of them), in a search I images and N rows (beams), P patches (special
+tokens among them), D features, W width of the decoder, T words, V vocabulary, H heads.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +19,7 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache, VisionEncoder
 from sat.config.checks import check
 from sat.config.training import StageConfig
 from sat.models.base import FrozenPart, Normalize, Output
-from sat.models.hf_networks import FRESH_MEAN, FRESH_STD, JOINT, first_position
+from sat.models.hf_networks import FRESH_MEAN, FRESH_STD, JOINT, first_position, patch_places
 from sat.models.image_cache import SHARED, ImageLayer, copy_cache
 from sat.ops.packed_captions import captions_per_image
 from sat.ops.ragged_rows import RaggedRows, from_host, is_identity
@@ -215,7 +214,7 @@ class VitGpt2(nn.Module):
         """Logits float[B, T-1, V] and maps float[B, T-1, P] of captions int[B, T].
 
         There may be several captions of each image, one after another. Maps are of the
-        patches: the share of class tokens is left out, the rest sums to one (after any dropout).
+        patches: the share of special tokens is left out, the rest sums to one (after any dropout).
         Without `output_attentions`, which needs eager attention, there are none.
         """
         repeats = captions_per_image(captions.shape[0], features.shape[0])
@@ -236,14 +235,10 @@ class VitGpt2(nn.Module):
         real = torch.arange(words.shape[1], device=words.device) < ends
         heads = output.cross_attentions[self.attention_layer]  # (B, H, T-1, P)
         maps = heads.mean(1) if self.attention_head is None else heads[:, self.attention_head]
-        return Output(output.logits, _patches(maps) * real.unsqueeze(2))
+        maps = maps[..., patch_places(self.encoder, maps.shape[-1])]
+        maps = maps / maps.sum(dim=-1, keepdim=True).clamp(min=1e-9)
+        return Output(output.logits, maps * real.unsqueeze(2))
 
     def _check_length(self, words: int) -> None:
         remedy = f"the decoder has positions for {self.positions} tokens: lower max_length"
         check(words <= self.positions, "the length of a caption", words, remedy)
-
-
-def _patches(maps: Tensor) -> Tensor:
-    """The maps float[..., P] without class tokens, which stand before the square of patches."""
-    patches = maps[..., maps.shape[-1] - math.isqrt(maps.shape[-1]) ** 2 :]
-    return patches / patches.sum(dim=-1, keepdim=True).clamp(min=1e-9)

@@ -40,19 +40,35 @@ def open_data(config: TrainConfig) -> tuple[CaptionDataset, CaptionDataset, Voca
 
 
 def initial_captioner(
-    config: TrainConfig, train: CaptionDataset, vocabulary: Vocabulary
+    config: TrainConfig, train: CaptionDataset, val: CaptionDataset, vocabulary: Vocabulary
 ) -> Captioner:
     """The captioner that the run resumes, continues or starts from; else a new one.
 
-    Raises `ValueError` where it does not fit the data, or samples attention that a later draw of
-    the self-critical objective would not repeat.
+    Raises `ValueError` where it does not fit the data or has no positions for their captions, or
+    samples attention that a later draw of the self-critical objective would not repeat.
     """
     captioner = _starting_captioner(config, train, vocabulary)
+    if (positions := captioner.model.positions) is not None:
+        _check_lengths(positions, config, (train, val))
     draws_words = any(config.stage(i).objective == "self_critical" for i in config.stages)
     remedy = "self-critical training would learn words from other regions, choose expected"
     both = draws_words and captioner.model.samples_attention
     check(not both, "decoder.test_attention", "sampled", remedy)
     return captioner
+
+
+def _check_lengths(
+    positions: int, config: TrainConfig, splits: tuple[CaptionDataset, CaptionDataset]
+) -> None:
+    """Raise `ValueError` for captions, known or decoded, longer than the decoder's positions."""
+    remedy = f"the decoder has {positions} positions"
+    longest = config.validation.max_length
+    check(longest <= positions, "validation.max_length", longest, remedy)
+    remedy += f", prepare the data with --max_len {positions - 1} or less"
+    for data in splits:
+        tokens = int(data.lengths.max()) - 1  # the end is only predicted
+        name = f"the longest {data.split} caption, in tokens with its start,"
+        check(tokens <= positions, name, tokens, remedy)
 
 
 def _starting_captioner(

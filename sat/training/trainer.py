@@ -79,7 +79,7 @@ class Trainer:
         tracker_kind(config.tracker)  # raises before anything is done
         torch.manual_seed(config.seed)
         self.train, self.val, vocabulary = open_data(config)
-        self.captioner = initial_captioner(config, self.train, vocabulary)
+        self.captioner = initial_captioner(config, self.train, self.val, vocabulary)
         own = self.captioner.config  # checkpoints are decoded, by default, as validation decodes
         decoding = config.validation.with_rules_of(own.decoding)
         self.config = config = dataclasses.replace(config, validation=decoding)

@@ -232,8 +232,40 @@ def test_generate_rule_on_a_token_that_the_model_lacks_raises(rule: dict, sampli
         generate(Toy(words=3), photos(2), options)
 
 
-@pytest.mark.parametrize("width", [1, 3])
-def test_beam_search_of_a_model_that_gives_nan_raises(monkeypatch, width: int) -> None:
+HOW = [{"beam_size": 1}, {"beam_size": 3}, {"do_sample": True}, {"top_k": 2, "top_p": 0.5}]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+@pytest.mark.parametrize(
+    ("rule", "named"),
+    [
+        ({"suppress_tokens": (0, 1, 2, 3, 4, 5)}, "suppress_tokens"),
+        ({"forced_bos_token_id": 1, "suppress_tokens": (1,)}, "forced_bos_token_id, suppress"),
+        ({"forced_bos_token_id": 4}, r"forced_bos_token_id, rule tutorial\)"),  # <start>
+        ({"begin_suppress_tokens": (1, 2, 3, 5)}, "begin_suppress_tokens"),
+        ({"bad_words_ids": ((1,), (2,), (3,)), "suppress_tokens": (5,)}, "suppress.*, bad_words"),
+        ({"forced_eos_token_id": (3,), "suppress_tokens": (3,)}, "forced_eos.*, suppress"),
+    ],
+    ids=str,
+)
+def test_generate_with_every_token_forbidden_names_the_rules(rule, named, how) -> None:
+    options = DecodingConfig(tokens=TokenRules(**rule), max_length=1, **how)
+    with pytest.raises(ValueError, match=rf"^the rules of decoding \({named}.* forbid every token"):
+        generate(Toy(words=3), photos(NEVER, NEVER), options)
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_generate_with_every_token_forbidden_after_the_end_is_no_error(how) -> None:
+    """The first caption ends at once; the others may say each word once, and then end."""
+    rules = TokenRules(bad_words_ids=((5, 1), (5, 2), (5, 3)))
+    options = DecodingConfig(tokens=rules, no_repeat_ngram_size=1, max_length=9, **how)
+    found = generate(Toy(words=3), photos(0, NEVER, NEVER, NEVER), options)
+    assert found[0][0].words == []
+    assert all(captions[0].finished for captions in found)
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_generate_of_a_model_that_gives_nan_raises(monkeypatch, how) -> None:
     step = Toy.step
 
     def broken(self: Toy, tokens: Tensor, state: State) -> tuple[Tensor, State]:
@@ -242,7 +274,7 @@ def test_beam_search_of_a_model_that_gives_nan_raises(monkeypatch, width: int) -
 
     monkeypatch.setattr(Toy, "step", broken)
     with pytest.raises(FloatingPointError, match="log-probabilities are NaN: weights or features"):
-        generate(Toy(words=3), photos(2, NEVER), DecodingConfig(beam_size=width))
+        generate(Toy(words=3), photos(2, NEVER), DecodingConfig(**how))
 
 
 def test_beam_search_repetition_penalty_makes_repeats_rarer() -> None:

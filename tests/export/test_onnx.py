@@ -109,7 +109,6 @@ RULES: list[dict] = [  # the words are 1 to 14, <unk>, <start> and <end> 15 to 1
     {"tokens": TokenRules(bad_words_ids=((1,), (9, 9, 10), *PAIRS))},
     {"tokens": TokenRules(bad_words_ids=tuple((16, i) for i in range(12))), "rule": "hugging_face"},
     {"tokens": TokenRules(suppress_tokens=tuple(range(17))), "min_length": 1},
-    {"tokens": TokenRules(suppress_tokens=tuple(range(18)))},
 ]
 
 
@@ -125,10 +124,23 @@ def test_reader_by_any_rules_of_decoding_says_what_the_captioner_says(networks, 
     with torch.inference_mode():
         features = encode_batch(original.model, torch.from_numpy(pixels))
         found = generate(original.model, features, options.changed(beam_size=1))
-    said = [captions[0].words if captions else [] for captions in found]
+    said = [captions[0].words for captions in found]
     expected = [(original.vocabulary.decode(words), len(words)) for words in said]
     read = [reader.caption(one[None]) for one in pixels]
     assert [(text, len(maps)) for text, maps in read] == expected
+
+
+@pytest.mark.slow
+def test_reader_by_rules_that_forbid_every_token_raises_as_the_captioner(networks):
+    original = captioner("show_attend_tell")
+    none = TokenRules(suppress_tokens=tuple(range(18)))
+    original.config = dataclasses.replace(original.config, decoding=DecodingConfig(tokens=none))
+    write_json(networks / "captioner.json", description(original))
+    side = original.preprocessing.size
+    with pytest.raises(ValueError, match="forbid every token after 0 words: let caption"):
+        Reader(networks).caption(np.zeros((1, 3, side, side), np.uint8))
+    with pytest.raises(ValueError, match=r"\(suppress_tokens, rule tutorial\) forbid every token"):
+        original.caption(np.zeros((side, side, 3), np.uint8))
 
 
 def test_export_onnx_leaves_the_captioner_as_it_is(tmp_path, monkeypatch):
@@ -197,6 +209,27 @@ def test_export_resize_rule_that_the_reader_has_not_raises_value_error(tmp_path)
     with pytest.raises(ValueError, match=r"^resize is 'size=\d+:bicubic': give one of squash"):
         export_onnx(made, tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
+
+
+def test_export_of_sampled_attention_is_refused_unless_another_is_chosen(
+    tmp_path, monkeypatch, capsys
+):
+    made = tiny.captioner()
+    made.model.set_attention_mode("sampled")
+    modes = []
+    monkeypatch.setattr("sat.captioner.load", lambda *_: made)
+    monkeypatch.setattr(
+        "sat.export.onnx.export_networks",
+        lambda captioner, _: modes.append(captioner.model.decoder.test_attention),
+    )
+    arguments = ["--onnx", str(tmp_path / "exported")]
+    with pytest.raises(SystemExit):
+        export.main(arguments)
+    assert "test_attention is 'sampled': ONNX files draw nothing, choose" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    for mode in ("expected", "argmax"):
+        export.main([*arguments, "--test_attention", mode])
+    assert modes == ["expected", "argmax"]
 
 
 def test_export_script_without_onnxscript_names_the_extra(tmp_path, monkeypatch, capsys):

@@ -16,6 +16,8 @@ from transformers import (
     RobertaConfig,
     SwinConfig,
     ViTConfig,
+    YolosConfig,
+    YolosModel,
 )
 
 from sat.commands.train import parse
@@ -107,3 +109,20 @@ def test_recipes_of_fresh_parts_can_be_built(recipe, size):
     smaller = dataclasses.replace(hf, encoder_config=hf.encoder_config | {"patchsize": 7})
     with pytest.raises(ValueError, match=r"patchsize is 7: vit has no such key, .* patch_size"):
         build_model(dataclasses.replace(config, hf=smaller), tiny_vit.Words())  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("sides", "sentence"),
+    [
+        ([64, 96], r"hf.encoder is '.*': it sees no squares \(\[64, 96\] px\), give others"),
+        ([64, 64], "image_size is 32: .* sees 64 px: prepare the data with --image_size 64"),
+    ],
+)
+def test_pretrained_encoder_with_a_height_and_a_width_is_held_to_them(sides, sentence, tmp_path):
+    config = YolosConfig(**tiny_vit.VISION, image_size=sides, num_detection_tokens=3)
+    YolosModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        build_model(tiny_vit.config(encoder=str(tmp_path)), tiny_vit.Words())
+    config.image_size = [tiny_vit.SIZE] * 2
+    YolosModel(config).save_pretrained(tmp_path)
+    assert build_model(tiny_vit.config(encoder=str(tmp_path)), tiny_vit.Words())

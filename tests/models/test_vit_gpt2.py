@@ -10,6 +10,7 @@ import tiny
 import tiny_vit
 import torch
 from tiny_vit import DECODERS, ENCODERS, OTHER_DECODERS
+from transformers import CONFIG_MAPPING
 
 from sat.config.training import StageConfig
 from sat.models.vit_gpt2 import VitGpt2
@@ -124,6 +125,16 @@ def test_maps_are_those_of_the_layer_and_head_worked_by_hand(layer, head):
     """Queries and keys taken from inside; the softmax is over class token and patches."""
     model = tiny_vit.model(attention_layer=layer, attention_head=head)
     features = tiny_vit.features(model)
+    found, maps = maps_and_those_by_hand(model, features, layer)
+    maps = maps.mean(1) if head is None else maps[:, head]
+    expected = maps[..., 1:] / maps[..., 1:].sum(-1, keepdim=True)
+    for row, length in enumerate(LENGTHS.tolist()):
+        torch.testing.assert_close(found[row, : length - 1], expected[row, : length - 1])
+        assert not found[row, length - 1 :].any(), "maps past the end"
+
+
+def maps_and_those_by_hand(model, features, layer):
+    """Ours, and each head's share of all tokens, before the special ones are left out."""
     block = model.decoder.transformer.h[layer]
     seen = []
     handle = block.ln_cross_attn.register_forward_hook(lambda *args: seen.append(args[2]))
@@ -133,12 +144,52 @@ def test_maps_are_those_of_the_layer_and_head_worked_by_hand(layer, head):
     keys = block.crossattention.c_attn(patches)[..., :12].unflatten(2, (2, 6))
     queries = block.crossattention.q_attn(seen[0]).unflatten(2, (2, 6))
     scores = torch.einsum("btnd,bpnd->bntp", queries, keys) / math.sqrt(6)
-    maps = scores.softmax(-1)
-    maps = maps.mean(1) if head is None else maps[:, head]
-    expected = maps[..., 1:] / maps[..., 1:].sum(-1, keepdim=True)
-    for row, length in enumerate(LENGTHS.tolist()):
-        torch.testing.assert_close(found[row, : length - 1], expected[row, : length - 1])
-        assert not found[row, length - 1 :].any(), "maps past the end"
+    return found, scores.softmax(-1)
+
+
+VISION = tiny_vit.PLAIN | {"patch_size": 8}
+SPECIAL = {
+    "deit": {},
+    "yolos": {"num_detection_tokens": 11},
+    "dinov2_with_registers": {"num_register_tokens": 8},
+    "dinov3_vit": {"num_register_tokens": 9},
+    "pixio": {"n_cls_tokens": 9},
+    "radio": {},
+}
+"""encoders with special tokens before or after the patches, as many as make another square"""
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@torch.inference_mode()
+def test_maps_are_of_the_tokens_that_see_a_patch_wherever_they_stand(kind, monkeypatch):
+    """The embeddings of patches, which no other tokens have been mixed with, follow the pixels."""
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {kind}")
+    monkeypatch.setitem(tiny_vit.ENCODERS, f"fresh:{kind}", VISION | SPECIAL[kind])
+    model, embedded = tiny_vit.model(encoder=f"fresh:{kind}"), []
+    names = (name for name, _ in model.encoder.named_modules() if name.endswith("embeddings"))
+    part = model.encoder.get_submodule(min(names, key=len))
+    handle = part.register_forward_hook(lambda *args: embedded.append(args[2]))
+    features = tiny_vit.features(model)
+    handle.remove()
+    (tokens,) = (one if torch.is_tensor(one) else one[0] for one in embedded)
+    places = (tokens[0] != tokens[1]).any(dim=1).nonzero().flatten()
+    assert len(places) == 16
+    assert features.shape[1] > 16
+    found, maps = maps_and_those_by_hand(model, features, -1)
+    expected = maps.mean(1)[..., places]
+    expected = expected / expected.sum(-1, keepdim=True)
+    torch.testing.assert_close(found[0], expected[0])
+
+
+def test_maps_of_an_encoder_with_unknown_special_tokens_are_refused():
+    model = tiny_vit.model()
+    features = tiny_vit.features(model)
+    more = torch.cat([features, features[:, :3]], dim=1)
+    with pytest.raises(
+        ValueError, match="encoder is 20: which of them are patches is not known of"
+    ):
+        model(more, CAPTIONS, LENGTHS)
 
 
 @pytest.mark.parametrize(("encoder", "specials"), list(zip(ENCODERS, (1, 2, 1, 0))))

@@ -69,7 +69,7 @@ def learn(config: TrainConfig, steps: int) -> tuple[list[dict[str, float]], dict
     """The metrics of so many steps of stage 1 and the state that they leave."""
     torch.manual_seed(config.seed)
     train, val, vocabulary = open_data(config)
-    captioner = initial_captioner(config, train, vocabulary)
+    captioner = initial_captioner(config, train, val, vocabulary)
     stage = build_stage(config, 1, captioner, train, val, TrainerState(), bar=quiet)
     metrics: list[dict[str, float]] = []
     captioner.model.train()

@@ -20,6 +20,7 @@ from sat.config.data import InputFilesConfig
 from sat.config.decoding import DecodingConfig
 from sat.config.model import VitGpt2Config
 from sat.config.training import StageConfig, TrainConfig
+from sat.data import checks
 from sat.data.annotations.record import Record
 from sat.data.dataloader import Batch, CaptionBatchSampler
 from sat.data.dataset import CaptionDataset, find_data_name
@@ -235,6 +236,35 @@ def test_what_cannot_work_is_said_before_anything_is_done(data, tmp_path):
         recipe(data, tmp_path, stage1=StageConfig(trainable="all"))
     with pytest.raises(ValueError, match=r"stage1.captions_per_sample is 2: captions random"):
         recipe(data, tmp_path, captions="random", stage1=StageConfig(captions_per_sample=2))
+
+
+@pytest.mark.parametrize("start", ["new", "init"])
+@pytest.mark.parametrize("split", ["TRAIN", "VAL"])
+def test_captions_longer_than_the_positions_are_refused_before_training(
+    data, tmp_path, monkeypatch, split, start
+):
+    """A decoder with a position for each token before the end trains; with one fewer it cannot."""
+    longest = 1 + max(CaptionDataset(data, find_data_name(data), "val").lengths.tolist())
+    read = checks.read_lengths
+
+    def lengths(path: Path, width: int) -> np.ndarray:
+        found = read(path, width)
+        return np.where(found == found.max(), longest, found) if split in path.name else found
+
+    def positions(most: int) -> dict[str, object]:
+        hf = dataclasses.replace(HF, decoder_config=HF.decoder_config | {"n_positions": most})
+        return {"hf": hf, "validation": DecodingConfig(beam_size=1, max_length=most)}
+
+    few, output = positions(longest - 2), tmp_path / "run"
+    if start == "init":
+        few["init"] = str(fit(recipe(data, tmp_path / "before", **few)))
+    monkeypatch.setattr(checks, "read_lengths", lengths)
+    sentence = f"^the longest {split.lower()} caption, in tokens with its start, is {longest - 1}: "
+    sentence += f"the decoder has {longest - 2} positions, prepare .* --max_len {longest - 3} or"
+    with pytest.raises(ValueError, match=sentence):
+        fit(recipe(data, output, **few))
+    assert not output.exists()
+    fit(recipe(data, output, **positions(longest - 1)))
 
 
 @pytest.mark.parametrize("part", ["encode", "forward", "step"])

@@ -121,9 +121,17 @@ class Counted(Toy):
 
 
 @pytest.mark.parametrize("rule", ["tutorial", "hugging_face"])
-@pytest.mark.parametrize("beams", [1, 3])
-def test_beam_search_waits_once_a_word(
-    rule: Any, beams: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"beam_size": 1, "no_repeat_ngram_size": 2},
+        {"beam_size": 3, "no_repeat_ngram_size": 2},
+        {"top_k": 5, "top_p": 0.9},
+    ],
+    ids=str,
+)
+def test_generate_waits_once_a_word(
+    rule: Any, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies: Counter[str] = Counter()
     for name in ("cpu", "tolist", "item"):
@@ -135,7 +143,7 @@ def test_beam_search_waits_once_a_word(
 
         monkeypatch.setattr(Tensor, name, counted)
     toy, features = Counted(words=9), photos(1, 3, 9, 2)
-    options = DecodingConfig(beam_size=beams, max_length=7, rule=rule, no_repeat_ngram_size=2)
+    options = DecodingConfig(max_length=7, rule=rule, **how)
     with Waits() as waits:
         generate(toy, features, options)
     assert not waits.found
