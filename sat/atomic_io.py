@@ -127,6 +127,6 @@ def check_space(folder: str | Path, needed: int, purpose: str, remedy: str) -> N
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"{folder}: {purpose} need {needed / 1e6:.12g} MB and {free / 1e6:.12g} MB are free:"
+            f"{folder}: {purpose} need {needed / 1e9:.4g} GB and {free / 1e9:.4g} GB are free:"
             f" {remedy}"
         )
