@@ -193,6 +193,21 @@ def test_features_of_another_grid_are_not_taken_for_these(tmp_path):
     assert shapes == {4, 16}
 
 
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"init": "best"}, {"stages": (1, 2)}])
+def test_a_run_without_epochs_is_refused_where_it_would_leave_no_best(data, run, tmp_path, how):
+    """Those that have a best/ end with it: a run that is over, and a later stage alone."""
+    if "init" in how:
+        how = {"init": str(run / "best")}
+    none = {"stage1": {"epochs": 0}, "stage2": {"epochs": 0}}
+    folder, before = run if "overwrite" in how else tmp_path / "new", contents(run)
+    told = refused(tiny.config(data, folder, **none, **how), ValueError)
+    assert told == "epochs is 0: give one of the stages at least 1"
+    assert not (tmp_path / "new").exists()
+    assert contents(run) == before
+    for goes_on in ({"resume": True}, {"stages": (2,)}):
+        assert native.exists(fit(tiny.config(data, run, **none, **goes_on)))
+
+
 def test_a_stage_entered_after_a_stop_between_two_renames_finds_its_weights(data, run):
     """The machine stopped while best/ was being replaced, and stage 2 was still to come."""
     best = tiny.weights(native.load(run / "best")[0])
