@@ -130,8 +130,8 @@ def test_other_words_are_refused(run, tmp_path, how):
     others = len(json.loads(next(other.glob("WORDMAP_*")).read_text()))
     assert words > others
     assert refused(config, ValueError) == (
-        f"{run / part} was trained with another word map ({words} words) than the data's "
-        f"({others} words): use the data it was trained on"
+        f"{run / part} was trained with another word map or other special tokens ({words} words) "
+        f"than the data's ({others} words): use the data it was trained on"
     )
 
 
