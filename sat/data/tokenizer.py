@@ -166,7 +166,7 @@ class SubwordTokenizer:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, SubwordTokenizer)
-            and (self.start_id, self.end_id) == (other.start_id, other.end_id)
+            and all(getattr(self, key) == getattr(other, key) for key in SPECIAL_TOKENS)
             and self.tokenizer.to_str() == other.tokenizer.to_str()
         )
 

@@ -89,8 +89,9 @@ def _starting_captioner(
     captioner = Captioner(*native.load(start))
     if captioner.vocabulary != vocabulary:
         raise ValueError(
-            f"{start} was trained with another word map ({len(captioner.vocabulary)} words) than "
-            f"the data's ({len(vocabulary)} words): use the data it was trained on"
+            f"{start} was trained with another word map or other special tokens "
+            f"({len(captioner.vocabulary)} words) than the data's ({len(vocabulary)} words): use "
+            "the data it was trained on"
         )
     check_preprocessing(captioner.preprocessing, train)
     return captioner

@@ -55,9 +55,14 @@ def resume_where_possible(config: TrainConfig) -> TrainConfig:
 def check_folder(config: TrainConfig) -> None:
     """Raise `FileExistsError` where the folder holds a run already.
 
-    A run of a later stage alone goes on in the folder of its first.
+    A run of a later stage alone goes on in the folder of its first. Raises `ValueError` for a run
+    that would end without a best/.
     """
     folder = Path(config.output_dir)
+    goes_on = config.resume or config.stages[0] > 1
+    keeps = goes_on and native.exists(folder / "best")
+    epochs = max(config.stage(number).epochs for number in config.stages)
+    check(epochs > 0 or keeps, "epochs", epochs, "give one of the stages at least 1")
     if config.resume or config.overwrite or config.stages[0] > 1:
         return
     if (folder / LOG).exists() or native.exists(folder / "last"):

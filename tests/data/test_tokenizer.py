@@ -170,6 +170,17 @@ def test_tokenizer_saved_and_loaded_is_equal(tmp_path):
         SubwordTokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize("key", ["start_id", "end_id", "pad_id"])
+def test_tokenizers_that_differ_in_one_special_token_are_not_equal(key):
+    plain = tiny_vit.subwords()
+    assert SubwordTokenizer(plain.tokenizer, {key: 5}) == SubwordTokenizer(
+        plain.tokenizer, {key: 5}
+    )
+    assert SubwordTokenizer(plain.tokenizer, {key: 5}) != plain
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(plain)
+
+
 def test_tokenizer_load_of_vocab_and_merges_reads_them(tmp_path):
     """vocab.json and merges.txt, as in folders from before tokenizer.json."""
     subwords = tiny_vit.subwords()

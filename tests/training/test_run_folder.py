@@ -130,8 +130,8 @@ def test_other_words_are_refused(run, tmp_path, how):
     others = len(json.loads(next(other.glob("WORDMAP_*")).read_text()))
     assert words > others
     assert refused(config, ValueError) == (
-        f"{run / part} was trained with another word map ({words} words) than the data's "
-        f"({others} words): use the data it was trained on"
+        f"{run / part} was trained with another word map or other special tokens ({words} words) "
+        f"than the data's ({others} words): use the data it was trained on"
     )
 
 
@@ -191,6 +191,21 @@ def test_features_of_another_grid_are_not_taken_for_these(tmp_path):
         with h5py.File(path) as file:
             shapes.add(file["features"].shape[2])
     assert shapes == {4, 16}
+
+
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"init": "best"}, {"stages": (1, 2)}])
+def test_a_run_without_epochs_is_refused_where_it_would_leave_no_best(data, run, tmp_path, how):
+    """Those that have a best/ end with it: a run that is over, and a later stage alone."""
+    if "init" in how:
+        how = {"init": str(run / "best")}
+    none = {"stage1": {"epochs": 0}, "stage2": {"epochs": 0}}
+    folder, before = run if "overwrite" in how else tmp_path / "new", contents(run)
+    told = refused(tiny.config(data, folder, **none, **how), ValueError)
+    assert told == "epochs is 0: give one of the stages at least 1"
+    assert not (tmp_path / "new").exists()
+    assert contents(run) == before
+    for goes_on in ({"resume": True}, {"stages": (2,)}):
+        assert native.exists(fit(tiny.config(data, run, **none, **goes_on)))
 
 
 def test_a_stage_entered_after_a_stop_between_two_renames_finds_its_weights(data, run):
