@@ -27,7 +27,7 @@ from jsonargparse import (
 )
 
 from sat import torchrun
-from sat.config.checks import SHORT, describe, field_types, nearest
+from sat.config.checks import SHORT, check_paths, describe, field_types, nearest
 from sat.recipe_file import find_recipe, read_recipe
 from sat.stop_signals import exit_code, stop_signals
 
@@ -116,6 +116,7 @@ def complete_flags(cls: type, arguments: list[str]) -> list[str]:
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", action="append", default=[])
     known, rest = files.parse_known_args(flags)
+    check_paths(known, ["config"])
     paths = [find_recipe(name) for name in known.config]
     read = [path for path in paths if not path.exists() or read_recipe(path, cls)]
     return [*(f"--config={path}" for path in read), *rest]  # the parser names a missing one

@@ -12,7 +12,7 @@ from typing import Any
 
 from sat.atomic_io import check_writable, write_json
 from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given
-from sat.config.checks import check
+from sat.config.checks import check, check_paths
 from sat.config.decoding import LONGEST, MOST_BEAMS, DecodingConfig
 from sat.config.figure import FigureConfig
 from sat.config.model import AttentionMode
@@ -57,6 +57,7 @@ def parse(arguments: list[str]) -> Any:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
+    check_paths(flags, ("img", "model", "word_map", "output", "json"))
     from sat.data.image_files import find_images
 
     choices = given(flags, DecodingConfig)

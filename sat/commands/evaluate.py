@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sat.cli import FlagParser, add_flags, cli_errors, complete_flags, given
+from sat.config.checks import check_paths
 from sat.config.decoding import DecodingConfig
 from sat.config.model import AttentionMode
 from sat.config.training import Precision
@@ -45,6 +46,7 @@ def parse(arguments: list[str]) -> Any:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
+    check_paths(flags, ("model", "word_map", "data_folder", "output_dir"))
     from sat.distributed import process_group
 
     with process_group(flags.ddp_timeout):

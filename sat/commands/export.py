@@ -6,6 +6,7 @@ import sys
 from typing import Any, Literal
 
 from sat.cli import FlagParser, cli_errors
+from sat.config.checks import check_paths
 
 
 def parse(arguments: list[str]) -> Any:
@@ -23,6 +24,7 @@ def parse(arguments: list[str]) -> Any:
 @cli_errors()
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
+    check_paths(flags, ("model", "word_map", "onnx"))
     from sat.captioner import load
     from sat.export.onnx import export_onnx
 

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     from sat.hub import check_pushable, push
     from sat.training.trainer import fit
 
-    if config.push_to_hub:
+    if config.push_to_hub is not None:
         check_pushable(config.push_to_hub)
     best = fit(config, progress_bar)
     print(f"best checkpoint: {best}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from sat.checkpoints.atomic_folder import find_complete
 from sat.cli import FlagParser, cli_errors
-from sat.config.checks import check
+from sat.config.checks import check, check_paths
 from sat.config.training import TrainConfig
 from sat.hub import local_folder
 
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parse(sys.argv[1:] if arguments is None else arguments)
     check(0 <= flags.port < 2**16, "port", flags.port, "give a number from 0 to 65535")
     check(flags.max_upload_mb > 0, "max_upload_mb", flags.max_upload_mb, "give at least 1")
+    check_paths(flags, ["model"])
     for model in flags.model:
         find_complete(local_folder(model))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

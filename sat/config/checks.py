@@ -44,6 +44,17 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     check(known, name, value, f"choose one of {', '.join(map(str, choices))}")
 
 
+def check_paths(config: Any, names: Iterable[str]) -> None:
+    """`check` that fields of a path, or of several, hold no empty text.
+
+    A shell's variable that is not set gives one, and pathlib takes it for the current folder.
+    """
+    for name in names:
+        value = getattr(config, name)
+        empty = "" in value if isinstance(value, (list, tuple)) else value == ""
+        check(not empty, name, value, "give a path, an empty text is none")
+
+
 def check_fields(config: Any, intervals: Mapping[str, str] | None = None) -> None:
     """`check` the type of every field of a config, and that numbers lie in their interval.
 

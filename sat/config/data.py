@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from sat.config.checks import check, check_fields
+from sat.config.checks import check, check_fields, check_paths
 from sat.config.decoding import SEEDS
 from sat.config.model import Preprocessing
 
@@ -64,6 +64,8 @@ class InputFilesConfig:
                 SEEDS: "seed",
             },
         )
+        remedy = "give a file, a folder, a Hub id or train"
+        check(self.tokenizer != "", "tokenizer", self.tokenizer, remedy)
         fit = re.fullmatch(r"[^\W_][\w.+-]{,99}", self.dataset) is not None
         check(fit, "dataset", self.dataset, "give a name of letters, digits, - and _")
         _ = self.preprocessing  # checks resize
@@ -116,10 +118,7 @@ class PrepareConfig(InputFilesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in PATHS:
-            value = getattr(self, name)
-            empty = value is not None and "" in as_list(value)
-            check(not empty, name, value, "give a path, an empty text is none")
+        check_paths(self, PATHS)
 
     @property
     def input_files(self) -> InputFilesConfig:

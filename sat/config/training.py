@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sat.config.checks import check, check_fields
+from sat.config.checks import check, check_fields, check_paths
 from sat.config.decoding import SEEDS, DecodingConfig
 from sat.config.model import DecoderConfig, EncoderConfig, Family, VitGpt2Config
 from sat.config.objectives import HardAttentionConfig, ScheduledSamplingConfig
@@ -200,6 +200,7 @@ class TrainConfig:
                 "[1, 1e6]": "ddp_timeout",
             },
         )
+        check_paths(self, ("data_folder", "output_dir", "cache_dir", "embeddings", "init"))
         in_order = sorted({1, 2, 3}.intersection(self.stages)) == list(self.stages)
         remedy = "choose from 1, 2 and 3, in that order, each once"
         check(in_order and len(self.stages) > 0, "stages", self.stages, remedy)

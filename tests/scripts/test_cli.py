@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import re
@@ -78,6 +79,36 @@ def test_complete_flags_with_switches_and_files_adds_values_and_puts_files_first
     cls: type, typed: str, completed: str
 ) -> None:
     assert complete_flags(cls, typed.split()) == completed.split()
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "empty"),
+    [
+        ("caption", [], ["img"]),
+        ("caption", ["--img", "a.jpg"], ["model", "word_map", "output", "json"]),
+        ("eval", [], ["model"]),
+        ("eval", ["--model", "a"], ["word_map", "data_folder", "output_dir"]),
+        ("export", [], ["onnx"]),
+        ("export", ["--onnx", "a"], ["model", "word_map"]),
+        ("web", [], ["model"]),
+        ("train", [], ["data_folder", "output_dir", "cache_dir", "embeddings", "init", "config"]),
+        ("train", [], ["push_to_hub"]),
+        ("prepare", [], ["image_folder", "output_folder", "config", "tokenizer"]),
+    ],
+)
+def test_path_that_is_an_empty_text_is_refused_at_once(
+    tmp_path, monkeypatch, capsys, command, flags, empty
+):
+    """A shell's variable that is not set gives one; pathlib takes it for the current folder."""
+    monkeypatch.chdir(tmp_path)
+    run = importlib.import_module(sat.__main__.COMMANDS[command][0]).main
+    for name in empty:
+        with pytest.raises(SystemExit) as end:
+            run([*flags, f"--{name}", ""])
+        assert end.value.code == 1
+        told = capsys.readouterr().err
+        assert re.fullmatch(rf"error: {name} is .?''.{{,2}}: give [^.\n]+\n", told), told
+        assert os.listdir() == []
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["captoin"], 2), (["--help"], 0)])
