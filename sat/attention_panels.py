@@ -5,6 +5,7 @@ H and W of the image in pixels, h and w cells of the attention grid.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import matplotlib
@@ -42,15 +43,26 @@ def upsample_map(alpha: np.ndarray, box: Box, size: tuple[int, int], smooth: boo
     left, top, right, bottom = (round(edge) for edge in box)
     shape = (max(bottom - top, 1), max(right - left, 1))
     cells = np.asarray(alpha, dtype=np.float32)
-    grown = resize(cells, shape, order=int(smooth), mode="edge", anti_aliasing=False)
-    if smooth:
-        sigma = [pixels / count / 3 for pixels, count in zip(shape, cells.shape)]
-        grown = gaussian(grown, sigma=sigma, mode="nearest")
+    rows, columns = (_weights(*sizes, smooth) for sizes in zip(shape, cells.shape))
+    grown = rows @ cells @ columns.T
     whole = np.zeros((size[1], size[0]), dtype=np.float32)
     seen = grown[max(-top, 0) :, max(-left, 0) :]  # the box of a padded image reaches beyond it
     inside = whole[max(top, 0) : top + shape[0], max(left, 0) : left + shape[1]]
     inside += seen[: inside.shape[0], : inside.shape[1]]
     return whole / max(grown.max(), np.finfo(np.float32).tiny)
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(pixels: int, cells: int, smooth: bool) -> np.ndarray:
+    """The share float32[pixels, cells] of each cell of one axis in each of its pixels.
+
+    Interpolation and blur are linear and treat one axis after the other, so products with these
+    matrices do the same to a map; the blur itself would take time as the cube of the figure's side.
+    """
+    shape = (pixels, cells)
+    one_each = np.eye(cells, dtype=np.float32)
+    grown = resize(one_each, shape, order=int(smooth), mode="edge", anti_aliasing=False)
+    return gaussian(grown, sigma=(pixels / cells / 3, 0), mode="nearest") if smooth else grown
 
 
 def heatmap(image: Image.Image, mask: np.ndarray) -> np.ndarray:

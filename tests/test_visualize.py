@@ -19,6 +19,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from skimage.filters import gaussian
+from skimage.transform import resize
 
 from sat.attention_panels import DARK_BRIGHTNESS, LIGHT_WHITE, upsample_map
 from sat.captioner import CaptionResult
@@ -410,3 +412,14 @@ def test_upsample_map_over_a_box_that_begins_before_the_image_is_cut_there():
     expected = np.zeros((4, 4))
     expected[:2, 2:], expected[2:, :2] = 1, 0.5
     np.testing.assert_allclose(mask, expected)
+
+
+@pytest.mark.parametrize("cells", [(1, 1), (8, 8), (5, 9)])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_upsample_map_equals_interpolation_and_blur_of_the_whole_map(cells, smooth):
+    alpha = np.random.default_rng(0).random(cells).astype(np.float32)
+    grown = resize(alpha, (60, 90), order=int(smooth), mode="edge", anti_aliasing=False)
+    if smooth:
+        grown = gaussian(grown, sigma=(60 / cells[0] / 3, 90 / cells[1] / 3), mode="nearest")
+    mask = upsample_map(alpha, (0, 0, 90, 60), (90, 60), smooth)
+    np.testing.assert_allclose(mask, grown / grown.max(), atol=1e-5)
