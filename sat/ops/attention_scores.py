@@ -29,8 +29,12 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def select_locations(alpha: Tensor, mode: str) -> Tensor:
-    """One-hot float[N, P]: one region of each map float[N, P], its peak ("argmax") or sampled."""
-    chosen = alpha.argmax(1, keepdim=True) if mode == "argmax" else alpha.multinomial(1)  # (N, 1)
+    """One-hot float[N, P]: one region of each map float[N, P], its peak ("argmax") or sampled.
+
+    Of a map of NaN any region is drawn, as torch would end the process on CUDA.
+    """
+    peak = mode == "argmax"
+    chosen = alpha.argmax(1, keepdim=True) if peak else alpha.nan_to_num(1.0).multinomial(1)
     return torch.zeros_like(alpha).scatter_(1, chosen, 1)
 
 

@@ -17,6 +17,7 @@ import torch
 import sat
 from sat.checkpoints import native, show_attend_tell
 from sat.config.decoding import DecodingConfig
+from sat.config.objectives import ScheduledSamplingConfig
 from sat.training import trainer as trainer_module
 from sat.training.objectives import cross_entropy
 from sat.training.step_metrics import read_metrics
@@ -262,20 +263,30 @@ def test_the_log_holds_the_means_of_each_epoch(data, tmp_path, steps):
     assert not [name for name in lines[0] if "bleu" in name.lower() and "teacher" in name]
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"decoder": {"attention": "hard"}},
+        {"stage1": {"scheduled_sampling": ScheduledSamplingConfig("linear", k=0.5, c=0.001)}},
+    ],
+    ids=["plain", "sampled regions", "sampled words"],
+)
 def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoints(
-    data, tmp_path, monkeypatch
+    data, tmp_path, monkeypatch, how
 ):
     real, calls = trainer_module.training_step, itertools.count()
 
     def step(stage: Any, *args: Any) -> dict[str, float]:
         if next(calls) == 4:  # the second batch of the second epoch
             with torch.no_grad():
-                stage.objective.model.decoder.fc.bias.fill_(math.nan)
+                for weight in stage.objective.model.decoder.parameters():
+                    weight.fill_(math.nan)
         return real(stage, *args)
 
     monkeypatch.setattr(trainer_module, "training_step", step)
     with pytest.raises(FloatingPointError) as caught:
-        fit(tiny.config(data, tmp_path))
+        fit(tiny.config(data, tmp_path, **how))
     assert str(caught.value) == (
         "the loss is nan in stage 1, epoch 2, batch 2: lower the learning rate; "
         f"the last good state is in {tmp_path}"

@@ -34,7 +34,8 @@ def sample_inputs(
     inputs = captions.clone()
     for t in range(1, captions.shape[1] - 1):
         logits, state = model.step(inputs[:, t - 1], state)
-        drawn = logits.float().softmax(dim=-1).multinomial(1).squeeze(1)
+        p = logits.float().softmax(dim=-1).nan_to_num(1.0)  # NaN is told when the loss is read
+        drawn = p.multinomial(1).squeeze(1)
         keep = torch.rand(len(drawn), device=drawn.device) < teacher_forcing_ratio
         inputs[:, t] = torch.where(keep, captions[:, t], drawn)
     model.train(training)
