@@ -141,7 +141,7 @@ def _check_size(layout: Layout, dpi: int, path: Path | None) -> None:
     width, height = (int(side * dpi) for side in layout.size)
     kind = path.suffix[1:].lower() if path else ""
     limit, other = "", ""
-    if width * height > MOST_MEGAPIXELS * 1e6:
+    if width * height / 1e6 > MOST_MEGAPIXELS:
         limit = f"over {MOST_MEGAPIXELS} megapixels"
     elif max(width, height) > (longest := LONGEST_SIDE.get(kind, math.inf)):
         limit, other = f".{kind} takes {longest} a side", ", or a .png"

@@ -11,6 +11,7 @@ def no_token_error(options: DecodingConfig) -> ValueError:
     """The error where the rules forbid all tokens; it names the rules that are on."""
     rules = options.tokens
     on = [item.name for item in fields(rules) if getattr(rules, item.name) != item.default]
+    on = [name for name in on if name != "eos_token_id"]  # it forbids nothing
     on += [name for name in ("no_repeat_ngram_size", "forbid_unknown") if getattr(options, name)]
     on += ["rule tutorial"] if options.rule == "tutorial" else []
     return ValueError(

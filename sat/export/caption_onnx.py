@@ -53,15 +53,14 @@ class Reader:
             output = dict(zip((one.name for one in self.step.get_outputs()), outputs))
             logits = self.constrained(output["logits"][0], words)
             token = int(logits.argmax())
-            if token in self.about["end_ids"]:
-                break
-            if logits[token] == -np.inf:  # none is allowed
-                if len(words) < self.about["min_length"]:  # then it may end early
-                    break
+            none_allowed = logits[token] == -np.inf
+            if none_allowed and len(words) >= self.about["min_length"]:  # else it may end early
                 raise ValueError(
                     f"the rules of decoding forbid every token after {len(words)} words: let "
                     "captioner.json allow one"
                 )
+            if none_allowed or token in self.about["end_ids"]:
+                break
             words.append(token)
             maps.append(output["alphas"][0])
             state |= {name: output[f"next_{name}"] for name in state if f"next_{name}" in output}

@@ -224,11 +224,11 @@ def build_encoder_decoder(
     check(any(map(JOINT.search, language.state_dict())), "hf.decoder", decoder, remedy)
     expected, known = vision.config.image_size, language.config.vocab_size
     sides = {*expected} if isinstance(expected, (list, tuple)) else {expected}
-    check(
-        len(sides) == 1, "hf.encoder", encoder, f"it sees no squares ({expected} px), give others"
-    )
-    remedy = f"{encoder} sees {{0}} px: prepare the data with --image_size {{0}}".format(*sides)
-    check(sides == {image_size}, "image_size", image_size, remedy)
+    remedy = f"it sees no squares ({expected} px), give others"
+    check(len(sides) == 1, "hf.encoder", encoder, remedy)
+    (side,) = sides
+    remedy = f"{encoder} sees {side} px: prepare the data with --image_size {side}"
+    check(side == image_size, "image_size", image_size, remedy)
     remedy = f"{decoder} has {known}: prepare the data with --tokenizer {decoder}"
     check(vocab_size <= known, "the number of tokens", vocab_size, remedy)
     network = VisionEncoderDecoderModel(encoder=vision, decoder=language)

@@ -18,8 +18,8 @@ def digest(module: nn.Module, salt: str = "") -> str:
     found = hashlib.sha256(salt.encode())
     for name, value in sorted(module.state_dict().items()):
         found.update(name.encode())
-        values = value.detach().cpu().flatten().view(torch.uint8)  # numpy has no bfloat16
-        found.update(values.numpy().tobytes())
+        values = value.detach().cpu().clone(memory_format=torch.contiguous_format).flatten()
+        found.update(values.view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return found.hexdigest()
 
 

@@ -240,6 +240,7 @@ HOW = [{"beam_size": 1}, {"beam_size": 3}, {"do_sample": True}, {"top_k": 2, "to
     ("rule", "named"),
     [
         ({"suppress_tokens": (0, 1, 2, 3, 4, 5)}, "suppress_tokens"),
+        ({"suppress_tokens": (1, 2, 3, 5), "eos_token_id": (3,)}, "suppress_tokens, rule"),
         ({"forced_bos_token_id": 1, "suppress_tokens": (1,)}, "forced_bos_token_id, suppress"),
         ({"forced_bos_token_id": 4}, r"forced_bos_token_id, rule tutorial\)"),  # <start>
         ({"begin_suppress_tokens": (1, 2, 3, 5)}, "begin_suppress_tokens"),

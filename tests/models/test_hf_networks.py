@@ -120,9 +120,10 @@ def test_recipes_of_fresh_parts_can_be_built(recipe, size):
 )
 def test_pretrained_encoder_with_a_height_and_a_width_is_held_to_them(sides, sentence, tmp_path):
     config = YolosConfig(**tiny_vit.VISION, image_size=sides, num_detection_tokens=3)
-    YolosModel(config).save_pretrained(tmp_path)
+    folder = tmp_path / "{run}"
+    YolosModel(config).save_pretrained(folder)
     with pytest.raises(ValueError, match=sentence):
-        build_model(tiny_vit.config(encoder=str(tmp_path)), tiny_vit.Words())
+        build_model(tiny_vit.config(encoder=str(folder)), tiny_vit.Words())
     config.image_size = [tiny_vit.SIZE] * 2
-    YolosModel(config).save_pretrained(tmp_path)
-    assert build_model(tiny_vit.config(encoder=str(tmp_path)), tiny_vit.Words())
+    YolosModel(config).save_pretrained(folder)
+    assert build_model(tiny_vit.config(encoder=str(folder)), tiny_vit.Words())

@@ -155,3 +155,20 @@ def test_digest_is_of_the_names_and_bytes_in_any_precision(dtype: torch.dtype) -
     with torch.no_grad():
         module.weight[1] = 2
     assert digest(module, "salt") != expected.hexdigest()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        torch.arange(6.0)[::2],
+        torch.arange(2.0)[::2],
+        torch.ones(1).expand(3),
+        torch.ones(3, 4)[:, :1],
+    ],
+    ids=lambda view: f"{tuple(view.shape)} {view.stride()}",
+)
+def test_digest_of_a_view_is_that_of_its_values(view: Tensor) -> None:
+    one, other = nn.Module(), nn.Module()
+    one.register_buffer("values", view)
+    other.register_buffer("values", torch.tensor(view.tolist()))
+    assert digest(one) == digest(other)
