@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,10 @@ from typing import Any
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 STOP_SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
+
+AGAIN_SECONDS = 0.02
+"""after which a stop that Python dropped is raised again"""
 
 
 class Stopped(KeyboardInterrupt):
@@ -30,7 +36,8 @@ def stop_signals() -> Iterator[None]:
     """In the block every stop signal raises `Stopped`; those that are ignored stay so (nohup).
 
     An error that C code raises in its place (h5py: a `TypeError`) becomes `Stopped` too; those of
-    files and values, as of a full disk, do not.
+    files and values, as of a full disk, do not. A stop that arrives in a destructor, out of which
+    Python lets no error, is raised again when that is done.
     """
     arrived: list[int] = []
 
@@ -39,7 +46,8 @@ def stop_signals() -> Iterator[None]:
         raise Stopped(number)
 
     ignored = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
-    with _handled_by(stop, [number for number in STOP_SIGNALS if number not in ignored]):
+    handled = [number for number in STOP_SIGNALS if number not in ignored]
+    with _handled_by(stop, handled), _dropped_stops_raised_again():
         try:
             yield
         except Exception as error:
@@ -85,6 +93,24 @@ def _handlers() -> dict[int, Any]:
     """The functions that handle stop signals now, by the signal's number."""
     found = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     return {number: handler for number, handler in found.items() if callable(handler)}
+
+
+@contextmanager
+def _dropped_stops_raised_again() -> Iterator[None]:
+    before = sys.unraisablehook
+
+    def raise_again(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, Stopped):
+            number = [dropped.exc_value.number]
+            threading.Timer(AGAIN_SECONDS, _thread.interrupt_main, number).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -27,6 +28,24 @@ def test_stop_signal_ends_a_command_with_128_and_its_number(number):
         signal.raise_signal(number)
     assert end.value.code == 128 + number
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_stop_that_arrives_in_a_destructor_ends_a_command_too(number, capsys):
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def wait() -> None:
+        dying = Dying()
+        del dying
+        for _ in range(6000):
+            time.sleep(0.01)
+
+    with pytest.raises(SystemExit) as end, cli_errors():
+        wait()
+    assert end.value.code == 128 + number
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_error_that_c_code_makes_of_a_stop_ends_a_command_as_the_stop_does(capsys):
