@@ -13,7 +13,6 @@ from typing import Any
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 STOP_SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
-
 AGAIN_SECONDS = 0.02
 """after which a stop that Python dropped is raised again"""
 

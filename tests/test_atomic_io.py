@@ -52,13 +52,15 @@ def test_write_json_makes_folders_and_keeps_non_ascii_text(tmp_path: Path) -> No
     assert [file.name for file in path.parent.iterdir()] == ["captions.json"]
 
 
-def test_check_space_with_too_few_bytes_raises(
+def test_check_space_with_one_byte_too_few_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * 10**6))
-    check_space(tmp_path, 3 * 10**6, "images", "make room")
-    with pytest.raises(OSError, match=r": images need 0\.003001 GB and 0\.003 GB are free: make"):
-        check_space(tmp_path, 3_001_000, "images", "make room")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1999))
+    check_space(tmp_path, 1999, "images", "make room")
+    with pytest.raises(
+        OSError, match=r": images need 2e-06 GB and 1\.999e-06 GB are free: make room"
+    ):
+        check_space(tmp_path, 2000, "images", "make room")
 
 
 def test_check_writable_that_takes_no_files_names_what_is_in_the_way(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def check_folder(config: TrainConfig) -> None:
     keeps = goes_on and native.exists(folder / "best")
     epochs = max(config.stage(number).epochs for number in config.stages)
     check(epochs > 0 or keeps, "epochs", epochs, "give one of the stages at least 1")
-    if config.resume or config.overwrite or config.stages[0] > 1:
+    if goes_on or config.overwrite:
         return
     if (folder / LOG).exists() or native.exists(folder / "last"):
         raise FileExistsError(

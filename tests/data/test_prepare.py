@@ -348,7 +348,9 @@ def test_create_input_files_of_a_split_of_bad_images_raises(records, output):
 def test_create_input_files_on_a_full_disk_raises_at_once(records, output, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 5000))
-    with pytest.raises(OSError, match=r"8 pixels need \S+ GB and 5e-06 GB .* make room"):
+    with pytest.raises(
+        OSError, match=r"29 images of 8 pixels need 1\.253e-05 GB and 5e-06 GB .* make room"
+    ):
         create_input_files(records, output, CONFIG)
     assert contents(output) == {}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 10**9))

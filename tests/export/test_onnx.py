@@ -136,10 +136,7 @@ def test_reader_by_rules_that_forbid_every_token_raises_as_the_captioner(network
     none = TokenRules(suppress_tokens=tuple(range(18)))
     original.config = dataclasses.replace(original.config, decoding=DecodingConfig(tokens=none))
     about, side = description(original), original.preprocessing.size
-    for ends in (
-        about["end_ids"],
-        [0],
-    ):  # a tokenizer that is learned has its one special token at 0
+    for ends in (about["end_ids"], [0]):  # a tokenizer that is learned ends with token 0
         write_json(networks / "captioner.json", about | {"end_ids": ends})
         with pytest.raises(ValueError, match="forbid every token after 0 words: let caption"):
             Reader(networks).caption(np.zeros((1, 3, side, side), np.uint8))

@@ -178,7 +178,7 @@ def test_a_full_disk_is_noticed_before_the_work(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     encode = Encode()
     with pytest.raises(
-        OSError, match=r"need \S+ GB and \S+ GB are free: free some space, or train"
+        OSError, match=r"need 2\.304e-06 GB and 2\.303e-06 GB are free: free some space, or train"
     ):
         cache_features(encode, dataset, "key", batch_size=2)
     assert encode.calls == 1
